@@ -1,0 +1,1 @@
+"""What travels between the parts: records, file formats, chat templates, batches."""

@@ -1,0 +1,1 @@
+"""Token ids in; tokens, log-probabilities and how each ended out."""

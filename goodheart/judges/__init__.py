@@ -1,0 +1,1 @@
+"""Whatever scores an answer: reward models and plain Python functions."""

@@ -1,0 +1,1 @@
+"""The pipeline: stages in order, finished ones skipped, changed ones run again."""

@@ -1,0 +1,1 @@
+"""What every training loop shares: settings, run folder, metrics, checkpoints, optimiser, parallelism."""
