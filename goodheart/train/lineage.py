@@ -1,0 +1,127 @@
+"""Where a run comes from: code, packages, machine, parents and data, with content hashes."""
+
+from __future__ import annotations
+
+import datetime
+import os
+import platform
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import goodheart
+from goodheart.train.files import sha256_of, sha256_of_folder
+
+_PACKAGES = (
+    "torch",
+    "numpy",
+    "transformers",
+    "tokenizers",
+    "safetensors",
+    "peft",
+    "datasets",
+    "pydantic",
+)
+
+
+def inputs(parents: dict[str, str], data: list[str]) -> dict[str, Any]:
+    """What a run is computed from, by content: parents' models and data files.
+
+    Args:
+        parents: role -> run folder, model folder, or a name on the Hub (which has no hash here).
+        data: files, folders, or names on the Hub.
+    """
+    return {
+        "parents": {role: {"path": path, **_model_hash(Path(path))} for role, path in parents.items()},
+        "data": [{"path": path, **_data_hash(Path(path))} for path in data],
+    }
+
+
+def environment(seed: int) -> dict[str, Any]:
+    """The code, packages, machine and command of this process."""
+    return {
+        "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "command": sys.argv,
+        "goodheart": goodheart.__version__,
+        "code_sha256": sha256_of_folder(Path(goodheart.__file__).parent, "*.py"),
+        "git_commit": _git_commit(Path(goodheart.__file__).resolve().parents[1]),
+        "python": platform.python_version(),
+        "packages": {name: version for name in _PACKAGES if (version := _version(name)) is not None},
+        "hardware": _hardware(),
+        "processes": int(os.environ.get("WORLD_SIZE", "1")),
+        "seed": seed,
+    }
+
+
+def changed(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    """Which inputs have other content than when the run was started."""
+    names = []
+    for role, parent in now["parents"].items():
+        was = before.get("parents", {}).get(role, {})
+        if was.get("sha256") != parent["sha256"]:
+            names.append(f"{role} {parent['path']}")
+    was_data = {item["path"]: item["sha256"] for item in before.get("data", [])}
+    return names + [item["path"] for item in now["data"] if was_data.get(item["path"]) != item["sha256"]]
+
+
+def _model_hash(path: Path) -> dict[str, Any]:
+    folder = path / "model" if (path / "model").is_dir() else path
+    return {"sha256": sha256_of_folder(folder) if folder.is_dir() else None}
+
+
+def _data_hash(path: Path) -> dict[str, Any]:
+    if path.is_dir():
+        files = [p for p in path.rglob("*") if p.is_file()]
+        return {"sha256": sha256_of_folder(path), "bytes": sum(p.stat().st_size for p in files)}
+    if path.is_file():
+        return {"sha256": sha256_of(path), "bytes": path.stat().st_size}
+    return {"sha256": None, "bytes": None}
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _git_commit(root: Path) -> str | None:
+    """The commit of the checkout this package lies in, `-dirty` when its files differ from it."""
+    # An installed package may lie inside somebody else's checkout, whose commit would say nothing.
+    if not (root / ".git").exists():
+        return None
+    try:
+        commit = _git(root, "rev-parse", "HEAD")
+        return commit + "-dirty" * bool(_git(root, "status", "--porcelain", "--", "goodheart"))
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def _git(root: Path, *arguments: str) -> str:
+    command = ["git", "-C", str(root), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+
+
+def _hardware() -> dict[str, Any]:
+    import torch
+
+    gpus = range(torch.cuda.device_count()) if torch.cuda.is_available() else []
+    return {
+        "machine": platform.machine(),
+        "system": platform.platform(),
+        "cpu": _cpu_name(),
+        "cpus": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
+        "gpus": [torch.cuda.get_device_name(index) for index in gpus],
+    }
+
+
+def _cpu_name() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")

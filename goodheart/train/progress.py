@@ -1,0 +1,113 @@
+"""How far a loop is: a bar on a terminal, a plain line now and then anywhere else."""
+
+from __future__ import annotations
+
+import sys
+import time
+from types import TracebackType
+from typing import Any
+
+_SECONDS_BETWEEN_LINES = 10.0
+
+
+class Progress:
+    """Counts towards a total and shows rate, time left and chosen metrics. Use as a context manager."""
+
+    def __init__(self, total: int, label: str, *, unit: str = "steps", shown: bool = True) -> None:
+        """
+        Args:
+            total: units of the whole loop.
+            label: what is being done.
+            unit: what is counted.
+            shown: False counts in silence.
+        """
+        self.total, self.label, self.unit, self.shown = total, label, unit, shown
+        self.done = 0
+        self._metrics: dict[str, Any] = {}
+        self._bar: Any = None
+        self._task: Any = None
+        self._counted = 0  # units since the clock started: a resumed run must not count what an earlier process did
+        self._last_line = 0.0
+
+    def __enter__(self) -> Progress:
+        self._start = time.monotonic()
+        if self.shown and sys.stderr.isatty():
+            self._bar = _rich_bar()
+            self._task = self._bar.add_task(self.label, total=self.total, rate="", metrics="")
+            self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+        elif self.shown and self._counted:
+            print(self.line(), file=sys.stderr, flush=True)
+
+    def advance(self, n: int = 1, **metrics: Any) -> None:
+        """Counts `n` units as done and shows `metrics` from now on.
+
+        What a first call counts before any work was timed (the steps of an earlier process) stays out of the rate.
+        """
+        before_work = self.done == 0 and n > 1
+        self.done += n
+        self._counted += 0 if before_work else n
+        self._metrics |= metrics
+        if self._bar is not None:
+            self._bar.update(self._task, completed=self.done, rate=self._rate_text(), metrics=self._metrics_text())
+        elif self.shown and n and not before_work and time.monotonic() - self._last_line >= _SECONDS_BETWEEN_LINES:
+            self._last_line = time.monotonic()
+            print(self.line(), file=sys.stderr, flush=True)
+
+    def print(self, text: str) -> None:
+        """Prints a line above the bar."""
+        if self._bar is not None:
+            self._bar.console.print(text, markup=False, highlight=False)
+        elif self.shown:
+            print(text, file=sys.stderr, flush=True)
+
+    def line(self) -> str:
+        """`label 120/1000 steps  3.2 steps/s  4:35 left  loss 2.13`."""
+        rate = self.rate
+        left = f"{_clock((self.total - self.done) / rate)} left" if rate else ""
+        parts = [f"{self.label} {self.done}/{self.total} {self.unit}", self._rate_text(), left, self._metrics_text()]
+        return "  ".join(part for part in parts if part)
+
+    @property
+    def rate(self) -> float:
+        """Units per second in this process; 0.0 before the first."""
+        seconds = time.monotonic() - self._start
+        return self._counted / seconds if seconds > 0 else 0.0
+
+    def _rate_text(self) -> str:
+        rate = self.rate
+        if not rate:
+            return ""
+        return f"{rate:.3g} {self.unit}/s" if rate >= 1 else f"{1 / rate:.3g} s/{self.unit.removesuffix('s')}"
+
+    def _metrics_text(self) -> str:
+        shown = {k: f"{v:.4g}" if isinstance(v, float) else str(v) for k, v in self._metrics.items()}
+        return "  ".join(f"{name} {value}" for name, value in shown.items())
+
+
+def _rich_bar() -> Any:
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress as RichProgress
+
+    return RichProgress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]}"),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[metrics]}"),
+        console=Console(stderr=True),
+    )
+
+
+def _clock(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"

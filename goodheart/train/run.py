@@ -1,0 +1,345 @@
+"""The run folder: the only thing that stages share.
+
+config.yaml      settings as resolved: `goodheart <stage> --config config.yaml` repeats the run
+lineage.json     parents and data by content, code, packages, machine, seed; every start of the command
+metrics.jsonl    one line per logged step
+samples.jsonl    what the model said, over time
+log.txt          notes, with times
+checkpoints/     see checkpoint.py
+model/           the result, a Hugging Face folder
+results.json     final numbers
+DONE             written last; without it the run is unfinished and the same command continues it
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import fcntl
+import json
+import math
+import os
+import socket
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, TextIO
+
+import yaml
+
+from goodheart.errors import RunError
+from goodheart.train import lineage
+from goodheart.train.checkpoint import Checkpoints
+from goodheart.train.files import replace_text
+from goodheart.train.progress import Progress
+
+# Settings that say where and how loudly, not what is computed.
+_NOT_COMPARED = {"out", "quiet"}
+# A folder that holds nothing but these was made by a command that died before it had a config.yaml.
+_FIRST_FILES = {".lock", "lineage.json", ".lineage.json.partial", ".config.yaml.partial"}
+
+Tracker = Callable[[int, Mapping[str, float]], None]
+
+
+class Run:
+    """One run folder, held by this process alone until `close`. Only the main process writes."""
+
+    def __init__(self, path: Path, *, stage: str, quiet: bool, main: bool) -> None:
+        """Use `Run.open`, which checks the folder first."""
+        self.path, self.stage, self.quiet, self.main = path, stage, quiet, main
+        self.checkpoints = Checkpoints(path, note=self.note, before_save=self._sync_logs)
+        self.trackers: list[Tracker] = []  # told every logged step, besides metrics.jsonl
+        self._lock: int | None = None
+        self._logs: dict[str, TextIO] = {}
+        self._progress: Progress | None = None
+
+    @classmethod
+    def open(
+        cls,
+        out: Path,
+        *,
+        stage: str,
+        config: dict[str, Any],
+        parents: dict[str, str],
+        data: list[str],
+        seed: int,
+        quiet: bool = False,
+        main: bool = True,
+    ) -> Run:
+        """Creates a run folder, or continues an unfinished one that has the same settings and inputs.
+
+        Args:
+            out: the folder; `~` is understood.
+            stage: name of the stage.
+            config: its settings as plain values, resolved.
+            parents: role -> run folder or model folder this run builds on.
+            data: data files or folders.
+            seed: the run's seed.
+            quiet: nothing on the console.
+            main: False in the other processes of a parallel run, which write nothing.
+
+        Returns:
+            The run; `run.finished` is True when the same settings ran to the end before.
+
+        Raises:
+            RunError: the folder holds something else, another run, a run of other settings, or is in use.
+        """
+        run = cls(Path(out).expanduser(), stage=stage, quiet=quiet, main=main)
+        if main:
+            run._refuse_foreign()
+            run._take_lock()
+            try:
+                run._begin(_plain({"stage": stage, **config}), parents, data, seed)
+            except BaseException:
+                run.close()
+                raise
+        return run
+
+    def __enter__(self) -> Run:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is not None and not self.finished:
+            self._write_log(f"stopped: {kind.__name__ if kind else ''}: {error}")
+        self.close()
+
+    @property
+    def finished(self) -> bool:
+        """Whether the run went to its end."""
+        return (self.path / "DONE").is_file()
+
+    @property
+    def model_dir(self) -> Path:
+        """Where the resulting model goes."""
+        return self.path / "model"
+
+    @property
+    def results(self) -> dict[str, Any]:
+        """What `finish` was given; empty before."""
+        file = self.path / "results.json"
+        return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+
+    def log(self, step: int, metrics: Mapping[str, Any], *, timing: Mapping[str, float] | None = None) -> None:
+        """Appends one line to metrics.jsonl. Log a step before its checkpoint is saved.
+
+        A value that is not finite is written as null and named under `non_finite`, so that the file stays JSON.
+
+        Args:
+            step: steps done, from 1; 0 for what was measured before training.
+            metrics: name -> number (also a tensor with one element).
+            timing: measurements of the clock, kept apart because they differ between equal runs.
+        """
+        values = {name: float(value) for name, value in metrics.items()}
+        row: dict[str, Any] = {"step": step} | {k: v if math.isfinite(v) else None for k, v in values.items()}
+        broken = {name: str(value) for name, value in values.items() if not math.isfinite(value)}
+        if broken:
+            row["non_finite"] = broken
+        if timing:
+            row["timing"] = {name: float(value) for name, value in timing.items()}
+        row["time"] = round(time.time(), 3)
+        self._append("metrics.jsonl", row)
+        for tracker in self.trackers if self.main else []:
+            tracker(step, values)
+
+    def sample(self, step: int, row: Mapping[str, Any]) -> None:
+        """Appends one line to samples.jsonl, before the step's checkpoint is saved."""
+        self._append("samples.jsonl", {"step": step, **row})
+
+    @contextlib.contextmanager
+    def progress(self, total: int, label: str, unit: str = "steps") -> Iterator[Progress]:
+        """A progress display; `.advance(n, **shown_metrics)` on what it yields."""
+        outer = self._progress
+        with Progress(total, label, unit=unit, shown=self.main and not self.quiet and outer is None) as bar:
+            self._progress = outer or bar
+            try:
+                yield bar
+            finally:
+                self._progress = outer
+
+    def note(self, text: str) -> None:
+        """Writes a line to log.txt and the console."""
+        self._write_log(text)
+        if not self.main or self.quiet:
+            return
+        if self._progress is not None:
+            self._progress.print(text)
+        else:
+            print(text, file=sys.stderr, flush=True)
+
+    def cut_back(self, step: int) -> None:
+        """Drops what was logged after `step` (everything for step 0), so that a continued run's logs have no echo."""
+        if not self.main:
+            return
+        for name in ("metrics.jsonl", "samples.jsonl"):
+            self._close_log(name)
+            file = self.path / name
+            if not file.is_file():
+                continue
+            lines = file.read_bytes().splitlines(keepends=True)
+            kept = [line for line in lines if step > 0 and _step_of(line) <= step]
+            if len(kept) < len(lines):
+                replace_text(file, b"".join(kept).decode())
+
+    def finish(self, results: Mapping[str, Any]) -> None:
+        """Writes results.json, and DONE after everything else is on disk."""
+        if not self.main:
+            return
+        self._sync_logs()
+        replace_text(self.path / "results.json", _json(_plain(results)))
+        self._write_log("done")
+        replace_text(self.path / "DONE", _now() + "\n")
+
+    def close(self) -> None:
+        """Releases the folder; safe to call twice."""
+        for name in list(self._logs):
+            self._close_log(name)
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+    def _begin(self, config: dict[str, Any], parents: dict[str, str], data: list[str], seed: int) -> None:
+        now = lineage.inputs(parents, data)
+        start = lineage.environment(seed)
+        if not (self.path / "config.yaml").is_file():
+            self._write_lineage({"stage": self.stage, **now, "starts": [start]})
+            text = yaml.safe_dump(
+                {k: v for k, v in config.items() if k != "stage"}, sort_keys=False, allow_unicode=True
+            )
+            replace_text(self.path / "config.yaml", f"# goodheart {self.stage}\n{text}")
+            return
+        before = self._read_lineage()
+        self._check_same(config, before, now)
+        if self.finished:
+            return
+        if before["starts"] and before["starts"][-1].get("code_sha256") != start["code_sha256"]:
+            self._write_log("the code has changed since this run was started")
+        self._write_lineage(before | {"starts": [*before["starts"], start]})
+
+    def _refuse_foreign(self) -> None:
+        """Raises before anything is written into a folder that is somebody else's."""
+        if not self.path.is_dir() or (self.path / "config.yaml").is_file():
+            return
+        foreign = sorted({p.name for p in self.path.iterdir()} - _FIRST_FILES)
+        if foreign:
+            listed = ", ".join(foreign[:3]) + (", ..." if len(foreign) > 3 else "")
+            raise RunError(f"{self.path} is not a run folder and not empty ({listed}); choose another --out")
+
+    def _check_same(self, config: dict[str, Any], before: dict[str, Any], now: dict[str, Any]) -> None:
+        remedy = f"Choose another --out, or remove {self.path} to start again."
+        saved = yaml.safe_load((self.path / "config.yaml").read_text(encoding="utf-8")) or {}
+        differing = _differences({"stage": before.get("stage"), **saved}, config)
+        if differing:
+            raise RunError(f"{self.path} holds a run with other settings: {'; '.join(differing)}. {remedy}")
+        changed = lineage.changed(before, now)
+        if changed:
+            raise RunError(f"{self.path}: changed since this run was started: {', '.join(changed)}. {remedy}")
+
+    def _read_lineage(self) -> dict[str, Any]:
+        file = self.path / "lineage.json"
+        try:
+            found = json.loads(file.read_text(encoding="utf-8"))
+            return found | {"starts": list(found["starts"])}
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise RunError(
+                f"{file} cannot be read ({error}), so this run cannot be continued; choose another --out"
+            ) from error
+
+    def _write_lineage(self, value: dict[str, Any]) -> None:
+        replace_text(self.path / "lineage.json", _json(value))
+
+    def _take_lock(self) -> None:
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            handle = os.open(self.path / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
+        except OSError as error:
+            raise RunError(
+                f"{self.path} cannot be used as a run folder: {error.strerror}; choose another --out"
+            ) from error
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            holder = os.pread(handle, 200, 0).decode(errors="replace").strip()
+            os.close(handle)
+            raise RunError(
+                f"{self.path} is in use by {holder or 'another process'}; wait for it, stop it, or choose another --out"
+            ) from error
+        os.truncate(handle, 0)
+        os.pwrite(handle, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
+        self._lock = handle
+
+    def _append(self, name: str, row: Mapping[str, Any]) -> None:
+        if not self.main:
+            return
+        self._log_file(name).write(json.dumps(row, ensure_ascii=False, default=_default) + "\n")
+        self._logs[name].flush()
+
+    def _write_log(self, text: str) -> None:
+        if self.main:
+            self._log_file("log.txt").write(f"{_now()} {text}\n")
+            self._logs["log.txt"].flush()
+
+    def _log_file(self, name: str) -> TextIO:
+        if name not in self._logs:
+            self._logs[name] = (self.path / name).open("a", encoding="utf-8")
+        return self._logs[name]
+
+    def _close_log(self, name: str) -> None:
+        if name in self._logs:
+            self._logs.pop(name).close()
+
+    def _sync_logs(self) -> None:
+        for file in self._logs.values():
+            file.flush()
+            os.fsync(file.fileno())
+
+
+def _step_of(line: bytes) -> float:
+    """The step of a log line; a line torn by a kill belongs to no step."""
+    try:
+        return float(json.loads(line)["step"]) if line.endswith(b"\n") else math.inf
+    except (ValueError, KeyError, TypeError):
+        return math.inf
+
+
+def _differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
+    """`key: old there, new now` for every setting that differs."""
+    old, new = _flat(there), _flat(here)
+    return [
+        f"{key}: {old.get(key, '(not set)')} there, {new.get(key, '(not set)')} now"
+        for key in sorted(old.keys() | new.keys())
+        if key not in _NOT_COMPARED and old.get(key, _ABSENT) != new.get(key, _ABSENT)
+    ]
+
+
+_ABSENT = object()
+
+
+def _flat(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, item in value.items():
+        if isinstance(item, Mapping) and item:
+            flat |= _flat(item, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = item
+    return flat
+
+
+def _plain(value: Any) -> Any:
+    """Settings as what YAML and JSON give back: tuples become lists, paths become strings."""
+    return json.loads(json.dumps(value, default=_default))
+
+
+def _default(value: Any) -> Any:
+    return value.item() if hasattr(value, "item") else str(value)  # numbers of numpy and torch; paths and the like
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, indent=1, ensure_ascii=False) + "\n"
+
+
+def _now() -> str:
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")

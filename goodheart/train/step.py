@@ -1,0 +1,154 @@
+"""One optimizer step, the same for every method: micro-batches in, metrics out."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from goodheart.errors import HealthError, RunError
+from goodheart.losses.metrics import MetricSums
+from goodheart.train.optimizer import AdamW, clip_grad_norm
+from goodheart.train.parallel import World, is_sharded
+
+MicroBatch = TypeVar("MicroBatch")
+LossFn = Callable[[MicroBatch], tuple[Tensor, MetricSums]]
+
+
+def train_step(
+    world: World,
+    optimizer: AdamW | Sequence[AdamW],
+    micro_batches: Iterable[MicroBatch],
+    loss_fn: LossFn[MicroBatch],
+    *,
+    lr: float | Sequence[float] | None = None,
+    max_grad_norm: float | None = 1.0,
+    params: Iterable[nn.Parameter] | None = None,
+    step: int | None = None,
+) -> dict[str, float]:
+    """Forward and backward for each micro-batch, one sum over all processes, clip, update.
+
+    The update does not depend on how the rows were split, as long as `loss_fn` divides by counts of the whole step over
+    all processes. A process may have no micro-batch at all (with FSDP it needs one).
+
+    Args:
+        world: the processes.
+        optimizer: one or several; several are clipped by one joint norm and updated together.
+        micro_batches: this process's part of the batch.
+        loss_fn: micro-batch -> loss (already divided by the global count), metric sums.
+        lr: rate of this step; one per optimizer where several are given. None = the rates they were built with.
+        max_grad_norm: None = no clipping.
+        params: whose gradients are summed and clipped; None = all that the optimizers train.
+        step: number of the step, for messages.
+
+    Returns:
+        Metrics over all micro-batches and processes (sum over count), and `loss` (unless `loss_fn` gives one),
+        `grad_norm` before clipping, `learning_rate`.
+
+    Raises:
+        HealthError: a loss or the gradient norm is not finite. Weights and optimizers are as before the step.
+    """
+    optimizers = [optimizer] if isinstance(optimizer, AdamW) else list(optimizer)
+    rates = [lr] * len(optimizers) if lr is None or isinstance(lr, float | int) else list(lr)
+    trained = [p for o in optimizers for p in o.params] if params is None else list(params)
+    try:
+        pieces = list(micro_batches)
+        losses, sums = _backward(world, pieces, loss_fn, trained)
+        metrics = _combine(world, pieces, losses, sums, step)
+        world.sync_gradients(trained)
+        metrics["grad_norm"] = clip_grad_norm(trained, max_grad_norm, world, step=step)
+        for each, rate in zip(optimizers, rates, strict=True):
+            each.step(rate)
+    finally:
+        for each in optimizers:
+            each.zero_grad()
+    metrics["learning_rate"] = optimizers[0].learning_rate if rates[0] is None else float(rates[0])
+    return metrics
+
+
+def _backward(
+    world: World, pieces: list[MicroBatch], loss_fn: LossFn[MicroBatch], trained: list[nn.Parameter]
+) -> tuple[list[Tensor], list[MetricSums]]:
+    losses: list[Tensor] = []
+    sums: list[MetricSums] = []
+    for piece, counts in _in_step(world, pieces, sharded=any(is_sharded(p) for p in trained)):
+        loss, metrics = loss_fn(piece)
+        if counts:
+            # Kept values must not keep the graph, and with it every activation, alive.
+            losses.append(loss.detach())
+            sums.append(metrics)
+        else:
+            loss = loss * 0.0
+        loss.backward()  # type: ignore[no-untyped-call]
+    return losses, sums
+
+
+def _in_step(world: World, pieces: list[MicroBatch], *, sharded: bool) -> Iterator[tuple[MicroBatch, bool]]:
+    """Micro-batches, and whether each counts.
+
+    FSDP's processes fetch each other's weights in every pass, so all must make the same number of passes: a process
+    with fewer micro-batches repeats its last one with weight zero.
+    """
+    yield from ((piece, True) for piece in pieces)
+    if not sharded or world.size == 1:
+        return
+    most, least = int(world.max(len(pieces))), -int(world.max(-len(pieces)))
+    if least == 0:
+        raise RunError(
+            f"a step has fewer rows than the {world.size} processes; use a larger batch_size or parallel: ddp"
+        )
+    yield from ((pieces[-1], False) for _ in range(most - len(pieces)))
+
+
+def _combine(
+    world: World, pieces: list[Any], losses: list[Tensor], sums: list[MetricSums], step: int | None
+) -> dict[str, float]:
+    """Sums and counts of all micro-batches and processes, divided once; raises on all processes when one has a NaN."""
+    own = [float(loss) for loss in _to_host(losses)]
+    bad = next((i for i, loss in enumerate(own) if not math.isfinite(loss)), None)
+    problem = None if bad is None else _complaint(world, bad, len(pieces), own[bad], pieces[bad], step)
+    everywhere = world.gather_objects((own, _totals(sums), problem))
+    problems = [problem for _, _, problem in everywhere if problem is not None]
+    if problems:
+        raise HealthError("\n".join(problems))
+    totals: dict[str, tuple[float, float]] = {}
+    for _, each, _ in everywhere:
+        for name, (total, count) in each.items():
+            before = totals.get(name, (0.0, 0.0))
+            totals[name] = (before[0] + total, before[1] + count)
+    loss = sum(loss for losses_of_rank, _, _ in everywhere for loss in losses_of_rank)
+    return {"loss": loss} | {name: total / count for name, (total, count) in totals.items() if count}
+
+
+def _totals(sums: list[MetricSums]) -> dict[str, tuple[float, float]]:
+    """Sum and count of each metric over this process's micro-batches."""
+    entries = [(name, total, count) for each in sums for name, (total, count) in each.items()]
+    numbers = _to_host([value for _, total, count in entries for value in (total, count)])
+    totals: dict[str, tuple[float, float]] = {}
+    for (name, _, _), total, count in zip(entries, numbers[::2], numbers[1::2], strict=True):
+        before = totals.get(name, (0.0, 0.0))
+        totals[name] = (before[0] + total, before[1] + count)
+    return totals
+
+
+def _to_host(values: list[Tensor | float] | list[Tensor]) -> list[float]:
+    """Numbers of 0-d tensors, fetched from the device in one wait."""
+    tensors = [value.detach().double().reshape(()) for value in values if isinstance(value, Tensor)]
+    fetched = iter(torch.stack(tensors).tolist() if tensors else [])
+    return [next(fetched) if isinstance(value, Tensor) else float(value) for value in values]
+
+
+def _complaint(world: World, index: int, of: int, loss: float, piece: Any, step: int | None) -> str:
+    where = f"step {step}, " * (step is not None) + f"micro-batch {index + 1} of {of}"
+    where += f", process {world.rank}" * (world.size > 1)
+    rows = getattr(piece, "rows", piece)
+    named = ""
+    if isinstance(rows, list | tuple | range) and rows and all(isinstance(row, int) for row in rows):
+        named = f" (rows {', '.join(map(str, rows[:16]))}{', ...' if len(rows) > 16 else ''})"
+    return (
+        f"{where}{named}: the loss is {loss}, so the update was not made. Look at these rows; if they are sound, lower "
+        "learning_rate or use dtype float32, and start again from the last checkpoint."
+    )
