@@ -159,8 +159,11 @@ class TrainState:
         return {name: thing for name, thing in self._things.items() if isinstance(thing, torch.Generator)}
 
     def _objects(self) -> dict[str, Stateful]:
-        known = nn.Module | AdamW | torch.Generator
-        return {name: thing for name, thing in self._things.items() if not isinstance(thing, known)}  # type: ignore[misc]
+        return {
+            name: thing
+            for name, thing in self._things.items()
+            if not isinstance(thing, nn.Module | AdamW | torch.Generator)
+        }
 
     def _check(self, folder: Path, there: set[str], here: set[str], what: str) -> None:
         if there == here:
@@ -320,11 +323,11 @@ def _random_state(generators: dict[str, torch.Generator]) -> tuple[dict[str, Ten
     if World.current().device.type == "cuda":
         tensors["cuda"] = torch.cuda.get_rng_state(World.current().device)
     tensors |= {f"generator/{name}": generator.get_state() for name, generator in generators.items()}
-    kind, keys, position, has_gauss, gauss = np.random.get_state()
-    return tensors, {
-        "python": random.getstate(),
-        "numpy": [kind, keys.tolist(), position, has_gauss, gauss],  # type: ignore[union-attr]
-    }
+    numpy_state = np.random.get_state(legacy=False)
+    assert isinstance(numpy_state, dict)
+    key = numpy_state["state"]["key"].tolist()
+    numpy_plain = numpy_state | {"state": {**numpy_state["state"], "key": key}}
+    return tensors, {"python": random.getstate(), "numpy": numpy_plain}
 
 
 def _restore_random(generators: dict[str, torch.Generator], tensors: dict[str, Tensor], plain: dict[str, Any]) -> None:
@@ -335,5 +338,5 @@ def _restore_random(generators: dict[str, torch.Generator], tensors: dict[str, T
         generator.set_state(tensors[f"generator/{name}"])
     version, internal, gauss = plain["python"]
     random.setstate((version, tuple(internal), gauss))
-    kind, keys, position, has_gauss, cached = plain["numpy"]
-    np.random.set_state((kind, np.array(keys, dtype=np.uint32), position, has_gauss, cached))
+    inner = plain["numpy"]["state"]
+    np.random.set_state(plain["numpy"] | {"state": {**inner, "key": np.array(inner["key"], dtype=np.uint32)}})

@@ -153,7 +153,8 @@ def build_optimizer(
         ConfigError: nothing to train, or a prefix that fits no parameter.
     """
     rates = dict(learning_rates or {})
-    unused, groups, seen = set(rates), {}, set()
+    unused, seen = set(rates), set()
+    groups: dict[tuple[float, float], ParamGroup] = {}
     for name, param in named_params:
         if not param.requires_grad or id(param) in seen:
             continue
@@ -170,6 +171,19 @@ def build_optimizer(
     if unused:
         raise ConfigError(f"learning_rates: no trained parameter starts with {', '.join(sorted(unused))}")
     return AdamW(list(groups.values()), betas=betas, eps=eps, master_dtype=master_dtype)
+
+
+def resolve_dtype(name: str, device: torch.device | str) -> torch.dtype:
+    """The dtype that weights are computed in: auto is float32 on CPU, where results must repeat, and bfloat16 on a GPU.
+
+    Raises:
+        ConfigError: an unknown name.
+    """
+    kinds = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+    kinds["auto"] = torch.bfloat16 if torch.device(device).type == "cuda" else torch.float32
+    if name not in kinds:
+        raise ConfigError(f"dtype {name!r} is not known; use one of {', '.join(sorted(kinds))}")
+    return kinds[name]
 
 
 def _linear(progress: float) -> float:

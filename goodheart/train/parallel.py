@@ -11,15 +11,16 @@ the processes, never averaged, and any number of processes and micro-batches giv
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any, ClassVar, Literal, TypeVar, overload
 
 import torch
 from torch import Tensor, nn
 
-from goodheart.errors import ConfigError
+from goodheart.errors import ConfigError, RunError
 
 T = TypeVar("T")
 M = TypeVar("M", bound=nn.Module)
@@ -39,6 +40,7 @@ class World:
     local_rank: int = 0
     device: torch.device = torch.device("cpu")  # noqa: RUF009 (a device is immutable)
 
+    _sharded: bool = field(default=False, repr=False)
     _current: ClassVar[World | None] = None
 
     @classmethod
@@ -138,7 +140,36 @@ class World:
             _dist().broadcast(tensor.data, src=0)
         if mode == "fsdp":
             _fully_shard(model, self.device)
+            self._sharded = True
         return model
+
+    @contextmanager
+    def whole(self, model: nn.Module) -> Iterator[dict[str, Tensor]]:
+        """The model's state dict with whole tensors, for saving; on the main process alone (empty on the others)."""
+        state: dict[str, Tensor] = {}
+        for name, tensor in model.state_dict().items():
+            # Gathered one by one and let go at once where it is not needed.
+            gathered = full(tensor.detach())
+            if self.is_main:
+                state[name] = gathered
+        yield state
+
+    def same_passes(self, pieces: Sequence[T]) -> Iterator[tuple[T, bool]]:
+        """This process's pieces of work, and whether each counts.
+
+        FSDP's processes fetch each other's weights in every pass, so all must make the same number of passes: a process
+        with fewer pieces gets its last one again, marked False. Otherwise the pieces come as they are.
+
+        Raises:
+            RunError: some process has no piece at all.
+        """
+        yield from ((piece, True) for piece in pieces)
+        if not self._sharded:
+            return
+        most, least = int(self.max(len(pieces))), -int(self.max(-len(pieces)))
+        if least < min(most, 1):
+            raise RunError(f"fewer rows than the {self.size} processes; use a larger batch_size, or parallel ddp")
+        yield from ((pieces[-1], False) for _ in range(most - len(pieces)))
 
     def sync_gradients(self, params: Iterable[nn.Parameter]) -> None:
         """Sums `.grad` over all processes, in place; a process without a gradient counts as zero.
@@ -176,19 +207,6 @@ class World:
         return float(number)
 
 
-def resolve_dtype(name: str, device: torch.device | str) -> torch.dtype:
-    """The dtype that weights are computed in: auto is float32 on CPU, where results must repeat, and bfloat16 on a GPU.
-
-    Raises:
-        ConfigError: an unknown name.
-    """
-    kinds = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-    kinds["auto"] = torch.bfloat16 if torch.device(device).type == "cuda" else torch.float32
-    if name not in kinds:
-        raise ConfigError(f"dtype {name!r} is not known; use one of {', '.join(sorted(kinds))}")
-    return kinds[name]
-
-
 def is_sharded(tensor: Tensor) -> bool:
     """Whether this is FSDP's piece of a tensor (a `DTensor`); asked without importing it, which takes a second."""
     return hasattr(tensor, "to_local")
@@ -196,12 +214,12 @@ def is_sharded(tensor: Tensor) -> bool:
 
 def local(tensor: Tensor) -> Tensor:
     """The numbers that this process holds: its piece of a sharded tensor, or the tensor itself."""
-    return tensor.to_local() if is_sharded(tensor) else tensor  # type: ignore[operator]
+    return tensor.to_local() if is_sharded(tensor) else tensor  # type: ignore[attr-defined]
 
 
 def full(tensor: Tensor) -> Tensor:
     """The whole tensor on every process; all processes must call it together."""
-    return tensor.full_tensor() if is_sharded(tensor) else tensor  # type: ignore[operator]
+    return tensor.full_tensor() if is_sharded(tensor) else tensor  # type: ignore[attr-defined]
 
 
 @torch.no_grad()
@@ -215,11 +233,6 @@ def copy_full_(target: Tensor, whole: Tensor) -> None:
     mesh, placements = target.device_mesh, target.placements  # type: ignore[attr-defined]
     piece = distribute_tensor(whole.to(local(target).device), mesh, placements, src_data_rank=None)
     local(target).copy_(local(piece))
-
-
-def full_state_dict(model: nn.Module) -> dict[str, Tensor]:
-    """The model's state dict with whole tensors, for saving; all processes must call it together."""
-    return {name: full(tensor.detach()) for name, tensor in model.state_dict().items()}
 
 
 def _device(name: str, local_rank: int, size: int) -> torch.device:
@@ -275,9 +288,8 @@ def _fully_shard(model: nn.Module, device: torch.device) -> None:
 def _layers(model: nn.Module) -> list[nn.Module]:
     """The blocks of the largest module list: a transformer's layers, whatever they are called."""
     lists = [m for m in model.modules() if isinstance(m, nn.ModuleList) and len(m) > 0]
-    if not lists:
-        return []
-    return list(max(lists, key=lambda m: sum(p.numel() for p in m.parameters())))
+    sizes = [sum(p.numel() for p in m.parameters()) for m in lists]
+    return list(lists[sizes.index(max(sizes))]) if lists else []
 
 
 def _dist() -> Any:

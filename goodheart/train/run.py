@@ -131,15 +131,19 @@ class Run:
         Args:
             step: steps done, from 1; 0 for what was measured before training.
             metrics: name -> number (also a tensor with one element).
-            timing: measurements of the clock, kept apart because they differ between equal runs.
+            timing: measurements of the clock, kept apart because they differ between equal runs; metrics named
+                `time/...` join them.
         """
         values = {name: float(value) for name, value in metrics.items()}
-        row: dict[str, Any] = {"step": step} | {k: v if math.isfinite(v) else None for k, v in values.items()}
+        clock = {name: value for name, value in values.items() if name.startswith("time/")} | dict(timing or {})
+        row: dict[str, Any] = {"step": step} | {
+            name: value if math.isfinite(value) else None for name, value in values.items() if name not in clock
+        }
         broken = {name: str(value) for name, value in values.items() if not math.isfinite(value)}
         if broken:
             row["non_finite"] = broken
-        if timing:
-            row["timing"] = {name: float(value) for name, value in timing.items()}
+        if clock:
+            row["timing"] = {name: float(value) for name, value in clock.items()}
         row["time"] = round(time.time(), 3)
         self._append("metrics.jsonl", row)
         for tracker in self.trackers if self.main else []:

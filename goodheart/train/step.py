@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, TypeVar
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from goodheart.errors import HealthError, RunError
-from goodheart.losses.metrics import MetricSums
+from goodheart.errors import HealthError
 from goodheart.train.optimizer import AdamW, clip_grad_norm
-from goodheart.train.parallel import World, is_sharded
+from goodheart.train.parallel import World
+
+if TYPE_CHECKING:
+    from goodheart.losses.metrics import MetricSums
 
 MicroBatch = TypeVar("MicroBatch")
-LossFn = Callable[[MicroBatch], tuple[Tensor, MetricSums]]
+LossFn = Callable[[MicroBatch], tuple[Tensor, "MetricSums"]]
 
 
 def train_step(
@@ -56,7 +58,7 @@ def train_step(
     trained = [p for o in optimizers for p in o.params] if params is None else list(params)
     try:
         pieces = list(micro_batches)
-        losses, sums = _backward(world, pieces, loss_fn, trained)
+        losses, sums = _backward(world, pieces, loss_fn)
         metrics = _combine(world, pieces, losses, sums, step)
         world.sync_gradients(trained)
         metrics["grad_norm"] = clip_grad_norm(trained, max_grad_norm, world, step=step)
@@ -70,11 +72,11 @@ def train_step(
 
 
 def _backward(
-    world: World, pieces: list[MicroBatch], loss_fn: LossFn[MicroBatch], trained: list[nn.Parameter]
+    world: World, pieces: list[MicroBatch], loss_fn: LossFn[MicroBatch]
 ) -> tuple[list[Tensor], list[MetricSums]]:
     losses: list[Tensor] = []
     sums: list[MetricSums] = []
-    for piece, counts in _in_step(world, pieces, sharded=any(is_sharded(p) for p in trained)):
+    for piece, counts in world.same_passes(pieces):
         loss, metrics = loss_fn(piece)
         if counts:
             # Kept values must not keep the graph, and with it every activation, alive.
@@ -82,25 +84,8 @@ def _backward(
             sums.append(metrics)
         else:
             loss = loss * 0.0
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
     return losses, sums
-
-
-def _in_step(world: World, pieces: list[MicroBatch], *, sharded: bool) -> Iterator[tuple[MicroBatch, bool]]:
-    """Micro-batches, and whether each counts.
-
-    FSDP's processes fetch each other's weights in every pass, so all must make the same number of passes: a process
-    with fewer micro-batches repeats its last one with weight zero.
-    """
-    yield from ((piece, True) for piece in pieces)
-    if not sharded or world.size == 1:
-        return
-    most, least = int(world.max(len(pieces))), -int(world.max(-len(pieces)))
-    if least == 0:
-        raise RunError(
-            f"a step has fewer rows than the {world.size} processes; use a larger batch_size or parallel: ddp"
-        )
-    yield from ((pieces[-1], False) for _ in range(most - len(pieces)))
 
 
 def _combine(
