@@ -1,0 +1,139 @@
+"""What every causal language model offers to training and sampling, and the log-probabilities of completions.
+
+Everything is token-aligned: entry [b, t] of a result is about token t given tokens 0 .. t-1; column 0 has none (0.0).
+Batches are padded on the right. Shapes: B batch, T time, D width, V vocabulary, N selected tokens.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from torch import Tensor, nn
+
+from goodheart.losses.logprobs import token_logprobs
+
+
+class Unembedding(NamedTuple):
+    """logits = softcap(scale * (hidden @ weight^T + bias)), softcap(x) = cap * tanh(x / cap)."""
+
+    weight_VD: Tensor
+    bias_V: Tensor | None = None
+    scale: float = 1.0  # 1.0 = off
+    softcap: float | None = None  # None = off
+
+
+class TokenLogps(NamedTuple):
+    """Log-probabilities in nats, float32; 0.0 outside the mask. hidden_BTD is the trunk's output, for a value head."""
+
+    logps_BT: Tensor
+    entropy_BT: Tensor | None
+    hidden_BTD: Tensor
+
+
+class CausalLM(nn.Module):
+    """A decoder behind one interface: `Transformer` (ours) or `HFCausal` (any other of transformers).
+
+    hf_config: what its config.json says. generation_config: what its generation_config.json says, {} without one.
+    checkpoint_activations: recompute each layer in backward instead of keeping its activations.
+    """
+
+    hf_config: dict[str, Any]
+    generation_config: dict[str, Any]
+    is_native: bool
+    checkpoint_activations: bool
+
+    @property
+    def vocab_size(self) -> int:
+        """Rows of the output layer."""
+        raise NotImplementedError
+
+    @property
+    def width(self) -> int:
+        """Size of a hidden state."""
+        raise NotImplementedError
+
+    @property
+    def max_length(self) -> int | None:
+        """Longest sequence in tokens; None when nothing limits it."""
+        raise NotImplementedError
+
+    def forward(
+        self,
+        ids_BT: Tensor,
+        *,
+        positions_BT: Tensor | None = None,
+        segments_BT: Tensor | None = None,
+        lengths_B: Tensor | None = None,
+        cache: Any = None,
+    ) -> Tensor:
+        """Hidden states after the final norm.
+
+        ids_BT: token ids, right-padded. positions_BT: 0 .. T-1 when absent. segments_BT: packed rows, 1.. = number of
+        the sequence within its row, 0 = padding; sequences do not see each other. lengths_B: real tokens per row
+        (only models that need an attention mask look at it). cache: keys and values of earlier tokens, with
+        `attend(layer, q_BHTd, k_BGTd, v_BGTd, *, scale, window, softcap) -> out_BHTd`.
+        -> hidden_BTD
+        """
+        raise NotImplementedError
+
+    def unembed(self) -> Unembedding:
+        """The output layer, as parameters, so that log-probabilities never need all logits at once."""
+        raise NotImplementedError
+
+
+def completion_logprobs(
+    model: CausalLM,
+    ids_BT: Tensor,
+    mask_BT: Tensor,
+    *,
+    lengths_B: Tensor | None = None,
+    positions_BT: Tensor | None = None,
+    segments_BT: Tensor | None = None,
+    temperature: float = 1.0,
+    with_entropy: bool = False,
+) -> TokenLogps:
+    """Log-probabilities of the masked tokens; prompts and padding never reach the output layer.
+
+    ids_BT: right-padded tokens. mask_BT: True on tokens to score; column 0 is ignored (nothing precedes it).
+    temperature: divides the logits; the same value as in sampling.
+    -> logps_BT float32 with 0.0 off the mask, entropy_BT likewise (None unless asked), hidden_BTD.
+    """
+    hidden_BTD = model(ids_BT, positions_BT=positions_BT, segments_BT=segments_BT, lengths_B=lengths_B)
+    logps_BT, entropy_BT = score_tokens(
+        hidden_BTD, model.unembed(), ids_BT, mask_BT, temperature=temperature, with_entropy=with_entropy
+    )
+    return TokenLogps(logps_BT, entropy_BT, hidden_BTD)
+
+
+def score_tokens(
+    hidden_BTD: Tensor,
+    head: Unembedding,
+    ids_BT: Tensor,
+    mask_BT: Tensor,
+    *,
+    temperature: float = 1.0,
+    with_entropy: bool = False,
+) -> tuple[Tensor, Tensor | None]:
+    """Log-probabilities of the masked tokens from hidden states that are already there; see `completion_logprobs`.
+
+    The one place where a token meets the hidden state before it.
+    """
+    selected = mask_BT[:, 1:]
+    logps_N, entropy_N = token_logprobs(
+        hidden_BTD[:, :-1][selected],
+        head.weight_VD,
+        ids_BT[:, 1:][selected],
+        bias_V=head.bias_V,
+        scale=head.scale,
+        softcap=head.softcap,
+        temperature=temperature,
+        with_entropy=with_entropy,
+    )
+    return _scatter(logps_N, mask_BT), None if entropy_N is None else _scatter(entropy_N, mask_BT)
+
+
+def _scatter(values_N: Tensor, mask_BT: Tensor) -> Tensor:
+    """Put values of the masked tokens back in their place; zeros elsewhere. Differentiable."""
+    selected = mask_BT.clone()
+    selected[:, 0] = False
+    return values_N.new_zeros(mask_BT.shape).masked_scatter(selected, values_N)

@@ -1,0 +1,232 @@
+"""The dense decoder: Llama 2/3, Mistral, Qwen2, Qwen3, SmolLM, Gemma 1-3, with parameters named as in transformers.
+
+One block is   x += norm?(attention(norm(x)));  x += norm?(mlp(norm(x)))   with the second norm only in Gemma 2 and 3.
+Families differ in `TransformerConfig` alone. There is no dropout, also while training.
+
+Shapes: B batch, T time, D width, H query heads, G key/value heads, d head size, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from goodheart.errors import ModelError
+from goodheart.models.architecture import TransformerConfig
+from goodheart.models.attention import Pattern, attend, patterns
+from goodheart.models.causal import CausalLM, Unembedding
+from goodheart.models.fused import fuse, fused_linear, gelu_gate, silu_gate
+from goodheart.models.rotary import Rotary, rotate
+
+
+class RMSNorm(nn.Module):
+    """x / rms(x) * (offset + weight), the statistics in float32 (Zhang and Sennrich 2019, arXiv:1910.07467)."""
+
+    def __init__(self, width: int, eps: float, offset: bool) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(width) if offset else torch.ones(width))
+        self.eps, self.offset = eps, offset
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.offset:  # Gemma multiplies before it rounds
+            return F.rms_norm(x.float(), (x.shape[-1],), 1.0 + self.weight.float(), self.eps).to(x.dtype)
+        return F.rms_norm(x, (x.shape[-1],), self.weight.to(x.dtype), self.eps)
+
+
+class Attention(nn.Module):
+    """Grouped-query attention with rotary positions; biases, query/key norms, windows and softcap as configured."""
+
+    def __init__(self, c: TransformerConfig, layer: int) -> None:
+        super().__init__()
+        self.c, self.layer = c, layer
+        self.window, self.rope = c.windows[layer], c.ropes[layer]
+        self.q_proj = nn.Linear(c.width, c.heads * c.head_dim, bias=c.qkv_bias)
+        self.k_proj = nn.Linear(c.width, c.kv_heads * c.head_dim, bias=c.qkv_bias)
+        self.v_proj = nn.Linear(c.width, c.kv_heads * c.head_dim, bias=c.qkv_bias)
+        self.o_proj = nn.Linear(c.heads * c.head_dim, c.width, bias=c.out_bias)
+        if c.qk_norm:
+            self.q_norm = RMSNorm(c.head_dim, c.norm_eps, c.norm_offset)
+            self.k_norm = RMSNorm(c.head_dim, c.norm_eps, c.norm_offset)
+
+    def forward(self, x_BTD: Tensor, angles: Tensor | None, pattern: Pattern, cache: Any) -> Tensor:
+        c, (B, T, _) = self.c, x_BTD.shape
+        qkv = fused_linear(x_BTD, (self.q_proj, self.k_proj, self.v_proj)).view(B, T, -1, c.head_dim)
+        if c.qk_norm:
+            q, k, v = qkv.split((c.heads, c.kv_heads, c.kv_heads), dim=2)
+            qk = torch.cat((self.q_norm(q), self.k_norm(k)), dim=2)
+        else:
+            qk, v = qkv.split((c.heads + c.kv_heads, c.kv_heads), dim=2)
+        if angles is not None:
+            qk = rotate(qk, angles.to(qk.dtype))
+        q, k = qk.split((c.heads, c.kv_heads), dim=2)
+        q_BHTd, k_BGTd, v_BGTd = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
+        if cache is not None:
+            out_BHTd = cache.attend(
+                self.layer, q_BHTd, k_BGTd, v_BGTd,
+                scale=c.attention_scale, window=self.window, softcap=c.attention_softcap,
+            )  # fmt: skip
+        else:
+            out_BHTd = attend(q_BHTd, k_BGTd, v_BGTd, pattern, scale=c.attention_scale, softcap=c.attention_softcap)
+        return self.o_proj(out_BHTd.transpose(1, 2).reshape(B, T, -1))
+
+
+class MLP(nn.Module):
+    """down(act(gate(x)) * up(x))."""
+
+    def __init__(self, c: TransformerConfig) -> None:
+        super().__init__()
+        self.gate_proj = nn.Linear(c.width, c.mlp_width, bias=c.mlp_bias)
+        self.up_proj = nn.Linear(c.width, c.mlp_width, bias=c.mlp_bias)
+        self.down_proj = nn.Linear(c.mlp_width, c.width, bias=c.mlp_bias)
+        self.gate = silu_gate if c.activation == "silu" else gelu_gate
+
+    def forward(self, x_BTD: Tensor) -> Tensor:
+        return self.down_proj(self.gate(fused_linear(x_BTD, (self.gate_proj, self.up_proj))))
+
+
+class Block(nn.Module):
+    """One layer."""
+
+    def __init__(self, c: TransformerConfig, layer: int) -> None:
+        super().__init__()
+        self.sandwich = c.sandwich_norms
+        self.self_attn = Attention(c, layer)
+        self.mlp = MLP(c)
+        self.input_layernorm = RMSNorm(c.width, c.norm_eps, c.norm_offset)
+        self.post_attention_layernorm = RMSNorm(c.width, c.norm_eps, c.norm_offset)
+        if c.sandwich_norms:
+            self.pre_feedforward_layernorm = RMSNorm(c.width, c.norm_eps, c.norm_offset)
+            self.post_feedforward_layernorm = RMSNorm(c.width, c.norm_eps, c.norm_offset)
+
+    def forward(self, x_BTD: Tensor, angles: Tensor | None, pattern: Pattern, cache: Any) -> Tensor:
+        attended_BTD = self.self_attn(self.input_layernorm(x_BTD), angles, pattern, cache)
+        if self.sandwich:
+            x_BTD = x_BTD + self.post_attention_layernorm(attended_BTD)
+            return x_BTD + self.post_feedforward_layernorm(self.mlp(self.pre_feedforward_layernorm(x_BTD)))
+        x_BTD = x_BTD + attended_BTD
+        return x_BTD + self.mlp(self.post_attention_layernorm(x_BTD))
+
+
+class Trunk(nn.Module):
+    """Embeddings, layers and final norm."""
+
+    def __init__(self, c: TransformerConfig) -> None:
+        super().__init__()
+        self.c = c
+        self.embed_tokens = nn.Embedding(c.vocab_size, c.width)
+        self.layers = nn.ModuleList(Block(c, i) for i in range(c.layers))
+        self.norm = RMSNorm(c.width, c.norm_eps, c.norm_offset)
+        self.checkpoint_activations = False
+        self._rotaries = {rope: Rotary(rope, c.head_dim, c.max_length) for rope in set(c.ropes) if rope is not None}
+
+    def blocks(self) -> list[Block]:
+        """The layers."""
+        return list(self.layers)  # type: ignore[arg-type]
+
+    def forward(self, ids_BT: Tensor, positions_BT: Tensor | None, segments_BT: Tensor | None, cache: Any) -> Tensor:
+        c, T = self.c, ids_BT.shape[1]
+        x_BTD = self.embed_tokens(ids_BT)
+        if c.embedding_scale is not None:  # rounded to the dtype first, as these models were trained
+            x_BTD = x_BTD * torch.tensor(c.embedding_scale).to(x_BTD.dtype).item()
+        angles = {
+            rope: rotary.angles(positions_BT, T, ids_BT.device, x_BTD.dtype) for rope, rotary in self._rotaries.items()
+        }
+        pattern = {} if cache is not None else patterns(set(c.windows), T, segments_BT, ids_BT.device)
+        for layer, rope, window in zip(self.layers, c.ropes, c.windows, strict=True):
+            inputs = (x_BTD, None if rope is None else angles[rope], pattern.get(window, Pattern()), cache)
+            if self.checkpoint_activations and cache is None and torch.is_grad_enabled():
+                x_BTD = checkpoint(layer, *inputs, use_reentrant=False, preserve_rng_state=False)
+            else:
+                x_BTD = layer(*inputs)
+        return self.norm(x_BTD)
+
+
+class Transformer(CausalLM):
+    """A decoder built from a `TransformerConfig`; weights are not initialised (see `models/new.py` and
+    `models/load.py`).
+
+    `lm_head` is None in a trunk that carries a reward or value head instead. Moving it (`.to`), copying it
+    (`copy.deepcopy`) and loading into it keep the projections fused and the tie intact.
+    """
+
+    is_native = True
+
+    lm_head: nn.Linear | None
+
+    def __init__(self, config: TransformerConfig, *, head: bool = True) -> None:
+        super().__init__()
+        self.config = config
+        self.hf_config = config.to_hf()
+        self.generation_config = {}
+        self.model = Trunk(config)
+        self.lm_head = nn.Linear(config.width, config.vocab_size, bias=False) if head else None
+        self.fuse_()
+
+    @property
+    def vocab_size(self) -> int:
+        return self.model.embed_tokens.num_embeddings
+
+    @property
+    def width(self) -> int:
+        return self.config.width
+
+    @property
+    def max_length(self) -> int | None:
+        return self.config.max_length
+
+    @property
+    def checkpoint_activations(self) -> bool:
+        """Recompute each layer in backward instead of keeping its activations."""
+        return self.model.checkpoint_activations
+
+    @checkpoint_activations.setter
+    def checkpoint_activations(self, on: bool) -> None:
+        self.model.checkpoint_activations = on
+
+    def forward(
+        self,
+        ids_BT: Tensor,
+        *,
+        positions_BT: Tensor | None = None,
+        segments_BT: Tensor | None = None,
+        lengths_B: Tensor | None = None,
+        cache: Any = None,
+    ) -> Tensor:
+        """See `CausalLM.forward`. Pads on the right cannot reach real tokens, so lengths_B is not needed."""
+        return self.model(ids_BT, positions_BT, segments_BT, cache)
+
+    def unembed(self) -> Unembedding:
+        """See `CausalLM.unembed`."""
+        if self.lm_head is None:
+            raise ModelError("this model has no output layer: it is the trunk of a reward or value model")
+        return Unembedding(self.lm_head.weight, None, 1.0, self.config.logit_softcap)
+
+    def fuse_(self) -> None:
+        """Tie the output layer if configured, and lay q/k/v and gate/up side by side in memory (`models/fused.py`)."""
+        if self.config.tie and self.lm_head is not None:
+            self.lm_head.weight = self.model.embed_tokens.weight
+        for block in self.model.blocks():
+            fuse((block.self_attn.q_proj, block.self_attn.k_proj, block.self_attn.v_proj))
+            fuse((block.mlp.gate_proj, block.mlp.up_proj))
+
+    def load_state_dict(self, state_dict: Any, strict: bool = True, assign: bool = False) -> Any:
+        """As in torch; a tied output layer may be absent from the state."""
+        tied = self.config.tie and self.lm_head is not None
+        if tied and "lm_head.weight" not in state_dict and "model.embed_tokens.weight" in state_dict:
+            state_dict = {**state_dict, "lm_head.weight": state_dict["model.embed_tokens.weight"]}
+        result = super().load_state_dict(state_dict, strict=strict, assign=assign)
+        self.fuse_()
+        return result
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Transformer:
+        super()._apply(fn, recurse)
+        self.fuse_()
+        return self
+
+    def __setstate__(self, state: dict[str, Any]) -> None:  # copy.deepcopy and pickle end here
+        super().__setstate__(state)
+        self.fuse_()
