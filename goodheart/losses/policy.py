@@ -1,0 +1,126 @@
+"""Proximal policy optimisation: the clipped surrogate, the clipped value loss, the entropy bonus.
+
+Each is a sum over masked tokens divided by `num_tokens`, the masked tokens of the whole optimizer step over all
+micro-batches and processes, so that the gradient does not depend on how the step was split. Metrics are sums with
+counts (losses/metrics.py).
+
+Shapes: B rows, T time (tokens). Masks are bool, True on sampled tokens; what lies outside is never read.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from goodheart.losses.kl import k2, k3
+from goodheart.losses.metrics import MetricSums
+
+
+def ppo_policy_loss(
+    logps_BT: Tensor,
+    old_logps_BT: Tensor,
+    advantages_BT: Tensor,
+    mask_BT: Tensor,
+    *,
+    cliprange: float,
+    num_tokens: int,
+    cliprange_high: float | None = None,
+    dual_clip: float | None = None,
+) -> tuple[Tensor, MetricSums]:
+    """Clipped surrogate objective, negated: the larger (pessimistic) of -A r and -A clip(r, 1 - low, 1 + high).
+
+    r = exp(logp - old_logp). No gradient where the ratio has left the range in the direction A asks for. The log-ratio
+    is not clamped.
+
+    logps_BT, old_logps_BT: nats; only the first gets gradients. advantages_BT: constants. mask_BT: sampled tokens.
+    cliprange: low side, and high side too unless `cliprange_high` is given (clip-higher, DAPO arXiv:2503.14476 eq. 10).
+    num_tokens: masked tokens in the whole optimizer step, over all processes.
+    dual_clip: c > 1 bounds the loss by -A c where A < 0 (Ye et al. arXiv:1912.09729 eq. 5); None = off.
+    -> scalar loss; `policy/clipfrac_avg` (share of tokens where the clip decides), `policy/approxkl_avg` (k2 of old
+    against new, nats per token), `policy/approxkl_k3_avg`, `val/ratio`, `loss/policy_avg`.
+    Raises ValueError for num_tokens < 1 or dual_clip <= 1. Source: Schulman et al. arXiv:1707.06347 eq. 7.
+    """
+    _check_count(num_tokens)
+    if dual_clip is not None and dual_clip <= 1:
+        raise ValueError(f"dual_clip must be over 1 (the ratio at which it starts to bound the loss), got {dual_clip}")
+    high = cliprange if cliprange_high is None else cliprange_high
+    logps_BT, old_logps_BT, advantages_BT = _inside(mask_BT, logps_BT, old_logps_BT.detach(), advantages_BT.detach())
+    ratio_BT = (logps_BT - old_logps_BT).exp()
+    free_BT = -advantages_BT * ratio_BT
+    clipped_BT = -advantages_BT * ratio_BT.clamp(1 - cliprange, 1 + high)
+    losses_BT = torch.maximum(free_BT, clipped_BT)
+    if dual_clip is not None:
+        bounded_BT = torch.minimum(losses_BT, -advantages_BT * dual_clip)
+        losses_BT = torch.where(advantages_BT < 0, bounded_BT, losses_BT)
+    metrics = MetricSums()
+    with torch.no_grad():
+        values = {
+            "policy/clipfrac_avg": (clipped_BT > free_BT).to(logps_BT.dtype),
+            "policy/approxkl_avg": k2(old_logps_BT, logps_BT),
+            "policy/approxkl_k3_avg": k3(old_logps_BT, logps_BT),
+            "val/ratio": ratio_BT,
+            "loss/policy_avg": losses_BT,
+        }
+        metrics.add_masked(mask_BT, values)
+    return losses_BT.sum() / num_tokens, metrics
+
+
+def value_loss(
+    values_BT: Tensor,
+    old_values_BT: Tensor,
+    returns_BT: Tensor,
+    mask_BT: Tensor,
+    *,
+    cliprange_value: float | None,
+    num_tokens: int,
+) -> tuple[Tensor, MetricSums]:
+    """Half the squared error of the values, the larger of the free one and the one clipped around the old values.
+
+    0.5 max((V - R)^2, (clip(V, V_old - c, V_old + c) - R)^2).
+    cliprange_value: c, in units of reward; None = no clipping. The rest as in `ppo_policy_loss`.
+    -> scalar loss; `val/clipfrac_avg` (share of tokens where the clip decides), `val/mean`, `val/error_avg` (squared
+    error before the clip), `loss/value_avg`. Raises ValueError for num_tokens < 1.
+    Source: the released code of Schulman et al. arXiv:1707.06347, described in Engstrom et al. arXiv:2005.12729 eq. 3.
+    """
+    _check_count(num_tokens)
+    old_values_BT, returns_BT = old_values_BT.detach(), returns_BT.detach()
+    values_BT, old_values_BT, returns_BT = _inside(mask_BT, values_BT, old_values_BT, returns_BT)
+    free_BT = (values_BT - returns_BT).square()
+    worst_BT, decides_BT = free_BT, torch.zeros_like(mask_BT)
+    if cliprange_value is not None:
+        near_BT = torch.clamp(values_BT, old_values_BT - cliprange_value, old_values_BT + cliprange_value)
+        clipped_BT = (near_BT - returns_BT).square()
+        worst_BT, decides_BT = torch.maximum(free_BT, clipped_BT), clipped_BT > free_BT
+    metrics = MetricSums()
+    with torch.no_grad():
+        values = {
+            "val/clipfrac_avg": decides_BT.to(values_BT.dtype),
+            "val/mean": values_BT,
+            "val/error_avg": free_BT,
+            "loss/value_avg": 0.5 * worst_BT,
+        }
+        metrics.add_masked(mask_BT, values)
+    return 0.5 * worst_BT.sum() / num_tokens, metrics
+
+
+def entropy_loss(entropy_BT: Tensor, mask_BT: Tensor, *, num_tokens: int) -> tuple[Tensor, MetricSums]:
+    """Negated entropy per token in nats: add it to the loss times a small coefficient to keep the policy random.
+
+    entropy_BT: of the distribution sampled from, with gradient (`token_logprobs(with_entropy=True)`).
+    -> scalar loss; `policy/entropy_avg`. Source: Schulman et al. arXiv:1707.06347 eq. 9.
+    """
+    _check_count(num_tokens)
+    (entropy_BT,) = _inside(mask_BT, entropy_BT)
+    metrics = MetricSums()
+    metrics.add_masked(mask_BT, {"policy/entropy_avg": entropy_BT})
+    return -entropy_BT.sum() / num_tokens, metrics
+
+
+def _inside(mask_BT: Tensor, *tensors_BT: Tensor) -> tuple[Tensor, ...]:
+    """Zeroes what the mask leaves out before any arithmetic, so that a NaN on padding reaches no gradient."""
+    return tuple(tensor_BT.masked_fill(~mask_BT, 0) for tensor_BT in tensors_BT)
+
+
+def _check_count(num_tokens: int) -> None:
+    if num_tokens < 1:
+        raise ValueError(f"num_tokens must be at least 1, got {num_tokens}: a step without sampled tokens is skipped")
