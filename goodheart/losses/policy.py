@@ -33,9 +33,9 @@ def ppo_policy_loss(
     is not clamped.
 
     logps_BT, old_logps_BT: nats; only the first gets gradients. advantages_BT: constants. mask_BT: sampled tokens.
-    cliprange: low side, and high side too unless `cliprange_high` is given (clip-higher, DAPO arXiv:2503.14476 eq. 10).
+    cliprange: low side, and high side too unless `cliprange_high` is given (clip-higher, DAPO arXiv:2503.14476 sec. 3.1).
     num_tokens: masked tokens in the whole optimizer step, over all processes.
-    dual_clip: c > 1 bounds the loss by -A c where A < 0 (Ye et al. arXiv:1912.09729 eq. 5); None = off.
+    dual_clip: c > 1 bounds the loss by -A c where A < 0 (Ye et al. arXiv:1912.09729); None = off.
     -> scalar loss; `policy/clipfrac_avg` (share of tokens where the clip decides), `policy/approxkl_avg` (k2 of old
     against new, nats per token), `policy/approxkl_k3_avg`, `val/ratio`, `loss/policy_avg`.
     Raises ValueError for num_tokens < 1 or dual_clip <= 1. Source: Schulman et al. arXiv:1707.06347 eq. 7.
@@ -80,7 +80,7 @@ def value_loss(
     cliprange_value: c, in units of reward; None = no clipping. The rest as in `ppo_policy_loss`.
     -> scalar loss; `val/clipfrac_avg` (share of tokens where the clip decides), `val/mean`, `val/error_avg` (squared
     error before the clip), `loss/value_avg`. Raises ValueError for num_tokens < 1.
-    Source: the released code of Schulman et al. arXiv:1707.06347, described in Engstrom et al. arXiv:2005.12729 eq. 3.
+    Source: the released code of Schulman et al. arXiv:1707.06347, described in Engstrom et al. arXiv:2005.12729 sec. 3.
     """
     _check_count(num_tokens)
     old_values_BT, returns_BT = old_values_BT.detach(), returns_BT.detach()

@@ -34,8 +34,9 @@ def bradley_terry_loss(
     chosen_P, rejected_P: scores. num_pairs: pairs of the whole optimizer step (with weights: the sum of the weights).
     margin_P: how much better the chosen answer was said to be, in units of score (Llama 2 arXiv:2307.09288 eq. 2).
     label_smoothing: share of labels taken to be the wrong way round (0 = off; below 0.5).
-    tie_P: bool, pairs judged equal; "chosen" and "rejected" are then just the two. With it the model is Rao and Kupper's
-    (JASA 62, 1967): P(win) = sigmoid(d - tie_margin), P(tie) = 1 - P(win) - P(loss), whose gradient vanishes at d = 0.
+    tie_P: bool, pairs judged equal; "chosen" and "rejected" are then just the two. With it the model is Rao and
+    Kupper's (JASA 62, 1967) with d = chosen - rejected: P(win) = sigmoid(d - tie_margin), P(tie) = 1 - P(win) -
+    P(loss), and the gradient of a tie vanishes at d = 0.
     tie_margin: smallest difference in score that people notice; used only with tie_P. 0.5 calls a quarter of equally
     good pairs ties.
     center_coefficient: times (chosen + rejected)^2, which keeps scores around 0 (Eisenstein et al. arXiv:2312.09244);
@@ -44,8 +45,8 @@ def bradley_terry_loss(
     `rewards/rejected`. Raises ValueError for settings out of range. Source: Ouyang et al. arXiv:2203.02155 eq. 1.
     """
     if num_pairs <= 0 or not 0 <= label_smoothing < 0.5 or tie_margin <= 0:
-        raise ValueError(f"need num_pairs > 0, 0 <= label_smoothing < 0.5, tie_margin > 0: {num_pairs=}, "
-                         f"{label_smoothing=}, {tie_margin=}")  # fmt: skip
+        given = f"{num_pairs=}, {label_smoothing=}, {tie_margin=}"
+        raise ValueError(f"need num_pairs > 0, 0 <= label_smoothing < 0.5 and tie_margin > 0; got {given}")
     difference_P = chosen_P - rejected_P
     lead: Tensor | float = tie_margin if tie_P is not None else 0.0
     if margin_P is not None:
@@ -91,10 +92,9 @@ def plackett_luce_loss(
     left_PKK = (ranks_PK[:, None, :] >= ranks_PK[:, :, None]) & valid_PK[:, None, :] & valid_PK[:, :, None] | itself_KK
     pool_PK = scores_PK[:, None, :].masked_fill(~left_PKK, -torch.inf).logsumexp(-1)
     losses_PK = torch.where(valid_PK & comparable(ranks_PK, valid_PK)[:, None], pool_PK - scores_PK, 0)
-    if last_tier_unordered:
-        worst_P1 = ranks_PK.masked_fill(~valid_PK, ranks_PK.min()).amax(1, keepdim=True)
-        losses_PK = torch.where(ranks_PK == worst_P1, 0, losses_PK)
     beats_PKK, _ = pairwise_from_ranks(ranks_PK, valid_PK)
+    if last_tier_unordered:
+        losses_PK = torch.where(beats_PKK.any(2), losses_PK, 0)
     return losses_PK.sum() / num_prompts, _ranking_metrics(scores_PK, beats_PKK)
 
 
@@ -111,8 +111,8 @@ def ranked_pairs_loss(
     Kept in one batch element, because pairs shuffled apart show each answer K - 1 times per epoch and overfit
     (Ouyang et al. arXiv:2203.02155 sec. 3.5, eq. 1). With K = 2 this is Bradley-Terry.
     ranks_PK, valid_PK, num_prompts: as in `plackett_luce_loss`.
-    tie_margin: None drops tied pairs, as InstructGPT does; a number (> 0) takes them in by Rao and Kupper's model, as in
-    `bradley_terry_loss`.
+    tie_margin: None drops tied pairs, as InstructGPT does; a number (> 0) takes them in by Rao and Kupper's model, as
+    in `bradley_terry_loss`.
     -> scalar loss; `rewards/accuracies` and `rewards/margins` over ordered pairs (equal scores count half).
     """
     if tie_margin is not None and tie_margin <= 0:
@@ -130,9 +130,10 @@ def ranked_pairs_loss(
 
 
 def pairwise_from_ranks(ranks_PK: Tensor, valid_PK: Tensor) -> tuple[Tensor, Tensor]:
-    """The K(K-1)/2 comparisons in a ranking. -> beats_PKK[p, i, j]: i is better than j; ties_PKK: equal, each pair once.
+    """The K(K-1)/2 comparisons in a ranking of K answers.
 
     ranks_PK: smaller is better. valid_PK: False on padding, which compares with nothing.
+    -> beats_PKK[p, i, j]: i is better than j; ties_PKK[p, i, j]: i < j are equally good.
     """
     both_PKK = valid_PK[:, :, None] & valid_PK[:, None, :]
     beats_PKK = (ranks_PK[:, :, None] < ranks_PK[:, None, :]) & both_PKK

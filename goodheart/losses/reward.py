@@ -21,6 +21,8 @@ _TEMPERATURES = (1e-2, 1e2)
 _BISECTIONS = 50
 _Z_95 = 1.959963984540054  # standard normal quantile of 0.975
 
+Numbers = Iterable[float] | Tensor
+
 
 def score_regression_loss(
     scores_N: Tensor,
@@ -36,7 +38,8 @@ def score_regression_loss(
 
     mean, std: of the training ratings, so that scores are about standard normal whatever the scale of the ratings.
     num_ratings: ratings of the whole optimizer step (with weights: the sum of the weights).
-    huber_delta: errors beyond it, in standard deviations, count linearly (Huber, Ann. Math. Stat. 35, 1964); None = off.
+    huber_delta: errors beyond it, in standard deviations, count linearly (Huber, Ann. Math. Stat. 35, 1964);
+    None = off.
     -> scalar loss; `rewards/error` (mean absolute, in standard deviations), `rewards/mean`.
     Raises ValueError for num_ratings, std or huber_delta not over 0.
     """
@@ -110,7 +113,7 @@ class Calibration:
     bins: tuple[Bin, ...]
 
 
-def calibration(probabilities: Iterable[float], outcomes: Iterable[float], bins: int = 10) -> Calibration:
+def calibration(probabilities: Numbers, outcomes: Numbers, bins: int = 10) -> Calibration:
     """Compares probabilities with outcomes in equally wide bins.
 
     probabilities: in [0, 1]. outcomes: 1 (happened), 0, or a share in between (0.5 for a tie).
@@ -135,7 +138,7 @@ def calibration(probabilities: Iterable[float], outcomes: Iterable[float], bins:
     return Calibration(ece, brier, tuple(table))
 
 
-def margin_calibration(margins: Iterable[float], *, temperature: float = 1.0, bins: int = 10) -> Calibration:
+def margin_calibration(margins: Numbers, *, temperature: float = 1.0, bins: int = 10) -> Calibration:
     """Calibration of a reward model on pairs: how sure it is of its own favourite, and how often people agree.
 
     margins: score of the answer people chose minus score of the other. The probability is that of the favourite,
@@ -146,7 +149,7 @@ def margin_calibration(margins: Iterable[float], *, temperature: float = 1.0, bi
     return calibration(probabilities, [1.0 if m > 0 else 0.5 if m == 0 else 0.0 for m in values], bins)
 
 
-def fit_temperature(margins: Iterable[float]) -> float:
+def fit_temperature(margins: Numbers) -> float:
     """The T that makes sigmoid(margin / T) the likeliest probabilities of the choices made (held-out pairs).
 
     margins: chosen minus rejected score. -> T in [0.01, 100]: over 1 the model was too sure, under 1 not sure enough;
@@ -172,8 +175,8 @@ def fit_temperature(margins: Iterable[float]) -> float:
 def wilson_interval(successes: float, trials: float, z: float = _Z_95) -> tuple[float, float]:
     """Interval of a share, 95 % unless `z` says otherwise: right also for few trials and shares near 0 or 1.
 
-    successes: may be fractional (ties count half). No trials: (0, 1). Raises ValueError unless 0 <= successes <= trials.
-    Source: Wilson, JASA 22 (1927).
+    successes: may be fractional (ties count half). No trials: (0, 1). Raises ValueError unless 0 <= successes <=
+    trials. Source: Wilson, JASA 22 (1927).
     """
     if not 0 <= successes <= trials:
         raise ValueError(f"need 0 <= successes <= trials, got {successes} of {trials}")
@@ -185,5 +188,5 @@ def wilson_interval(successes: float, trials: float, z: float = _Z_95) -> tuple[
     return max(centre - half, 0.0), min(centre + half, 1.0)
 
 
-def _numbers(values: Iterable[float] | Tensor) -> Sequence[float]:
+def _numbers(values: Numbers) -> Sequence[float]:
     return values.tolist() if isinstance(values, Tensor) else list(values)
