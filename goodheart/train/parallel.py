@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any, ClassVar, Literal, TypeVar, overload
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -41,6 +42,9 @@ class World:
     device: torch.device = torch.device("cpu")  # noqa: RUF009 (a device is immutable)
 
     _sharded: bool = field(default=False, repr=False)
+    _dtypes: WeakKeyDictionary[nn.Module, dict[str, torch.dtype]] = field(
+        default_factory=WeakKeyDictionary, repr=False, compare=False
+    )
     _current: ClassVar[World | None] = None
 
     @classmethod
@@ -139,6 +143,7 @@ class World:
         for tensor in tensors:
             _dist().broadcast(tensor.data, src=0)
         if mode == "fsdp":
+            self._dtypes[model] = {name: tensor.dtype for name, tensor in model.state_dict().items()}
             _fully_shard(model, self.device)
             self._sharded = True
         return model
@@ -147,11 +152,12 @@ class World:
     def whole(self, model: nn.Module) -> Iterator[dict[str, Tensor]]:
         """The model's state dict with whole tensors, for saving; on the main process alone (empty on the others)."""
         state: dict[str, Tensor] = {}
+        dtypes = self._dtypes.get(model, {})
         for name, tensor in model.state_dict().items():
             # Gathered one by one and let go at once where it is not needed.
             gathered = full(tensor.detach())
             if self.is_main:
-                state[name] = gathered
+                state[name] = gathered.to(dtypes.get(name, gathered.dtype))
         yield state
 
     def same_passes(self, pieces: Sequence[T]) -> Iterator[tuple[T, bool]]:
@@ -163,12 +169,12 @@ class World:
         Raises:
             RunError: some process has no piece at all.
         """
+        most = len(pieces)
+        if self._sharded:
+            most, least = int(self.max(len(pieces))), -int(self.max(-len(pieces)))
+            if least < min(most, 1):
+                raise RunError(f"fewer rows than the {self.size} processes; use a larger batch_size, or parallel ddp")
         yield from ((piece, True) for piece in pieces)
-        if not self._sharded:
-            return
-        most, least = int(self.max(len(pieces))), -int(self.max(-len(pieces)))
-        if least < min(most, 1):
-            raise RunError(f"fewer rows than the {self.size} processes; use a larger batch_size, or parallel ddp")
         yield from ((pieces[-1], False) for _ in range(most - len(pieces)))
 
     def sync_gradients(self, params: Iterable[nn.Parameter]) -> None:
@@ -271,18 +277,32 @@ def _fully_shard(model: nn.Module, device: torch.device) -> None:
     from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 
     mesh = init_device_mesh(device.type, (_dist().get_world_size(),))
-    # Gradients are summed in float32 whatever the weights are.
-    precision = MixedPrecisionPolicy(reduce_dtype=torch.float32)
     for layer in _layers(model):
-        fully_shard(layer, mesh=mesh, mp_policy=precision)
+        fully_shard(layer, mesh=mesh, mp_policy=MixedPrecisionPolicy(**_widen(layer)))
     # The root unit (embedding, final norm, output layer) stays whole after forward, because the loss reads the output
     # layer's weight outside it.
-    fully_shard(model, mesh=mesh, mp_policy=precision, reshard_after_forward=False)
+    fully_shard(model, mesh=mesh, mp_policy=MixedPrecisionPolicy(**_widen(model)), reshard_after_forward=False)
     for module in model.modules():
         if isinstance(module, FSDPModule):
             # Losses are divided by global counts already, so gradients are summed and not averaged.
             module.set_gradient_divide_factor(1.0)
             module.set_force_sum_reduction_for_comms(True)
+
+
+def _widen(unit: nn.Module) -> dict[str, Any]:
+    """Turns a unit's trained weights to float32 and returns the precision that keeps its arithmetic as it was.
+
+    FSDP gathers gradients in the dtype of the pieces; bfloat16 would round at every micro-batch. So the pieces are the
+    master weights, and what is fetched for a pass is narrow.
+    """
+    trained = [p for p in unit.parameters() if p.requires_grad and not is_sharded(p)]
+    dtypes = {p.dtype for p in trained}
+    precision: dict[str, Any] = {"reduce_dtype": torch.float32, "cast_forward_inputs": False}
+    if len(dtypes) != 1 or dtypes == {torch.float32}:
+        return precision
+    for p in trained:
+        p.data = p.data.float()
+    return precision | {"param_dtype": dtypes.pop()}
 
 
 def _layers(model: nn.Module) -> list[nn.Module]:

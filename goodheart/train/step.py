@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from goodheart.errors import HealthError
+from goodheart.losses.metrics import MetricSums
 from goodheart.train.optimizer import AdamW, clip_grad_norm
 from goodheart.train.parallel import World
 
-if TYPE_CHECKING:
-    from goodheart.losses.metrics import MetricSums
-
 MicroBatch = TypeVar("MicroBatch")
-LossFn = Callable[[MicroBatch], tuple[Tensor, "MetricSums"]]
+LossFn = Callable[[MicroBatch], tuple[Tensor, MetricSums]]
 
 
 def train_step(
