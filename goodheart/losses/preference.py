@@ -71,6 +71,7 @@ def plackett_luce_loss(
     *,
     num_prompts: float,
     last_tier_unordered: bool = False,
+    weight_P: Tensor | None = None,
 ) -> tuple[Tensor, MetricSums]:
     """Negative log-likelihood of a ranking: the best is drawn by softmax of the scores, then the best of the rest...
 
@@ -80,7 +81,8 @@ def plackett_luce_loss(
     equal. The sum has one term per answer, so a longer ranking weighs more, as its likelihood does.
 
     ranks_PK: any numbers, smaller is better. valid_PK: bool, False on padding of rows with fewer answers.
-    num_prompts: prompts with something to compare (`comparable`) in the whole optimizer step.
+    num_prompts: prompts with something to compare (`comparable`) in the whole optimizer step; with `weight_P`, the sum of
+    their weights.
     last_tier_unordered: the worst tier is "the rest, nobody said how they compare" (only the best was picked), and
     contributes nothing but being beaten; False = its members were judged equal.
     -> scalar loss; metrics as in `ranked_pairs_loss`. Source: Plackett, Applied Statistics 24 (1975).
@@ -105,12 +107,16 @@ def ranked_pairs_loss(
     *,
     num_prompts: float,
     tie_margin: float | None = None,
+    margin_P: Tensor | None = None,
+    label_smoothing: float = 0.0,
+    weight_P: Tensor | None = None,
 ) -> tuple[Tensor, MetricSums]:
     """Bradley-Terry over all pairs of a ranking of K answers, averaged within the prompt: each prompt weighs 1.
 
     Kept in one batch element, because pairs shuffled apart show each answer K - 1 times per epoch and overfit
     (Ouyang et al. arXiv:2203.02155 sec. 3.5, eq. 1). With K = 2 this is Bradley-Terry.
-    ranks_PK, valid_PK, num_prompts: as in `plackett_luce_loss`.
+    ranks_PK, valid_PK, num_prompts, weight_P: as in `plackett_luce_loss`. margin_P, label_smoothing: as in
+    `bradley_terry_loss`.
     tie_margin: None drops tied pairs, as InstructGPT does; a number (> 0) takes them in by Rao and Kupper's model, as
     in `bradley_terry_loss`.
     -> scalar loss; `rewards/accuracies` and `rewards/margins` over ordered pairs (equal scores count half).
@@ -120,12 +126,18 @@ def ranked_pairs_loss(
     scores_PK = scores_PK.masked_fill(~valid_PK, 0)
     beats_PKK, ties_PKK = pairwise_from_ranks(ranks_PK, valid_PK)
     difference_PKK = scores_PK[:, :, None] - scores_PK[:, None, :]
-    losses_PKK = torch.where(beats_PKK, -F.logsigmoid(difference_PKK - (tie_margin or 0.0)), 0)
+    lead: Tensor | float = (tie_margin or 0.0) + (0.0 if margin_P is None else margin_P[:, None, None])
+    choices_PKK = -F.logsigmoid(difference_PKK - lead)
+    if label_smoothing:
+        choices_PKK = (1 - label_smoothing) * choices_PKK - label_smoothing * F.logsigmoid(-difference_PKK - lead)
+    losses_PKK = torch.where(beats_PKK, choices_PKK, 0)
     counted_PKK = beats_PKK
     if tie_margin is not None:
         losses_PKK = torch.where(ties_PKK, _tie_loss(difference_PKK, tie_margin), losses_PKK)
         counted_PKK = beats_PKK | ties_PKK
     losses_P = losses_PKK.sum((1, 2)) / counted_PKK.sum((1, 2)).clamp(min=1)
+    if weight_P is not None:
+        losses_P = losses_P * weight_P
     return losses_P.sum() / num_prompts, _ranking_metrics(scores_PK, beats_PKK)
 
 

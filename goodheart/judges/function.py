@@ -1,0 +1,70 @@
+"""A plain Python function as a judge: `reward(prompts, completions, **columns) -> list[float | None]`, as in TRL."""
+
+from __future__ import annotations
+
+import importlib
+import math
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from goodheart.data.records import Answer, Prompt
+from goodheart.errors import ConfigError, DataError
+
+
+class FunctionJudge:
+    """Calls the user's function; `None` means it has no opinion on that answer."""
+
+    def __init__(self, function: Callable[..., Sequence[float | None]], name: str | None = None) -> None:
+        self.function = function
+        self.name = name or getattr(function, "__name__", "reward")
+
+    def score(self, prompts: Sequence[Prompt], answers: Sequence[Answer]) -> list[float | None]:
+        """Scores as the function gives them.
+
+        Raises:
+            DataError: it returns another number of scores, or something that is not a finite number or None.
+        """
+        asked = [p.as_column() for p in prompts]
+        said = [
+            [m.as_dict() for m in a.turns()] if p.is_chat else a.text for p, a in zip(prompts, answers, strict=True)
+        ]
+        names = {name for p in prompts for name in p.meta}
+        columns = {name: [p.meta.get(name) for p in prompts] for name in sorted(names)}
+        scores = list(self.function(prompts=asked, completions=said, **columns))
+        if len(scores) != len(answers):
+            raise DataError(f"reward function {self.name}: {len(scores)} scores for {len(answers)} completions")
+        return [self._number(score, i) for i, score in enumerate(scores)]
+
+    def _number(self, score: Any, index: int) -> float | None:
+        if score is None:
+            return None
+        try:
+            value = float(score)
+        except (TypeError, ValueError) as error:
+            raise DataError(f"reward function {self.name}: score {index} is {score!r}, not a number or None") from error
+        if not math.isfinite(value):
+            raise DataError(f"reward function {self.name}: score {index} is {value}; return a finite number or None")
+        return value
+
+
+def import_function(path: str) -> Callable[..., Any]:
+    """The function named `package.module:function`; the current folder is searched too.
+
+    Raises:
+        ConfigError: the module or the function does not exist.
+    """
+    module_name, _, name = path.partition(":")
+    if "" not in sys.path:
+        sys.path.insert(0, "")
+    try:
+        module = importlib.import_module(module_name)
+    except ImportError as error:
+        raise ConfigError(f"reward {path}: cannot import module `{module_name}`: {error}") from error
+    function = getattr(module, name, None)
+    if not callable(function):
+        found = [n for n, v in vars(module).items() if callable(v) and not n.startswith("_")]
+        raise ConfigError(
+            f"reward {path}: `{module_name}` has no function `{name}`; it has {', '.join(found) or 'none'}"
+        )
+    return function

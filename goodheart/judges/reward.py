@@ -1,0 +1,74 @@
+"""A trained reward model as a judge: text or sampled tokens in, one score per answer out.
+
+Letters: B answers, N heads or members of an ensemble.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from goodheart.data.batches import Example, micro_batches, pad
+from goodheart.data.examples import answer_example
+from goodheart.data.records import Answer, Prompt
+from goodheart.data.template import Template, load_tokenizer
+from goodheart.models.heads import RewardEnsemble, RewardModel
+from goodheart.models.load import load_reward, resolve
+
+
+class RewardJudge:
+    """Scores are raw by default; `normalized` puts them on the scale of the training answers (mean 0, std 1)."""
+
+    def __init__(
+        self,
+        model: RewardModel | RewardEnsemble,
+        template: Template,
+        *,
+        mean: float = 0.0,
+        std: float = 1.0,
+        max_tokens: int = 16384,
+    ) -> None:
+        self.model, self.template = model, template
+        self.mean, self.std, self.max_tokens = mean, std, max_tokens
+        self.max_length = min(model.max_length or 4096, 4096)
+        self.name = "reward model"
+
+    @classmethod
+    def load(cls, path: str, *, dtype: torch.dtype, device: torch.device, max_tokens: int = 16384) -> RewardJudge:
+        """From a run folder or a Hugging Face sequence-classification folder."""
+        folder = resolve(path)
+        model = load_reward(folder, dtype=dtype, device=device)
+        template = Template(load_tokenizer(folder))
+        scale = model.extra
+        return cls(
+            model,
+            template,
+            mean=float(scale.get("score_mean", 0.0)),
+            std=float(scale.get("score_std", 1.0)) or 1.0,
+            max_tokens=max_tokens,
+        )
+
+    def score(self, prompts: Sequence[Prompt], answers: Sequence[Answer]) -> list[float | None]:
+        """One raw score per answer, the mean over the ensemble."""
+        examples = [answer_example(p, a, self.template, self.max_length) for p, a in zip(prompts, answers, strict=True)]
+        return [float(x) for x in self.score_tokens([e.ids for e in examples]).mean(dim=1)]
+
+    @torch.no_grad()
+    def score_tokens(self, rows: Sequence[Sequence[int]]) -> torch.Tensor:
+        """(B, N) raw scores of token rows, as the policy sampled them; computed in pieces that fit the memory."""
+        scores = torch.empty(len(rows), self.model.num_scores)
+        device = next(self.model.parameters()).device
+        for piece in micro_batches([len(r) for r in rows], self.max_tokens):
+            batch = pad([Example(list(rows[i]), [False] * len(rows[i])) for i in piece], self.template.pad_id).to(
+                device
+            )
+            scores[piece] = self.model(batch.ids_BT, batch.lengths_B).float().cpu()
+        return scores
+
+    def normalized(self, score: float) -> float:
+        return (score - self.mean) / self.std
+
+    def reads_tokens_of(self, template: Template) -> bool:
+        """Whether token ids of another tokenizer mean the same here, so that sampled ids need not be re-tokenised."""
+        return self.template.fingerprint == template.fingerprint

@@ -1,0 +1,116 @@
+"""The four roles of PPO and who plays them: policy, reference, value model, and (in judges/) the reward.
+
+The reference is the policy's start: a frozen copy, or the policy itself with its adapter switched off.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from goodheart.data.template import Template
+from goodheart.errors import ConfigError
+from goodheart.judges.load import Judge
+from goodheart.judges.reward import RewardJudge
+from goodheart.models.causal import CausalLM
+from goodheart.models.heads import ValueHead, ValueModel
+from goodheart.models.load import load_causal, load_reward, resolve
+from goodheart.models.lora import as_reference
+from goodheart.train.optimizer import resolve_dtype
+from goodheart.train.policy import load_policy, ready
+from goodheart.train.session import Session
+
+if TYPE_CHECKING:
+    from goodheart.stages.ppo import PPOConfig
+
+
+@dataclass
+class Actors:
+    """Networks of one PPO run.
+
+    reference: gives the reference model inside a `with`.
+    values: (ids_BT, lengths_B, hidden_BTD of the policy) -> token-aligned values_BT.
+    """
+
+    policy: CausalLM
+    value: nn.Module
+    reference: Callable[[], AbstractContextManager[CausalLM]]
+    values: Callable[[Tensor, Tensor, Tensor], Tensor]
+    template: Template
+    dtype: torch.dtype
+
+    def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
+        for role, module in (("policy", self.policy), ("value", self.value)):
+            for name, parameter in module.named_parameters():
+                yield f"{role}.{name}", parameter
+
+
+def load_actors(config: PPOConfig, session: Session, judge: Judge) -> Actors:
+    """Loads policy and reference, and makes the value model that `value_model` and `shared_trunk` ask for."""
+    policy, template = load_policy(config, session)
+    dtype = resolve_dtype(config.dtype, session.device)
+    reference = _reference(config, policy, dtype, session)
+    if config.shared_trunk:
+        head = ValueHead(policy.width).to(session.device)
+        return Actors(policy, head, reference, lambda _ids, _lengths, hidden: head(hidden), template, dtype)
+    value = _value_model(config, session, judge, template, dtype)
+    return Actors(policy, value, reference, lambda ids, lengths, _hidden: value(ids, lengths), template, dtype)
+
+
+def _reference(
+    config: PPOConfig, policy: CausalLM, dtype: torch.dtype, session: Session
+) -> Callable[[], AbstractContextManager[CausalLM]]:
+    if config.reference is None and config.lora is not None:
+        return lambda: as_reference(policy)
+    if config.reference is None:
+        frozen = copy.deepcopy(policy)  # the weights in memory are the reference, whatever folder they came from
+    else:
+        frozen = load_causal(resolve(config.reference), dtype=dtype, device=session.device)
+        if frozen.vocab_size != policy.vocab_size:
+            raise ConfigError(
+                f"reference {config.reference} has a vocabulary of {frozen.vocab_size}, the policy of "
+                f"{policy.vocab_size}: both must read the same tokens"
+            )
+    frozen.requires_grad_(False)
+
+    @contextmanager
+    def reference() -> Iterator[CausalLM]:
+        yield frozen
+
+    return reference
+
+
+def _value_model(
+    config: PPOConfig, session: Session, judge: Judge, template: Template, dtype: torch.dtype
+) -> ValueModel:
+    """Starts from the reward model where that reads the same tokens, else from the policy's start."""
+    choice = config.value_model
+    fits = isinstance(judge, RewardJudge) and judge.reads_tokens_of(template) and judge.model.is_decoder
+    if choice == "reward" and not fits:
+        raise ConfigError(
+            f"value_model: reward {config.reward} cannot start the value model: it must be a decoder that reads the "
+            "policy's tokens; use value_model: policy"
+        )
+    if isinstance(judge, RewardJudge) and fits and choice in {"auto", "reward"}:
+        source = load_reward(resolve(config.reward), dtype=dtype, device=session.device)
+        value = ValueModel.from_reward(source)
+        if config.normalize_reward:
+            _rescale(value, judge)
+    else:
+        folder = resolve(config.model if choice in {"auto", "policy"} else choice)
+        value = ValueModel(load_causal(folder, dtype=dtype, device=session.device))
+    return ready(value, config, session)
+
+
+@torch.no_grad()
+def _rescale(value: ValueModel, judge: RewardJudge) -> None:
+    """Values start on the scale of the normalised scores they are to predict."""
+    head = value.head.value
+    head.weight.div_(judge.std)
+    head.bias.fill_(-judge.mean / judge.std)

@@ -1,0 +1,71 @@
+"""Domain pre-training: causal language modelling on plain text, packed (MISSION T0).
+
+`model` continues an existing model; `new_model` starts one from scratch on the tokenizer of `model`
+(a folder written by `goodheart tokenizer`).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import Field
+
+from goodheart.data.examples import documents, require
+from goodheart.data.formats import read_records, split_by_prompt
+from goodheart.data.template import Template, load_tokenizer
+from goodheart.models.load import new_model
+from goodheart.train.config import TrainingSettings
+from goodheart.train.language_model import Rows, fit
+from goodheart.train.optimizer import resolve_dtype
+from goodheart.train.policy import load_policy, ready, row_length, save_policy
+from goodheart.train.run import Run
+from goodheart.train.session import open_session
+
+
+class PretrainConfig(TrainingSettings):
+    """Settings of domain pre-training."""
+
+    data: str | list[str]  # files, folders or Hub ids with a `text` column, or plain .txt
+    held_out: float = Field(0.05, ge=0, lt=1)  # share of the documents kept for the loss on unseen text
+    eval_every: int | None = Field(None, ge=1)  # steps; None = at the end only
+    pack: bool = True  # several documents in a row, each seeing only itself
+    new_model: dict[str, Any] | None = None  # sizes of a model from scratch; `model` then names its tokenizer folder
+    learning_rate: float = Field(5e-4, gt=0)
+
+
+def train(config: PretrainConfig) -> Run:
+    """Runs the stage; returns its finished run folder."""
+    sources = [config.data] if isinstance(config.data, str) else config.data
+    with open_session("pretrain", config, parents={"model": config.model}, data=sources) as session:
+        if session.finished:
+            return session.run
+
+        # 1. model and text
+        if config.new_model is None:
+            model, template = load_policy(config, session)
+        else:
+            template = Template(load_tokenizer(config.model), plain_prompts=config.plain_prompts)
+            fresh = new_model(config.new_model, vocab_size=template.vocab_size, seed=config.seed)
+            model = ready(fresh.to(session.device, resolve_dtype(config.dtype, session.device)), config, session)
+        max_length = row_length(config, model.max_length)
+        loaded = read_records(sources, "text")
+        kept, aside = split_by_prompt(loaded.records, config.held_out, config.seed)
+        prepared = documents(kept, template, max_length, loaded.bad)
+        session.report_skipped(prepared.skipped)
+        require(prepared.items, prepared.skipped, "text", sources)
+        unseen = documents(aside, template, max_length).items
+
+        # 2. train
+        rows = Rows.of(prepared.items, packed=config.pack, max_length=max_length, pad_id=template.pad_id)
+        held_out = Rows.of(unseen, packed=False, max_length=max_length, pad_id=template.pad_id)
+        losses = fit(session, model, rows, held_out, config, "pre-training", config.eval_every)
+
+        # 3. save
+        with session.model_folder() as folder:
+            save_policy(model, template, folder, session)
+        results = {
+            "rows": len(rows.groups),
+            "tokens_per_epoch": rows.trained_tokens(range(len(rows.groups))),
+            "skipped": prepared.skipped.total,
+        }
+        return session.finish(results | losses)

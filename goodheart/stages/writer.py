@@ -1,0 +1,95 @@
+"""Text in, text out: the engine with a template around it. What `sample`, `ppo` and `chat` generate with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+
+from pydantic import Field
+
+from goodheart.data.records import Answer, Prompt
+from goodheart.data.template import Template
+from goodheart.generate.engine import Engine, Generation
+from goodheart.generate.sampling import SamplingParams
+from goodheart.models.causal import CausalLM
+from goodheart.train.config import Settings
+
+
+class SamplingSettings(Settings):
+    """How answers are drawn."""
+
+    max_new_tokens: int = Field(128, ge=1)
+    temperature: float = Field(1.0, ge=0)  # 0 = always the likeliest token
+    top_k: int = Field(0, ge=0)  # 0 = off
+    top_p: float = Field(1.0, gt=0, le=1)  # 1 = off
+    min_p: float = Field(0.0, ge=0, lt=1)  # 0 = off
+    stop: list[str] = Field(default_factory=list)  # an answer also ends before the first of these
+
+
+class Writer:
+    """Answers prompts with a model whose weights it shares: train the model and the next answer is the new one's."""
+
+    def __init__(self, model: CausalLM, template: Template, *, slots: int = 64) -> None:
+        self.template = template
+        self.engine = Engine(model, slots=slots)
+
+    def generate(
+        self,
+        prompts: Sequence[list[int]],
+        sampling: SamplingSettings,
+        *,
+        seed: int,
+        sequence_ids: Sequence[int] | None = None,
+        on_finish: Callable[[int, Generation], None] | None = None,
+    ) -> list[Generation]:
+        """One answer per prompt, as tokens. `sequence_ids` pick each row's random numbers (default 0, 1, 2 ...)."""
+        return self.engine.generate(
+            [list(p) for p in prompts],
+            self._params(sampling, seed),
+            stop=self._stop(sampling.stop),
+            sequence_ids=sequence_ids,
+            on_finish=on_finish,
+        )
+
+    def answer(self, prompt: Prompt, generation: Generation, stop: Sequence[str] = ()) -> Answer:
+        """The generated tokens as the text a reader sees: without end token, cut before a stop string."""
+        text = self.template.decode(generation.ids)
+        for word in stop:
+            text = text.partition(word)[0] if word in text else text
+        return Answer(text.strip() if prompt.is_chat else text)
+
+    def stream(self, prompt: Prompt, sampling: SamplingSettings, *, seed: int) -> Iterator[str]:
+        """Pieces of text as they come; a character split over several tokens arrives whole."""
+        ids: list[int] = []
+        shown = ""
+        stop = self._stop(sampling.stop)
+        for token in self.engine.stream(self.template.prompt_ids(prompt), self._params(sampling, seed), stop):
+            ids.append(token)
+            text = self.template.decode(ids)
+            if text.endswith("\N{REPLACEMENT CHARACTER}"):
+                continue  # the bytes of this character are not complete yet
+            cut = min((text.find(w) for w in sampling.stop if w in text), default=len(text))
+            yield text[len(shown) : cut]
+            shown = text[:cut]
+
+    def _params(self, sampling: SamplingSettings, seed: int) -> SamplingParams:
+        return SamplingParams(
+            max_new_tokens=sampling.max_new_tokens,
+            temperature=sampling.temperature,
+            top_k=sampling.top_k,
+            top_p=sampling.top_p,
+            min_p=sampling.min_p,
+            seed=seed,
+            eos_ids=self.template.eos_ids,
+        )
+
+    def _stop(self, words: Sequence[str]) -> Callable[[list[int]], bool] | None:
+        if not words:
+            return None
+        longest = max(len(w) for w in words)
+
+        def ended(ids: list[int]) -> bool:
+            # every token adds at least one byte, so the last `4 * longest` tokens hold any stop string just completed
+            tail = self.template.decode(ids[-4 * longest :])
+            return any(word in tail for word in words)
+
+        return ended

@@ -1,0 +1,183 @@
+"""One training run from the first line of its log to DONE: what every stage's loop stands on.
+
+with open_session("sft", config, parents={"model": config.model}, data=[config.data]) as session:
+    if session.finished:
+        return session.run
+    ... build the model, the batches, the optimiser; session.state.add(...) what must survive a crash ...
+    for step in session.steps(total):
+        session.log(step, train_step(...))
+    with session.model_folder() as folder:
+        save_causal(model, folder)
+    session.finish({"loss": ...})
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from goodheart.data.examples import Skipped
+from goodheart.errors import Interrupted
+from goodheart.train.checkpoint import TrainState
+from goodheart.train.config import TrainingSettings
+from goodheart.train.files import replace_text
+from goodheart.train.interrupt import Stop, stop_signal
+from goodheart.train.metrics import read_metrics
+from goodheart.train.parallel import World
+from goodheart.train.run import Run
+
+
+class Position:
+    """Where the loop stands; kept in every checkpoint."""
+
+    def __init__(self) -> None:
+        self.step = 0  # steps done
+        self.ended: str | None = None  # why the loop stopped before its last step
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"step": self.step, "ended": self.ended}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.step, self.ended = int(state["step"]), state["ended"]
+
+
+class Session:
+    """A run folder, the processes working on it, and the state that a checkpoint holds."""
+
+    def __init__(self, run: Run, world: World, config: TrainingSettings, stop: Stop) -> None:
+        self.run, self.world, self.config, self.stop = run, world, config, stop
+        self.state = TrainState()
+        self.position = Position()
+        self.state.add("position", self.position)
+        self.started = time.monotonic()
+
+    def report_skipped(self, skipped: Skipped) -> None:
+        """Says how many rows were set aside and why; the first of each reason go to skipped.jsonl."""
+        if not skipped.total or not self.world.is_main:
+            return
+        self.run.note(f"set aside {skipped.total} rows: {skipped.summary()} (listed in skipped.jsonl)")
+        rows = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in skipped.shown)
+        replace_text(self.run.path / "skipped.jsonl", rows)
+
+    @property
+    def finished(self) -> bool:
+        return self.run.finished
+
+    @property
+    def device(self) -> torch.device:
+        return self.world.device
+
+    def steps(self, total: int, label: str, *, checkpoint_every: int) -> Iterator[int]:
+        """Yields the steps that are left, counted from 0, and saves a checkpoint at intervals.
+
+        The first call restores the newest complete checkpoint. Ctrl-C ends the current step, saves, and raises.
+
+        Raises:
+            Interrupted: the user asked to stop; everything done so far is saved.
+        """
+        self._restore()
+        with self.run.progress(total, label) as self.bar:
+            self.bar.advance(self.position.step)
+            while self.position.step < total and self.position.ended is None:
+                yield self.position.step
+                self.position.step += 1
+                self.bar.advance(1)
+                asked = self.world.max(float(self.stop.requested)) > 0
+                if asked or self.position.step % checkpoint_every == 0:
+                    self.save()
+                if asked:
+                    raise Interrupted(
+                        f"stopped after step {self.position.step} of {total}; the same command continues from there"
+                    )
+
+    def end(self, reason: str) -> None:
+        """Makes `steps` stop after the current one."""
+        self.position.ended = reason
+        self.run.note(f"ended after step {self.position.step + 1}: {reason}")
+
+    def log(
+        self,
+        step: int,
+        metrics: Mapping[str, float],
+        shown: tuple[str, ...] = (),
+        timing: Mapping[str, float] | None = None,
+    ) -> None:
+        """Writes the metrics of a step (counted from 0 here, from 1 in the log) and shows some beside the bar."""
+        self.run.log(step + 1, metrics, timing=timing)
+        self.bar.advance(0, **{name.rsplit("/", 1)[-1]: metrics[name] for name in shown if name in metrics})
+
+    def last_metrics(self, prefix: str) -> dict[str, float]:
+        """The newest logged values of the metrics whose names start with `prefix`."""
+        rows = read_metrics(self.run.path) if self.world.is_main else []
+        return {name: value for name, value in rows[-1].items() if name.startswith(prefix)} if rows else {}
+
+    def save(self) -> None:
+        self.run.checkpoints.save(self.position.step, self.state)
+
+    @contextmanager
+    def model_folder(self) -> Iterator[Path]:
+        """A folder to write the result into; becomes the run's `model/` whole or not at all."""
+        target = self.run.model_dir
+        temporary = target.with_name("model.partial")
+        if self.world.is_main:
+            shutil.rmtree(temporary, ignore_errors=True)
+            temporary.mkdir(parents=True)
+        self.world.barrier()
+        yield temporary
+        self.world.barrier()
+        if self.world.is_main:
+            shutil.rmtree(target, ignore_errors=True)
+            temporary.rename(target)
+
+    def finish(self, results: Mapping[str, Any]) -> Run:
+        """Writes the results and marks the run as done."""
+        ended = {"ended_early": self.position.ended} if self.position.ended else {}
+        seconds = round(time.monotonic() - self.started, 2)
+        self.run.finish({**results, **ended, "steps": self.position.step, "seconds": seconds})
+        self.world.barrier()
+        return self.run
+
+    def _restore(self) -> None:
+        newest = self.run.checkpoints.latest()
+        step = 0
+        if newest is not None:
+            step, folder = newest
+            self.state.load(folder)
+            self.run.note(f"continuing from checkpoint step {step}")
+        self.run.cut_back(step)
+
+
+@contextmanager
+def open_session(
+    stage: str, config: TrainingSettings, *, parents: Mapping[str, str], data: list[str]
+) -> Iterator[Session]:
+    """Opens or continues the run folder `config.out`, joins the other processes, and listens for Ctrl-C.
+
+    Args:
+        stage: name of the stage.
+        config: its resolved settings.
+        parents: role -> run folder or model folder this run builds on.
+        data: data files.
+    """
+    world = World.start(config.device)
+    torch.manual_seed(config.seed)
+    run = Run.open(
+        config.out,
+        stage=stage,
+        config=config.model_dump(mode="json"),
+        parents=dict(parents),
+        data=data,
+        seed=config.seed,
+        quiet=config.quiet,
+        main=world.is_main,
+    )
+    run.checkpoints.keep = config.keep_checkpoints
+    with run, stop_signal() as stop:
+        yield Session(run, world, config, stop)
