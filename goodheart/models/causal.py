@@ -34,11 +34,13 @@ class CausalLM(nn.Module):
     """A decoder behind one interface: `Transformer` (ours) or `HFCausal` (any other of transformers).
 
     hf_config: what its config.json says. generation_config: what its generation_config.json says, {} without one.
+    source: path or Hub id that it was loaded from, None for a fresh one.
     checkpoint_activations: recompute each layer in backward instead of keeping its activations.
     """
 
     hf_config: dict[str, Any]
     generation_config: dict[str, Any]
+    source: str | None
     is_native: bool
     checkpoint_activations: bool
 

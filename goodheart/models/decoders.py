@@ -1,4 +1,4 @@
-"""Model folders to modules and back: causal language models here, reward models with `load_reward` and `save_reward`.
+"""Causal language models in and out of folders.
 
 Architectures of `models/transformer.py` are read straight from config.json and safetensors, without transformers, which
 takes seconds to import; all others go through `models/hf.py`.
@@ -6,10 +6,8 @@ takes seconds to import; all others go through `models/hf.py`.
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,39 +15,10 @@ from torch import Tensor
 from goodheart.errors import ModelError
 from goodheart.models.architecture import NotNative, TransformerConfig
 from goodheart.models.causal import CausalLM
-from goodheart.models.heads import reward_from_causal
-from goodheart.models.new import new_model
+from goodheart.models.lora import has_adapter, load_adapter, merged_state, read_adapter_base
+from goodheart.models.resolve import resolve
 from goodheart.models.transformer import Transformer
 from goodheart.models.weights import SHARD_BYTES, fill, read_config, read_optional, read_tensors, write_folder
-
-__all__ = ["dtype_name", "load_causal", "new_model", "resolve", "reward_from_causal", "save_causal"]
-
-# What a Hub download brings: configs, safetensors, tokenizer files; never pickles or code.
-_HUB_FILES = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?(@[\w./-]+)?")
-
-
-def resolve(path: str | Path) -> Path:
-    """The model folder that a user means.
-
-    path: a Hugging Face folder, an adapter folder, a folder of ensemble members, a run folder (its `model/` is
-        meant), or a Hub id (`org/name` or `org/name@revision`), which is downloaded or taken from the local cache.
-    Raises ModelError when there is no such thing, or the run is not finished.
-    """
-    folder = Path(path).expanduser()
-    if folder.is_dir():
-        if (folder / "model").is_dir() and not (folder / "config.json").is_file():
-            return folder / "model"
-        if (folder / "lineage.json").is_file() and not (folder / "config.json").is_file():
-            raise ModelError(
-                f"{folder}: an unfinished run, it has no model/ yet; finish it by starting the same command again"
-            )
-        return folder
-    if folder.exists():
-        raise ModelError(f"{folder}: a file, not a model folder; give the folder that holds config.json")
-    if not _HUB_ID.fullmatch(str(path)):
-        raise ModelError(f"{folder}: no such folder")
-    return _download(str(path))
 
 
 def load_causal(
@@ -61,28 +30,43 @@ def load_causal(
     Raises ModelError for a folder that is not a model, is damaged, or whose weights do not fit its config.
     """
     folder = resolve(path)
+    base = read_adapter_base(folder)
+    if base is not None:
+        model = load_causal(base, dtype=dtype, device=device)
+        rest = load_adapter(model, folder)
+        if rest:
+            raise ModelError(f"{folder}: the adapter brings {next(iter(rest))}, which is no part of a language model")
+        return model
     hf = read_config(folder)
     try:
         config = TransformerConfig.from_hf(hf)
-    except NotNative as reason:
-        raise ModelError(f"{folder}: {reason}") from reason
-    return _load_native(folder, config, dtype, device)
+    except NotNative:
+        from goodheart.models.hf_load import load_hf_causal
+
+        model = load_hf_causal(folder, hf, dtype, device)
+    else:
+        model, _ = read_native(folder, config, dtype, device)
+    model.generation_config = read_optional(folder / "generation_config.json")
+    model.source = str(path)
+    return model
 
 
 def save_causal(
     model: CausalLM, folder: str | Path, state: Mapping[str, Tensor] | None = None, *, shard_bytes: int = SHARD_BYTES
 ) -> None:
-    """Write the model as a Hugging Face folder that transformers loads to the same logits.
+    """Write the model as a Hugging Face folder that transformers loads to the same logits; an adapter is merged in.
 
     state: whole tensors gathered from a sharded model; the model's own when absent. shard_bytes: largest weight file.
     """
+    folder = Path(folder)
     if not isinstance(model, Transformer):
-        raise ModelError(f"cannot save a {type(model).__name__}")
-    tensors = dict(model.state_dict() if state is None else state)
+        _save_hf(model, folder, state)
+        return
+    tensors = merged_state(model, state)
     if model.config.tie:
         tensors.pop("lm_head.weight", None)
     config = model.config.to_hf(dtype_name(model))
-    write_folder(Path(folder), config, tensors, generation_config=model.generation_config, shard_bytes=shard_bytes)
+    write_folder(folder, config, tensors, generation_config=model.generation_config, shard_bytes=shard_bytes)
 
 
 def dtype_name(model: torch.nn.Module) -> str:
@@ -90,38 +74,36 @@ def dtype_name(model: torch.nn.Module) -> str:
     return str(next(model.parameters()).dtype).removeprefix("torch.")
 
 
-def _load_native(
-    folder: Path, config: TransformerConfig, dtype: torch.dtype, device: str | torch.device
-) -> Transformer:
+def read_native(
+    folder: Path, config: TransformerConfig, dtype: torch.dtype, device: str | torch.device, *, head: bool = True
+) -> tuple[Transformer, dict[str, Tensor]]:
+    """The decoder in a folder. head: with its output layer. -> the model, and tensors of heads that are no part of
+    it.
+    """
     with torch.device("meta"):
-        model = Transformer(config)
+        model = Transformer(config, head=head)
     model = model.to(dtype).to_empty(device=device)
-    fill(model, _renamed(folder, config), folder)
-    model.generation_config = read_optional(folder / "generation_config.json")
-    return model
+    return model, fill(model, _renamed(folder, config, head), folder)
 
 
-def _renamed(folder: Path, config: TransformerConfig) -> Any:
+def _save_hf(model: CausalLM, folder: Path, state: Mapping[str, Tensor] | None) -> None:
+    from goodheart.models.hf import HFCausal
+    from goodheart.models.hf_load import save_hf
+
+    if not isinstance(model, HFCausal):
+        raise ModelError(f"cannot save a {type(model).__name__}")
+    if has_adapter(model):
+        raise ModelError("an adapted model of this architecture is saved with save_adapter, or after merge")
+    whole = None if state is None else {k.removeprefix("hf."): t for k, t in state.items()}
+    save_hf(model.hf, folder, model.hf_config, state_dict=whole)
+
+
+def _renamed(folder: Path, config: TransformerConfig, head: bool) -> Iterator[tuple[str, Tensor]]:
     """Tensors under our names: those of a bare trunk (LlamaModel) get the prefix they have inside a
     LlamaForCausalLM.
     """
     for name, tensor in read_tensors(folder):
         if name.startswith(("embed_tokens.", "layers.", "norm.")):
             name = f"model.{name}"
-        if not (config.tie and name == "lm_head.weight"):
+        if name != "lm_head.weight" or (head and not config.tie):
             yield name, tensor
-
-
-def _download(hub_id: str) -> Path:
-    """A Hub repository in the local cache. Raises ModelError when it does not exist or cannot be reached."""
-    from huggingface_hub import snapshot_download
-
-    name, _, revision = hub_id.partition("@")
-    try:
-        return Path(snapshot_download(name, revision=revision or None, allow_patterns=_HUB_FILES))
-    except Exception as error:  # network, permission and lookup errors of several libraries
-        first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise ModelError(
-            f"{hub_id}: no such folder here, and as a Hub id it cannot be fetched ({first_line}); "
-            "check the path, or the id and the network"
-        ) from error

@@ -144,9 +144,14 @@ def reward_from_causal(model: CausalLM, num_heads: int = 1, *, seed: int = 0) ->
 
 
 def drop_output_layer(model: CausalLM) -> None:
-    """Free the output layer of a trunk of ours; it would take memory and never get a gradient."""
+    """Free the output layer of a trunk (ours), or freeze it (transformers): it would never get a gradient."""
     if model.is_native:
         model.lm_head = None  # type: ignore[assignment]
+        return
+    hf: Any = model.hf
+    head = hf.get_output_embeddings()
+    if head is not None and head.weight is not hf.get_input_embeddings().weight:
+        head.requires_grad_(False)
 
 
 def _head(backbone: CausalLM, num_heads: int, seed: int) -> nn.Linear:

@@ -162,6 +162,7 @@ class Transformer(CausalLM):
         self.config = config
         self.hf_config = config.to_hf()
         self.generation_config = {}
+        self.source = None
         self.model = Trunk(config)
         self.lm_head = nn.Linear(config.width, config.vocab_size, bias=False) if head else None
         self.fuse_()

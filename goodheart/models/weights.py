@@ -102,22 +102,23 @@ def read_tensors(folder: Path, name: str = WEIGHTS) -> Iterator[tuple[str, Tenso
 
 
 @torch.no_grad()
-def fill(
-    module: nn.Module, tensors: Iterable[tuple[str, Tensor]], source: Path, *, optional: tuple[str, ...] = ()
-) -> None:
+def fill(module: nn.Module, tensors: Iterable[tuple[str, Tensor]], source: Path) -> dict[str, Tensor]:
     """Copy tensors into the parameters and buffers of the same names, in their dtype and on their device.
 
-    optional: prefixes of names that the source may lack. Parameters that share memory count as one name each.
+    Parameters that share memory count as one. -> tensors of heads that the module lacks (score, value head,
+    classifier).
     Raises ModelError for a shape that differs, a missing tensor, or a tensor that the module has no place for.
     """
     places: dict[str, Tensor] = module.state_dict(keep_vars=True)
     filled: set[int] = set()
+    heads: dict[str, Tensor] = {}
     strangers: list[str] = []
     for name, tensor in tensors:
         place = places.get(name)
-        if place is None:
-            if not name.endswith(_IGNORED_SUFFIXES) and not name.startswith(_OTHER_HEADS):
-                strangers.append(name)
+        if place is None and name.startswith(_OTHER_HEADS):
+            heads[name] = tensor
+        elif place is None:
+            strangers += [] if name.endswith(_IGNORED_SUFFIXES) else [name]
         elif place.shape != tensor.shape:
             raise ModelError(
                 f"{source}: {name} has shape {tuple(tensor.shape)} but config.json asks for {tuple(place.shape)}; "
@@ -126,13 +127,14 @@ def fill(
         else:
             place.copy_(tensor)
             filled.add(id(place))
-    missing = [n for n, p in places.items() if id(p) not in filled and not n.startswith(optional or ("\0",))]
+    missing = [name for name, place in places.items() if id(place) not in filled]
     if missing:
         raise ModelError(
             f"{source}: the weights lack {_some(missing)}; config.json and weights belong to different models"
         )
     if strangers:
         raise ModelError(f"{source}: the weights hold {_some(strangers)}, for which config.json has no place")
+    return heads
 
 
 def write_folder(
