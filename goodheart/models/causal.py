@@ -50,6 +50,11 @@ class CausalLM(nn.Module):
         raise NotImplementedError
 
     @property
+    def has_adapter(self) -> bool:
+        """Whether a LoRA adapter is in the model (see `models/lora.py`)."""
+        return hasattr(getattr(self, "hf", self), "peft_config")
+
+    @property
     def width(self) -> int:
         """Size of a hidden state."""
         raise NotImplementedError

@@ -50,6 +50,21 @@ def fused_linear(x_ND: Tensor, layers: Sequence[nn.Module]) -> Tensor:
     return torch.cat([layer(x_ND) for layer in layers], dim=-1)
 
 
+def fused_weights(layers: Sequence[nn.Module]) -> tuple[Tensor, Tensor | None] | None:
+    """The weight (E, D) and bias (E) that serve all layers at once, sharing their memory and detached from autograd.
+
+    layers: one or more. -> None when one is not a plain Linear with plain parameters, or when they are not fused.
+    """
+    if not all(type(layer) is nn.Linear for layer in layers):
+        return None
+    weights, biases = _parameters(layers)
+    weight = _block(weights)
+    bias = _block(biases) if biases else None
+    if weight is None or biases is None or (bias is None) != (not biases):
+        return None
+    return weight, bias
+
+
 def silu_gate(gate_up: Tensor) -> Tensor:
     """silu(gate) * up (SwiGLU, Shazeer 2020, arXiv:2002.05202). gate_up: (..., 2F), gate first. -> (..., F)."""
     return _SiluGate.apply(gate_up)
