@@ -83,6 +83,8 @@ def _backward(
         else:
             loss = loss * 0.0
         loss.backward()
+        # The name would keep the graph until the next micro-batch has built its own.
+        del loss
     return losses, sums
 
 
