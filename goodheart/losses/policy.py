@@ -33,7 +33,7 @@ def ppo_policy_loss(
     is not clamped.
 
     logps_BT, old_logps_BT: nats; only the first gets gradients. advantages_BT: constants. mask_BT: sampled tokens.
-    cliprange: low side, and high side too unless `cliprange_high` is given (clip-higher, DAPO arXiv:2503.14476 sec. 3.1).
+    cliprange: low side, and high side too unless `cliprange_high` is given (DAPO's clip-higher, arXiv:2503.14476 3.1).
     num_tokens: masked tokens in the whole optimizer step, over all processes.
     dual_clip: c > 1 bounds the loss by -A c where A < 0 (Ye et al. arXiv:1912.09729); None = off.
     -> scalar loss; `policy/clipfrac_avg` (share of tokens where the clip decides), `policy/approxkl_avg` (k2 of old

@@ -1,0 +1,141 @@
+"""B rows, T time, V vocabulary."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from goodheart.losses.policy import entropy_loss, ppo_policy_loss, value_loss
+
+ALL_14 = torch.ones(1, 4, dtype=torch.bool)
+
+
+def test_clipped_surrogate_by_hand() -> None:
+    # ratio 1.5, A 1: max(-1.5, -1.2) = -1.2, clipped, no gradient
+    # ratio 1.5, A -1: max(1.5, 1.2) = 1.5, gradient -A r = 1.5
+    # ratio 0.5, A 1: max(-0.5, -0.8) = -0.5, gradient -0.5
+    # ratio 0.5, A -1: max(0.5, 0.8) = 0.8, clipped, no gradient
+    logps_BT = torch.tensor([[1.5, 1.5, 0.5, 0.5]]).log().requires_grad_()
+    advantages_BT = torch.tensor([[1.0, -1.0, 1.0, -1.0]])
+    loss, metrics = ppo_policy_loss(logps_BT, torch.zeros(1, 4), advantages_BT, ALL_14, cliprange=0.2, num_tokens=4)
+    torch.testing.assert_close(loss, torch.tensor((-1.2 + 1.5 - 0.5 + 0.8) / 4))
+    loss.backward()
+    torch.testing.assert_close(logps_BT.grad, torch.tensor([[0.0, 1.5, -0.5, 0.0]]) / 4)
+    means = metrics.means()
+    assert means["policy/clipfrac_avg"] == 0.5
+    assert means["val/ratio"] == pytest.approx(1.0)
+    assert means["loss/policy_avg"] == pytest.approx(0.15)
+    # k2: (ln 1.5)^2 / 2 = 0.082201 and (ln 0.5)^2 / 2 = 0.240227
+    assert means["policy/approxkl_avg"] == pytest.approx((0.082201 + 0.240227) / 2, abs=1e-6)
+    # k3 of old against new: r - 1 - ln r = 0.5 - 0.405465 and -0.5 + 0.693147
+    assert means["policy/approxkl_k3_avg"] == pytest.approx((0.094535 + 0.193147) / 2, abs=1e-6)
+
+
+def test_higher_upper_range_by_hand() -> None:
+    # range [0.8, 1.4]: -min(1.5, 1.4) = -1.4; the other three as before
+    logps_BT = torch.tensor([[1.5, 1.5, 0.5, 0.5]]).log()
+    advantages_BT = torch.tensor([[1.0, -1.0, 1.0, -1.0]])
+    loss, _ = ppo_policy_loss(
+        logps_BT, torch.zeros(1, 4), advantages_BT, ALL_14, cliprange=0.2, cliprange_high=0.4, num_tokens=4
+    )
+    torch.testing.assert_close(loss, torch.tensor((-1.4 + 1.5 - 0.5 + 0.8) / 4))
+
+
+def test_dual_clip_by_hand() -> None:
+    # c = 3. ratio 4, A -1: 4 -> 3, no gradient. ratio 2, A -1: 2. ratio 4, A 1: -1.2 as ever. ratio 0.1, A -1: 0.8
+    logps_BT = torch.tensor([[4.0, 2.0, 4.0, 0.1]]).log().requires_grad_()
+    advantages_BT = torch.tensor([[-1.0, -1.0, 1.0, -1.0]])
+    arguments = (logps_BT, torch.zeros(1, 4), advantages_BT, ALL_14)
+    loss, _ = ppo_policy_loss(*arguments, cliprange=0.2, num_tokens=1, dual_clip=3.0)
+    torch.testing.assert_close(loss, torch.tensor(3.0 + 2.0 - 1.2 + 0.8))
+    loss.backward()
+    torch.testing.assert_close(logps_BT.grad, torch.tensor([[0.0, 2.0, 0.0, 0.0]]))
+    with pytest.raises(ValueError, match="dual_clip"):
+        ppo_policy_loss(*arguments, cliprange=0.2, num_tokens=1, dual_clip=1.0)
+
+
+def test_first_update_is_the_policy_gradient() -> None:
+    # At ratio 1 the gradient is -A grad(log p) / num_tokens, nothing is clipped, and the KL is 0.
+    logits_BTV = torch.randn(3, 5, 7, dtype=torch.float64, requires_grad=True)
+    tokens_BT = torch.randint(7, (3, 5))
+    advantages_BT = torch.randn(3, 5, dtype=torch.float64)
+    mask_BT = torch.rand(3, 5) < 0.7
+    logps_BT = logits_BTV.log_softmax(-1).gather(2, tokens_BT[..., None])[..., 0]
+    loss, metrics = ppo_policy_loss(
+        logps_BT, logps_BT.detach(), advantages_BT, mask_BT, cliprange=0.2, num_tokens=11, dual_clip=3.0
+    )
+    (grad_BTV,) = torch.autograd.grad(loss, logits_BTV)
+    # d log p[x] / d logits = onehot(x) - p
+    score_BTV = torch.nn.functional.one_hot(tokens_BT, 7) - logits_BTV.detach().softmax(-1)
+    torch.testing.assert_close(grad_BTV, -(advantages_BT * mask_BT)[..., None] * score_BTV / 11)
+    means = metrics.means()
+    assert (means["val/ratio"], means["policy/clipfrac_avg"], means["policy/approxkl_avg"]) == (1.0, 0.0, 0.0)
+
+
+def test_surrogate_gradient_equals_finite_differences() -> None:
+    # Ratios 1.5, 1.1, 0.9, 0.5 and both signs: on none of the kinks.
+    log_ratio_BT = torch.tensor([[1.5, 1.1, 0.9, 0.5]] * 2, dtype=torch.float64).log().requires_grad_()
+    advantages_BT = torch.tensor([[0.7] * 4, [-1.3] * 4], dtype=torch.float64)
+    mask_BT = torch.ones(2, 4, dtype=torch.bool)
+    assert torch.autograd.gradcheck(
+        lambda x: ppo_policy_loss(x, torch.zeros_like(x), advantages_BT, mask_BT, cliprange=0.2, num_tokens=8)[0],
+        [log_ratio_BT],
+    )
+
+
+def test_value_loss_by_hand() -> None:
+    # old 1, range 0.2, so values are clipped to [0.8, 1.2]
+    # V 1.1, R 2: inside; 0.9^2 = 0.81, gradient V - R = -0.9
+    # V 1.5, R 2: free 0.25, clipped (1.2 - 2)^2 = 0.64 decides, no gradient
+    # V 1.5, R 0: free 2.25 decides over 1.44, gradient 1.5
+    # V 0.5, R 0: free 0.25, clipped 0.64 decides, no gradient
+    values_BT = torch.tensor([[1.1, 1.5, 1.5, 0.5]], requires_grad=True)
+    returns_BT = torch.tensor([[2.0, 2.0, 0.0, 0.0]])
+    arguments = (values_BT, torch.ones(1, 4), returns_BT, ALL_14)
+    loss, metrics = value_loss(*arguments, cliprange_value=0.2, num_tokens=4)
+    torch.testing.assert_close(loss, torch.tensor(0.5 * (0.81 + 0.64 + 2.25 + 0.64) / 4))
+    loss.backward()
+    torch.testing.assert_close(values_BT.grad, torch.tensor([[-0.9, 0.0, 1.5, 0.0]]) / 4)
+    means = metrics.means()
+    assert means["val/clipfrac_avg"] == 0.5
+    assert means["val/mean"] == pytest.approx(1.15)
+    assert means["val/error_avg"] == pytest.approx((0.81 + 0.25 + 2.25 + 0.25) / 4)
+    unclipped, metrics = value_loss(*arguments, cliprange_value=None, num_tokens=4)
+    torch.testing.assert_close(unclipped, torch.tensor(0.5 * (0.81 + 0.25 + 2.25 + 0.25) / 4))
+    assert metrics.means()["val/clipfrac_avg"] == 0.0
+
+
+def test_entropy_loss_by_hand() -> None:
+    # Minimising -H/num_tokens pushes the entropy up: gradient -1/4 on each masked entry.
+    entropy_BT = torch.tensor([[1.0, 2.0, 9.0]], requires_grad=True)
+    loss, metrics = entropy_loss(entropy_BT, torch.tensor([[True, True, False]]), num_tokens=4)
+    torch.testing.assert_close(loss, torch.tensor(-0.75))
+    loss.backward()
+    torch.testing.assert_close(entropy_BT.grad, torch.tensor([[-0.25, -0.25, 0.0]]))
+    assert metrics.means() == {"policy/entropy_avg": 1.5}
+
+
+def test_padding_is_never_read() -> None:
+    mask_BT = torch.tensor([[True, True, False, False]])
+    dirty_BT = torch.tensor([[0.1, -0.2, torch.nan, torch.inf]])
+    clean_BT = dirty_BT.masked_fill(~mask_BT, 0)
+    results = []
+    for x_BT in (dirty_BT, clean_BT):
+        leaf_BT = x_BT.clone().requires_grad_()
+        policy, first = ppo_policy_loss(leaf_BT, 0.5 * x_BT, x_BT, mask_BT, cliprange=0.2, num_tokens=2)
+        value, second = value_loss(leaf_BT, x_BT, x_BT * 2, mask_BT, cliprange_value=0.2, num_tokens=2)
+        entropy, third = entropy_loss(leaf_BT, mask_BT, num_tokens=2)
+        (policy + value + entropy).backward()
+        results.append((leaf_BT.grad, (first | second | third).means()))
+    torch.testing.assert_close(results[0], results[1], atol=0, rtol=0)
+
+
+@pytest.mark.parametrize("count", [0, -3])
+def test_a_step_without_tokens_is_refused(count: int) -> None:
+    x_BT = torch.zeros(1, 4)
+    with pytest.raises(ValueError, match="num_tokens"):
+        ppo_policy_loss(x_BT, x_BT, x_BT, ALL_14, cliprange=0.2, num_tokens=count)
+    with pytest.raises(ValueError, match="num_tokens"):
+        value_loss(x_BT, x_BT, x_BT, ALL_14, cliprange_value=None, num_tokens=count)
+    with pytest.raises(ValueError, match="num_tokens"):
+        entropy_loss(x_BT, ALL_14, num_tokens=count)
