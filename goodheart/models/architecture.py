@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from goodheart.models.rotary import ROPE_TYPES, Rope
+from goodheart.models.rotary import OPTIONAL_ROPE_SETTINGS, ROPE_TYPES, Rope
 
 # Keys that do not change the forward pass of a text decoder (dropout is always off here).
 _HARMLESS = frozenset(
@@ -36,6 +36,7 @@ _READ = frozenset(
     tie_word_embeddings use_sliding_window vocab_size
     """.split()  # noqa: SIM905
 )
+_SIZES = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
 
 
 class NotNative(ValueError):
@@ -124,9 +125,9 @@ class TransformerConfig:
         unknown = [k for k, v in hf.items() if k not in _READ | _HARMLESS and v not in (None, False, [], {})]
         if unknown:
             raise NotNative(f"unknown setting {', '.join(sorted(unknown))} for {name}")
-        missing = [k for k in ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads") if k not in hf]
-        if missing or "intermediate_size" not in hf:
-            raise NotNative(f"config.json has no {', '.join([*missing, 'intermediate_size'][:3])}")
+        wrong = [k for k in _SIZES if not isinstance(hf.get(k), int) or hf[k] < 1]
+        if wrong:
+            raise NotNative(f"config.json gives no whole number for {', '.join(wrong)}")
         width, heads, layers = hf["hidden_size"], hf["num_attention_heads"], hf["num_hidden_layers"]
         kv_heads = hf.get("num_key_value_heads") or heads
         head_dim = hf.get("head_dim") or family.head_dim or width // heads
@@ -270,4 +271,7 @@ def _rope(settings: Mapping[str, Any], hf: Mapping[str, Any], theta: float) -> R
     values = {k: settings[k] for k in ROPE_TYPES[kind] if settings.get(k) is not None}
     if "original_max_position_embeddings" in ROPE_TYPES[kind]:
         values.setdefault("original_max_position_embeddings", hf.get("max_position_embeddings"))
+    lacking = [k for k in ROPE_TYPES[kind] if k not in values and k not in OPTIONAL_ROPE_SETTINGS]
+    if lacking:
+        raise NotNative(f"rope_type {kind} without {', '.join(lacking)}")
     return Rope(kind=kind, theta=float(settings.get("rope_theta") or theta), settings=tuple(sorted(values.items())))

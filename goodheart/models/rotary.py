@@ -14,20 +14,12 @@ import torch
 from torch import Tensor
 
 # Scalings we compute, each with the settings it reads.
+OPTIONAL_ROPE_SETTINGS = ("attention_factor", "beta_fast", "beta_slow", "mscale", "mscale_all_dim", "truncate")
 ROPE_TYPES: dict[str, tuple[str, ...]] = {
     "default": (),
     "linear": ("factor",),
     "llama3": ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"),
-    "yarn": (
-        "factor",
-        "original_max_position_embeddings",
-        "attention_factor",
-        "beta_fast",
-        "beta_slow",
-        "mscale",
-        "mscale_all_dim",
-        "truncate",
-    ),
+    "yarn": ("factor", "original_max_position_embeddings", *OPTIONAL_ROPE_SETTINGS),
 }
 
 # Angles are looked up in a table up to this many positions; longer contexts compute them for the positions at hand.

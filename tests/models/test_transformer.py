@@ -154,7 +154,9 @@ def test_explicit_positions_equal_the_default(tmp_path: Path) -> None:
     model, ids_BT = load_causal(tmp_path), some_ids()
     torch.testing.assert_close(model(ids_BT, positions_BT=torch.arange(23).expand(3, -1)), model(ids_BT))
     # Rotary positions are relative: a shift of all positions is invisible.
-    torch.testing.assert_close(model(ids_BT, positions_BT=torch.arange(23)[None] + 40), model(ids_BT), rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(
+        model(ids_BT, positions_BT=torch.arange(23)[None] + 40), model(ids_BT), rtol=1e-3, atol=1e-4
+    )
     reversed_BT = torch.arange(22, -1, -1).expand(3, -1)
     assert not torch.allclose(model(ids_BT, positions_BT=reversed_BT), model(ids_BT), atol=0.1)
 
