@@ -1,0 +1,168 @@
+"""One decoding step of our own decoder with as few operations as possible: same numbers as `Transformer.forward`.
+
+A small model's step is bound by the number of operations, not by arithmetic, and a forward built for training spends
+half of its time in modules, autograd functions and pointer checks. Here all that is done once per call of the engine:
+weights are looked up as views (never copied; only norm weights are rescaled), then each layer is about twenty plain
+operations. A model with anything special in it (adapters, sharded weights, autocast) takes the general way instead.
+
+Shapes: N running rows, D width, H query heads, G key/value heads, d head size, A = H + 2G, F MLP width,
+X = N * G, g = H / G.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from goodheart.generate.cache import KVCache
+from goodheart.models.causal import CausalLM
+from goodheart.models.fused import fused_weights
+from goodheart.models.rotary import Rope
+from goodheart.models.transformer import Block, RMSNorm, Transformer
+
+Norm = Callable[[Tensor], Tensor]
+Linear = tuple[Tensor, Tensor | None]  # weight (out, in), bias (out)
+
+
+class _Layer(NamedTuple):
+    qkv: Linear
+    out: Linear
+    gate_up: Linear
+    down: Linear
+    before_attention: Norm
+    after_attention: Norm | None
+    before_mlp: Norm
+    after_mlp: Norm | None
+    head_norm: Norm | None  # of query and key heads
+    rope: Rope | None
+    window: int | None
+
+
+class Decoder:
+    """Runs one token per row through a `Transformer` over a `KVCache`. Build with `Decoder.of`."""
+
+    def __init__(self, model: Transformer, cache: KVCache, layers: list[_Layer]) -> None:
+        self.cache, self.layers = cache, layers
+        self.c, self.rotaries = model.config, model.model._rotaries
+        self.embedding_VD = model.model.embed_tokens.weight.detach()
+        self.final_norm = _norm(model.model.norm, model.config.width)
+        scale = self.c.embedding_scale
+        self.embedding_scale = None if scale is None else torch.tensor(scale).to(self.embedding_VD.dtype).item()
+
+    @classmethod
+    def of(cls, model: CausalLM, cache: KVCache) -> Decoder | None:
+        """-> None when the model is not a plain `Transformer` with whole, fused weights in the dtype of the cache."""
+        if type(model) is not Transformer or type(model.model.embed_tokens) is not nn.Embedding:
+            return None
+        weight = model.model.embed_tokens.weight
+        if type(weight) is not nn.Parameter or weight.dtype != cache.dtype:
+            return None
+        layers = [_layer(block) for block in model.model.blocks()]
+        return None if None in layers else cls(model, cache, layers)  # type: ignore[arg-type]
+
+    @torch.inference_mode()
+    def step(self, tokens_N: Tensor) -> Tensor:
+        """The cache must be prepared with `cache.step()`. -> hidden_ND after the final norm."""
+        c, cache = self.c, self.cache
+        N, H, G, half = len(tokens_N), c.heads, c.kv_heads, c.head_dim // 2
+        x_ND = self.embedding_VD.index_select(0, tokens_N)
+        if self.embedding_scale is not None:
+            x_ND.mul_(self.embedding_scale)
+        turns = self._turns()
+        for index, layer in enumerate(self.layers):
+            qkv_NAd = F.linear(layer.before_attention(x_ND), *layer.qkv).view(N, -1, c.head_dim)
+            qk, v_NGd = qkv_NAd[:, : H + G], qkv_NAd[:, H + G :]
+            if layer.head_norm is not None:
+                qk = layer.head_norm(qk)
+            if layer.rope is not None:
+                cos, sin = turns[layer.rope]
+                swapped = torch.cat((qk[..., half:], qk[..., :half]), -1)
+                qk = torch.addcmul(qk * cos, swapped, sin)
+            cache.write(index, torch.cat((qk[:, H:], v_NGd), 1).view(-1, c.head_dim))
+            q_Xgd = qk[:, :H].reshape(N * G, -1, c.head_dim)
+            out_Xgd = cache.read(
+                index, q_Xgd, scale=c.attention_scale, window=layer.window, softcap=c.attention_softcap
+            )
+            x_ND = _add(x_ND, out_Xgd.view(N, -1), layer.out, layer.after_attention)
+            gate_up = F.linear(layer.before_mlp(x_ND), *layer.gate_up)
+            width = gate_up.shape[1] // 2
+            gate_NF, up_NF = gate_up[:, :width], gate_up[:, width:]
+            act_NF = F.silu(gate_NF) if c.activation == "silu" else F.gelu(gate_NF, approximate="tanh")
+            x_ND = _add(x_ND, act_NF.mul_(up_NF), layer.down, layer.after_mlp)
+        return self.final_norm(x_ND)
+
+    def _turns(self) -> dict[Rope, tuple[Tensor, Tensor]]:
+        """Per kind of rotary: cos and sign * sin of each row's position, (N, 1, d): x cos + swap(x) sin."""
+        turns = {}
+        positions_N1 = self.cache.positions_N.unsqueeze(1)
+        for rope, rotary in self.rotaries.items():
+            cos, sin = rotary.angles(positions_N1, 1, positions_N1.device, self.embedding_VD.dtype)[:, :, 0]
+            turns[rope] = (torch.cat((cos, cos), -1), torch.cat((-sin, sin), -1))
+        return turns
+
+
+def _layer(block: Block) -> _Layer | None:
+    """The plain tensors of a block; None when it holds something else."""
+    a, m, c = block.self_attn, block.mlp, block.self_attn.c
+    groups = ((a.q_proj, a.k_proj, a.v_proj), (a.o_proj,), (m.gate_proj, m.up_proj), (m.down_proj,))
+    qkv, out, gate_up, down = (fused_weights(group) for group in groups)
+    if qkv is None or out is None or gate_up is None or down is None:
+        return None
+    head_norm = None
+    if c.qk_norm:
+        weights = torch.cat((a.q_norm.weight.expand(c.heads, -1), a.k_norm.weight.expand(c.kv_heads, -1)))
+        head_norm = _norm(a.q_norm, c.head_dim, weights)
+    after_attention, before_mlp, after_mlp = None, block.post_attention_layernorm, None
+    if block.sandwich:
+        after_attention, before_mlp = block.post_attention_layernorm, block.pre_feedforward_layernorm
+        after_mlp = block.post_feedforward_layernorm
+    return _Layer(
+        qkv, out, gate_up, down,
+        before_attention=_norm(block.input_layernorm, c.width),
+        after_attention=None if after_attention is None else _norm(after_attention, c.width),
+        before_mlp=_norm(before_mlp, c.width),
+        after_mlp=None if after_mlp is None else _norm(after_mlp, c.width),
+        head_norm=head_norm, rope=a.rope, window=a.window,
+    )  # fmt: skip
+
+
+def _norm(module: RMSNorm, width: int, weight: Tensor | None = None) -> Norm:
+    """RMSNorm in four operations: x / sqrt(|x|^2 + width eps) * (sqrt(width) weight). Lower dtypes go the usual way.
+
+    weight: in place of the module's own, broadcast over heads.
+    """
+    raw = (module.weight if weight is None else weight).detach()
+    if raw.dtype != torch.float32:
+        return _plain_norm(module, raw)
+    scaled = (raw + 1.0 if module.offset else raw) * width**0.5
+    floor = torch.tensor([(width * module.eps) ** 0.5], device=raw.device)
+
+    def norm(x: Tensor) -> Tensor:
+        size = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
+        return torch.div(x, size.hypot_(floor)).mul_(scaled)
+
+    return norm
+
+
+def _plain_norm(module: RMSNorm, raw: Tensor) -> Norm:
+    eps, offset, size = module.eps, module.offset, (raw.shape[-1],)
+
+    def norm(x: Tensor) -> Tensor:
+        if offset:
+            return (F.rms_norm(x.float(), size, None, eps) * (1.0 + raw.float())).to(x.dtype)
+        return F.rms_norm(x, size, None, eps) * raw
+
+    return norm
+
+
+def _add(x_ND: Tensor, y: Tensor, linear: Linear, norm: Norm | None) -> Tensor:
+    """x + norm(linear(y)), in one operation where there is neither norm nor bias."""
+    weight, bias = linear
+    if norm is None and bias is None:
+        return torch.addmm(x_ND, y, weight.t())
+    out_ND = F.linear(y, weight, bias)
+    return x_ND + (out_ND if norm is None else norm(out_ND))

@@ -1,0 +1,223 @@
+"""Continuous batching: many prompts in, their continuations with log-probabilities out.
+
+    waiting prompts --prefill--> running rows --one token per step--> finished
+                                      ^                                   |
+                                      +----------- freed slots -----------+
+
+The engine holds no weights: it runs the trainer's own module, so what was just trained is what is sampled. Memory is
+slots x longest sequence of keys and values, however many prompts there are.
+
+Shapes: N running rows, P rows just started, V vocabulary, D width.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from goodheart.errors import ConfigError, HealthError
+from goodheart.generate.cache import KVCache, round_up
+from goodheart.generate.runners import HFRunner, NativeRunner, RecomputingRunner, Runner, hf_runner
+from goodheart.generate.sampling import SamplingParams, UniformRows, draw
+from goodheart.generate.scheduler import Row, Scheduler, compact, requests
+from goodheart.losses.logprobs import head_logits
+from goodheart.models.causal import CausalLM
+from goodheart.models.transformer import Transformer
+
+Finish = Literal["eos", "stop", "length"]
+Stop = Callable[[list[int]], bool]
+
+
+@dataclass(frozen=True, slots=True)
+class Generation:
+    """One continuation. ids: new tokens, the EOS token included where there is one. logps: of each, in nats (see
+    `SamplingParams`). finish: an EOS id came, `stop` said so, or the limit was reached."""
+
+    prompt_ids: list[int]
+    ids: list[int]
+    logps: list[float]
+    finish: Finish
+
+
+class Engine:
+    """Generates with a model whose weights it shares.
+
+    slots: sequences that run side by side. max_length: most tokens of a sequence, prompt included, if less than the
+    model allows. Keys and values are kept between calls for the next one; `release` frees them.
+    """
+
+    def __init__(self, model: CausalLM, *, slots: int = 64, max_length: int | None = None) -> None:
+        if slots < 1 or (max_length is not None and max_length < 2):
+            raise ConfigError(f"engine: slots {slots} must be at least 1, and max_length {max_length} at least 2")
+        self.model, self.slots = model, slots
+        limits = [n for n in (max_length, model.max_length) if n is not None]
+        self.max_length = min(limits) if limits else None
+        self._cache: KVCache | None = None
+        self._hf_runner: type[HFRunner] | type[RecomputingRunner] | None = None  # unknown until first used
+
+    def generate(
+        self,
+        prompts: Sequence[Sequence[int]],
+        params: SamplingParams,
+        *,
+        stop: Stop | None = None,
+        on_token: Callable[[int, int], None] | None = None,
+        on_finish: Callable[[int, Generation], None] | None = None,
+        sequence_ids: Sequence[int] | None = None,
+    ) -> list[Generation]:
+        """Continue every prompt.
+
+        prompts: token ids, of any lengths. stop: called with the new ids of a row after each token that is not an
+        EOS; True ends the row. on_token: called with the prompt's index and each token as it comes. on_finish: called
+        with the index and the result when a row ends, in the order they end. sequence_ids: which stream of random
+        numbers each row draws from (default 0, 1, 2 ...), so that a job cut in pieces draws the same.
+        -> in the order of the prompts.
+        Raises ModelError for a prompt that is empty, too long or holds an unknown id; ConfigError for lists of the
+        wrong length; HealthError when the model gives not-a-number.
+        """
+        results: list[Generation | None] = [None] * len(prompts)
+        call = _Call(self, prompts, params, stop, sequence_ids)
+        while call.unfinished:
+            for row, finish in call.advance():
+                if on_token is not None:
+                    on_token(row.index, row.ids[-1])
+                if finish is not None:
+                    made = Generation(row.prompt, row.ids, row.logps, finish)
+                    results[row.index] = made
+                    if on_finish is not None:
+                        on_finish(row.index, made)
+        return [r for r in results if r is not None]
+
+    def stream(self, prompt: Sequence[int], params: SamplingParams, stop: Stop | None = None) -> Iterator[int]:
+        """The tokens of one continuation as they come. Raises as `generate`, at once."""
+        return self._tokens(_Call(self, [prompt], params, stop, None))
+
+    def release(self) -> None:
+        """Free the memory of keys and values until the next call."""
+        self._cache = None
+
+    def _tokens(self, call: _Call) -> Iterator[int]:
+        while call.unfinished:
+            yield from [row.ids[-1] for row, _ in call.advance()]
+
+    def _runner(self, slots: int, length: int) -> Runner:
+        model = self.model
+        first = next(model.parameters())
+        device = first.device
+        if not isinstance(model, Transformer):
+            if self._hf_runner is None:
+                self._hf_runner = hf_runner(model, device)
+            return self._hf_runner(model, device)
+        autocast = torch.is_autocast_enabled(device.type)
+        dtype = torch.get_autocast_dtype(device.type) if autocast else first.dtype
+        cache, self._cache = self._cache, None  # a call owns its cache: another may start before it ends
+        if cache is None or not cache.fits(slots, length, dtype, device):
+            cache = None  # free it before its successor is made
+            c = model.config
+            with torch.inference_mode(False):
+                cache = KVCache(c.layers, slots, round_up(length), c.kv_heads, c.head_dim, dtype, device)
+        return NativeRunner(model, cache)
+
+    def _done(self, runner: Runner) -> None:
+        if isinstance(runner, NativeRunner):
+            self._cache = runner.cache
+
+
+class _Call:
+    """The state of one call of the engine: who waits, who runs, and their next tokens."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        prompts: Sequence[Sequence[int]],
+        params: SamplingParams,
+        stop: Stop | None,
+        sequence_ids: Sequence[int] | None,
+    ) -> None:
+        self.engine, self.params, self.stop, self.head = engine, params, stop, engine.model.unembed()
+        self.eos_ids = frozenset(params.eos_ids)
+        self.sequence_ids = range(len(prompts)) if sequence_ids is None else sequence_ids
+        for name, given in (("max_new_tokens", params.max_new_tokens), ("sequence_ids", self.sequence_ids)):
+            if not isinstance(given, int) and len(given) != len(prompts):
+                raise ConfigError(f"{name} has {len(given)} entries for {len(prompts)} prompts; give one for each")
+        limits = [params.limit(i) for i in range(len(prompts))]
+        rows = requests(prompts, limits, engine.max_length, engine.model.vocab_size)
+        self.scheduler = Scheduler(rows, min(engine.slots, max(1, len(rows))))
+        self.running: list[Row] = []
+        self.device = self.head.weight_VD.device
+        self.tokens_N = torch.zeros(0, dtype=torch.long, device=self.device)
+        if rows:
+            self.runner = engine._runner(self.scheduler.slots, max(len(r.prompt) + r.limit - 1 for r in rows))
+            self.uniforms = None
+            if not params.is_greedy:
+                self.uniforms = UniformRows(self.scheduler.slots, max(limits), params.seed, self.device)
+
+    @property
+    def unfinished(self) -> bool:
+        """Whether rows wait or run."""
+        return bool(self.running or len(self.scheduler))
+
+    def advance(self) -> list[tuple[Row, Finish | None]]:
+        """Start rows if it is time to, otherwise one step of all. -> the rows that got a token, and how they ended."""
+        started = self.scheduler.next_group(len(self.running))
+        if started:
+            hidden_PD = self.runner.admit([row.prompt for row in started])
+            if self.uniforms is not None:
+                self.uniforms.admit([self.sequence_ids[row.index] for row in started])
+            tokens_P, drawn = self._draw(hidden_PD, len(self.running))
+            self.running += started
+            self.tokens_N = torch.cat((self.tokens_N, tokens_P))
+            return self._record(started, drawn)
+        self.tokens_N, drawn = self._draw(self.runner.step(self.tokens_N), 0)
+        return self._record(self.running, drawn)
+
+    @torch.no_grad()
+    def _draw(self, hidden_ND: Tensor, first: int) -> tuple[Tensor, list[list[float]]]:
+        """Tokens for the rows from `first` on. -> tokens_N on the device, and [tokens, log-probabilities] as numbers,
+        fetched in one transfer: float32 is exact for ids below 2^24."""
+        weight_VD, bias_V, scale, softcap = self.head
+        logits_NV = head_logits(
+            hidden_ND, weight_VD, bias_V=bias_V, scale=scale, softcap=softcap, temperature=self.params.divisor
+        )
+        u_N1 = None if self.uniforms is None else self.uniforms.take(first)
+        tokens_N, logps_N = draw(logits_NV, u_N1, self.params)
+        return tokens_N, torch.stack((tokens_N, logps_N)).tolist()
+
+    def _record(self, rows: list[Row], drawn: list[list[float]]) -> list[tuple[Row, Finish | None]]:
+        events = []
+        for row, token, logp in zip(rows, drawn[0], drawn[1], strict=True):
+            row.ids.append(int(token))
+            row.logps.append(logp)
+            events.append((row, self._finish(row)))
+        ended = {id(row) for row, finish in events if finish is not None}
+        if ended:
+            order = compact([id(row) not in ended for row in self.running])
+            self.running = [self.running[i] for i in order]
+            self.tokens_N = self.tokens_N[order]
+            self.runner.keep(order)
+            if self.uniforms is not None:
+                self.uniforms.keep(order)
+        if not self.unfinished:
+            self.engine._done(self.runner)
+        return events
+
+    def _finish(self, row: Row) -> Finish | None:
+        finish: Finish | None = None
+        if row.ids[-1] in self.eos_ids:
+            finish = "eos"
+        elif self.stop is not None and self.stop(row.ids):
+            finish = "stop"
+        elif len(row.ids) == row.limit:
+            finish = "length"
+        if finish is not None and math.isnan(sum(row.logps)):
+            step = next(i for i, logp in enumerate(row.logps) if math.isnan(logp))
+            raise HealthError(
+                f"generation: the model gave not-a-number at new token {step} of prompt {row.index}; its weights are "
+                "broken (training diverged?): go back to an earlier checkpoint"
+            )
+        return finish
