@@ -12,14 +12,12 @@ A checkpoint is built under another name, flushed to disk and then renamed, so `
 from __future__ import annotations
 
 import json
-import random
 import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -34,6 +32,7 @@ from goodheart.train.files import (
 )
 from goodheart.train.optimizer import AdamW
 from goodheart.train.parallel import World, copy_full_, full
+from goodheart.train.randomness import random_state, restore_random
 
 _TENSORS, _STATE, _CHECKSUMS, _COMPLETE = "tensors.safetensors", "state.json", "checksums.json", "COMPLETE"
 
@@ -87,7 +86,7 @@ class TrainState:
             RunError: the disk is full or broken; on every process.
         """
         world = World.current()
-        ranks = world.gather_objects(_random_state(self._generators()))
+        ranks = world.gather_objects(random_state(self._generators()))
         taken: set[str] = set()
         tensors = {name: _gathered(name, tensor, taken) for name, tensor in self._tensors().items()}
         for rank, (own, _) in enumerate(ranks):
@@ -102,7 +101,9 @@ class TrainState:
                 hashes[_TENSORS] = write_tensors(folder / _TENSORS, tensors)
                 hashes[_STATE] = write_json(folder / _STATE, state)
             except OSError as error:
-                problem = str(disk_error(error, folder.parent, sum(t.num_bytes for t in tensors.values())))
+                problem = str(
+                    disk_error(error, folder.parent, "the checkpoint", sum(t.num_bytes for t in tensors.values()))
+                )
         # Whole tensors are gathered by all processes together: also by those that do not write, also after a failure.
         for name in [n for n in tensors if n not in taken] if world.size > 1 else []:
             tensors[name].get()
@@ -137,7 +138,7 @@ class TrainState:
             own = {n.split("/", 2)[2]: file.get_tensor(n) for n in saved if n.startswith(f"random/{rank}/")}
         for name, thing in objects.items():
             thing.load_state_dict(state["objects"][name])
-        _restore_random(self._generators(), own, state["random"][rank])
+        restore_random(self._generators(), own, state["random"][rank])
 
     def _tensors(self) -> dict[str, Tensor]:
         """Every tensor to save by name; one that two modules share is taken once."""
@@ -213,7 +214,7 @@ class Checkpoints:
             try:
                 temporary.mkdir(parents=True)
             except OSError as error:
-                raise disk_error(error, self.folder.parent, 0) from error
+                raise disk_error(error, self.folder.parent, "the checkpoint", 0) from error
         try:
             hashes = state.save(temporary)
             if main:
@@ -258,7 +259,7 @@ class Checkpoints:
             sync_folder(self.folder)
             shutil.rmtree(aside, ignore_errors=True)
         except OSError as error:
-            raise disk_error(error, self.folder, 0) from error
+            raise disk_error(error, self.folder, "the checkpoint", 0) from error
         self._prune(about["step"])
 
     def _prune(self, newest: int) -> None:
@@ -315,28 +316,3 @@ def _module_tensors(module: nn.Module) -> dict[str, Tensor]:
         for name, tensor in module.state_dict(keep_vars=True).items()
         if isinstance(tensor, Tensor) and (tensor.requires_grad or not isinstance(tensor, nn.Parameter))
     }
-
-
-def _random_state(generators: dict[str, torch.Generator]) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """This process's random states: tensors, and plain JSON values."""
-    tensors = {"torch": torch.get_rng_state()}
-    if World.current().device.type == "cuda":
-        tensors["cuda"] = torch.cuda.get_rng_state(World.current().device)
-    tensors |= {f"generator/{name}": generator.get_state() for name, generator in generators.items()}
-    numpy_state = np.random.get_state(legacy=False)
-    assert isinstance(numpy_state, dict)
-    key = numpy_state["state"]["key"].tolist()
-    numpy_plain = numpy_state | {"state": {**numpy_state["state"], "key": key}}
-    return tensors, {"python": random.getstate(), "numpy": numpy_plain}
-
-
-def _restore_random(generators: dict[str, torch.Generator], tensors: dict[str, Tensor], plain: dict[str, Any]) -> None:
-    torch.set_rng_state(tensors["torch"])
-    if "cuda" in tensors and World.current().device.type == "cuda":
-        torch.cuda.set_rng_state(tensors["cuda"], World.current().device)
-    for name, generator in generators.items():
-        generator.set_state(tensors[f"generator/{name}"])
-    version, internal, gauss = plain["python"]
-    random.setstate((version, tuple(internal), gauss))
-    inner = plain["numpy"]["state"]
-    np.random.set_state(plain["numpy"] | {"state": {**inner, "key": np.array(inner["key"], dtype=np.uint32)}})

@@ -125,14 +125,14 @@ def sha256_of_folder(folder: Path, pattern: str = "*") -> str:
     return digest.hexdigest()
 
 
-def disk_error(error: OSError, folder: Path, needed_bytes: int) -> RunError:
-    """The message for a checkpoint that could not be written."""
+def disk_error(error: OSError, path: Path, what: str, needed_bytes: int) -> RunError:
+    """The message for something that could not be written into the folder or file `path`."""
     if error.errno not in {errno.ENOSPC, errno.EDQUOT}:
-        return RunError(f"{folder}: cannot be written: {error.strerror or error}")
-    free = shutil.disk_usage(folder).free
+        return RunError(f"{path}: {what} cannot be written: {error.strerror or error}")
+    free = shutil.disk_usage(path if path.is_dir() else path.parent).free
     return RunError(
-        f"{folder}: the disk is full: this checkpoint needs {needed_bytes / 2**20:.1f} MiB and {free / 2**20:.1f} MiB "
-        "are free. Older checkpoints are whole. Make room and run the same command again."
+        f"{path}: the disk is full: {what} needs {needed_bytes / 2**20:.1f} MiB and {free / 2**20:.1f} MiB are free. "
+        "Checkpoints written before are whole. Make room and run the same command again."
     )
 
 

@@ -1,12 +1,14 @@
-"""Where a run comes from: code, packages, machine, parents and data, with content hashes."""
+"""Where a run comes from: settings, code, packages, machine, parents and data, with content hashes."""
 
 from __future__ import annotations
 
 import datetime
+import json
 import os
 import platform
 import subprocess
 import sys
+from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,9 @@ from typing import Any
 import goodheart
 from goodheart.train.files import sha256_of, sha256_of_folder
 
+# Settings that say where and how loudly, not what is computed.
+_NOT_COMPARED = {"out", "quiet"}
+_ABSENT = object()
 _PACKAGES = (
     "torch",
     "numpy",
@@ -64,6 +69,36 @@ def changed(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
             names.append(f"{role} {parent['path']}")
     was_data = {item["path"]: item["sha256"] for item in before.get("data", [])}
     return names + [item["path"] for item in now["data"] if was_data.get(item["path"]) != item["sha256"]]
+
+
+def differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
+    """`key: old there, new now` for every setting that differs."""
+    old, new = _flat(there), _flat(here)
+    return [
+        f"{key}: {old.get(key, '(not set)')} there, {new.get(key, '(not set)')} now"
+        for key in sorted(old.keys() | new.keys())
+        if key not in _NOT_COMPARED and old.get(key, _ABSENT) != new.get(key, _ABSENT)
+    ]
+
+
+def _flat(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, item in value.items():
+        if isinstance(item, Mapping) and item:
+            flat |= _flat(item, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = item
+    return flat
+
+
+def plain(value: Any) -> Any:
+    """Settings as what YAML and JSON give back: tuples become lists, paths become strings."""
+    return json.loads(json.dumps(value, default=plain_value))
+
+
+def plain_value(value: Any) -> Any:
+    """What JSON writes for a value that it does not know."""
+    return value.item() if hasattr(value, "item") else str(value)  # numbers of numpy and torch; paths and the like
 
 
 def _model_hash(path: Path) -> dict[str, Any]:

@@ -15,11 +15,9 @@ from __future__ import annotations
 
 import contextlib
 import datetime
-import fcntl
 import json
 import math
 import os
-import socket
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -32,11 +30,10 @@ import yaml
 from goodheart.errors import RunError
 from goodheart.train import lineage
 from goodheart.train.checkpoint import Checkpoints
-from goodheart.train.files import replace_text
+from goodheart.train.files import disk_error, replace_text
+from goodheart.train.lock import FolderLock
 from goodheart.train.progress import Progress
 
-# Settings that say where and how loudly, not what is computed.
-_NOT_COMPARED = {"out", "quiet"}
 # A folder that holds nothing but these was made by a command that died before it had a config.yaml.
 _FIRST_FILES = {".lock", "lineage.json", ".lineage.json.partial", ".config.yaml.partial"}
 
@@ -51,7 +48,7 @@ class Run:
         self.path, self.stage, self.quiet, self.main = path, stage, quiet, main
         self.checkpoints = Checkpoints(path, note=self.note, before_save=self._sync_logs)
         self.trackers: list[Tracker] = []  # told every logged step, besides metrics.jsonl
-        self._lock: int | None = None
+        self._lock = FolderLock(path)
         self._logs: dict[str, TextIO] = {}
         self._progress: Progress | None = None
 
@@ -89,9 +86,9 @@ class Run:
         run = cls(Path(out).expanduser(), stage=stage, quiet=quiet, main=main)
         if main:
             run._refuse_foreign()
-            run._take_lock()
+            run._lock.take()
             try:
-                run._begin(_plain({"stage": stage, **config}), parents, data, seed)
+                run._begin(lineage.plain({"stage": stage, **config}), parents, data, seed)
             except BaseException:
                 run.close()
                 raise
@@ -104,7 +101,8 @@ class Run:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if error is not None and not self.finished:
-            self._write_log(f"stopped: {kind.__name__ if kind else ''}: {error}")
+            with contextlib.suppress(RunError):  # a full disk must not hide the first error
+                self._write_log(f"stopped: {type(error).__name__}: {error}")
         self.close()
 
     @property
@@ -186,24 +184,22 @@ class Run:
             lines = file.read_bytes().splitlines(keepends=True)
             kept = [line for line in lines if step > 0 and _step_of(line) <= step]
             if len(kept) < len(lines):
-                replace_text(file, b"".join(kept).decode())
+                self._replace(name, b"".join(kept).decode())
 
     def finish(self, results: Mapping[str, Any]) -> None:
         """Writes results.json, and DONE after everything else is on disk."""
         if not self.main:
             return
         self._sync_logs()
-        replace_text(self.path / "results.json", _json(_plain(results)))
+        self._replace("results.json", _json(lineage.plain(results)))
         self._write_log("done")
-        replace_text(self.path / "DONE", _now() + "\n")
+        self._replace("DONE", _now() + "\n")
 
     def close(self) -> None:
         """Releases the folder; safe to call twice."""
         for name in list(self._logs):
             self._close_log(name)
-        if self._lock is not None:
-            os.close(self._lock)
-            self._lock = None
+        self._lock.release()
 
     def _begin(self, config: dict[str, Any], parents: dict[str, str], data: list[str], seed: int) -> None:
         now = lineage.inputs(parents, data)
@@ -213,7 +209,7 @@ class Run:
             text = yaml.safe_dump(
                 {k: v for k, v in config.items() if k != "stage"}, sort_keys=False, allow_unicode=True
             )
-            replace_text(self.path / "config.yaml", f"# goodheart {self.stage}\n{text}")
+            self._replace("config.yaml", f"# goodheart {self.stage}\n{text}")
             return
         before = self._read_lineage()
         self._check_same(config, before, now)
@@ -235,7 +231,7 @@ class Run:
     def _check_same(self, config: dict[str, Any], before: dict[str, Any], now: dict[str, Any]) -> None:
         remedy = f"Choose another --out, or remove {self.path} to start again."
         saved = yaml.safe_load((self.path / "config.yaml").read_text(encoding="utf-8")) or {}
-        differing = _differences({"stage": before.get("stage"), **saved}, config)
+        differing = lineage.differences({"stage": before.get("stage"), **saved}, config)
         if differing:
             raise RunError(f"{self.path} holds a run with other settings: {'; '.join(differing)}. {remedy}")
         changed = lineage.changed(before, now)
@@ -253,47 +249,37 @@ class Run:
             ) from error
 
     def _write_lineage(self, value: dict[str, Any]) -> None:
-        replace_text(self.path / "lineage.json", _json(value))
-
-    def _take_lock(self) -> None:
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            handle = os.open(self.path / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
-        except OSError as error:
-            raise RunError(
-                f"{self.path} cannot be used as a run folder: {error.strerror}; choose another --out"
-            ) from error
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            holder = os.pread(handle, 200, 0).decode(errors="replace").strip()
-            os.close(handle)
-            raise RunError(
-                f"{self.path} is in use by {holder or 'another process'}; wait for it, stop it, or choose another --out"
-            ) from error
-        os.truncate(handle, 0)
-        os.pwrite(handle, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
-        self._lock = handle
+        self._replace("lineage.json", _json(value))
 
     def _append(self, name: str, row: Mapping[str, Any]) -> None:
         if not self.main:
             return
-        self._log_file(name).write(json.dumps(row, ensure_ascii=False, default=_default) + "\n")
-        self._logs[name].flush()
+        self._write_line(name, json.dumps(row, ensure_ascii=False, default=lineage.plain_value))
 
     def _write_log(self, text: str) -> None:
         if self.main:
-            self._log_file("log.txt").write(f"{_now()} {text}\n")
-            self._logs["log.txt"].flush()
+            self._write_line("log.txt", f"{_now()} {text}")
 
-    def _log_file(self, name: str) -> TextIO:
-        if name not in self._logs:
-            self._logs[name] = (self.path / name).open("a", encoding="utf-8")
-        return self._logs[name]
+    def _write_line(self, name: str, line: str) -> None:
+        try:
+            if name not in self._logs:
+                self._logs[name] = (self.path / name).open("a", encoding="utf-8")
+            self._logs[name].write(line + "\n")
+            self._logs[name].flush()
+        except OSError as error:
+            raise disk_error(error, self.path, name, len(line)) from error
+
+    def _replace(self, name: str, text: str) -> None:
+        try:
+            replace_text(self.path / name, text)
+        except OSError as error:
+            raise disk_error(error, self.path, name, len(text)) from error
 
     def _close_log(self, name: str) -> None:
         if name in self._logs:
-            self._logs.pop(name).close()
+            # What could not be flushed was reported when it was written.
+            with contextlib.suppress(OSError):
+                self._logs.pop(name).close()
 
     def _sync_logs(self) -> None:
         for file in self._logs.values():
@@ -307,38 +293,6 @@ def _step_of(line: bytes) -> float:
         return float(json.loads(line)["step"]) if line.endswith(b"\n") else math.inf
     except (ValueError, KeyError, TypeError):
         return math.inf
-
-
-def _differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
-    """`key: old there, new now` for every setting that differs."""
-    old, new = _flat(there), _flat(here)
-    return [
-        f"{key}: {old.get(key, '(not set)')} there, {new.get(key, '(not set)')} now"
-        for key in sorted(old.keys() | new.keys())
-        if key not in _NOT_COMPARED and old.get(key, _ABSENT) != new.get(key, _ABSENT)
-    ]
-
-
-_ABSENT = object()
-
-
-def _flat(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, item in value.items():
-        if isinstance(item, Mapping) and item:
-            flat |= _flat(item, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = item
-    return flat
-
-
-def _plain(value: Any) -> Any:
-    """Settings as what YAML and JSON give back: tuples become lists, paths become strings."""
-    return json.loads(json.dumps(value, default=_default))
-
-
-def _default(value: Any) -> Any:
-    return value.item() if hasattr(value, "item") else str(value)  # numbers of numpy and torch; paths and the like
 
 
 def _json(value: Any) -> str:

@@ -91,7 +91,12 @@ def test_nan_in_one_process_stops_all_of_them_before_the_update(tmp_path: Path) 
 
 def test_alone_every_operation_is_the_identity() -> None:
     world = World()
-    assert (world.sum(2.5), world.max(-1.0), world.broadcast_object("a"), world.gather_objects(3)) == (2.5, -1.0, "a", [3])
+    assert (world.sum(2.5), world.max(-1.0), world.broadcast_object("a"), world.gather_objects(3)) == (
+        2.5,
+        -1.0,
+        "a",
+        [3],
+    )
     assert world.shard([5, 6, 7]) == [5, 6, 7]
     assert list(world.same_passes(["x"])) == [("x", True)]
     world.barrier()

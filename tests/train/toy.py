@@ -159,7 +159,9 @@ def loss_of(
     hidden = model(ids[rows][:, :-1].clamp_min(0))
     # The output layer outside forward, as goodheart.models.causal does it.
     logits = hidden.float() @ model.lm_head.weight.float().t()
-    nll = F.cross_entropy(logits.flatten(0, 1), ids[rows][:, 1:].clamp_min(0).flatten(), reduction="none").view(-1, TIME)
+    nll = F.cross_entropy(logits.flatten(0, 1), ids[rows][:, 1:].clamp_min(0).flatten(), reduction="none").view(
+        -1, TIME
+    )
     mask = torch.arange(TIME) < lengths[rows][:, None]
     sums = MetricSums()
     sums.add("nll", (nll * mask).sum(), mask.sum())
