@@ -1,0 +1,109 @@
+"""One file format into another, with what is lost on the way counted."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from goodheart.data.layouts import LAYOUTS, to_rows
+from goodheart.data.messages import RowError
+from goodheart.data.reading import BadRow, Loaded, Sources, iter_records
+from goodheart.data.records import Judgement, Rating
+from goodheart.data.writing import write_rows
+from goodheart.errors import ConfigError, DataError
+
+_SHOWN = 10  # bad rows named in the printed summary
+
+
+@dataclass(slots=True)
+class Converted:
+    """What became of the rows: `rows` read, `written`, rows `bad` on reading, and records the layout could not hold."""
+
+    rows: int = 0
+    written: int = 0
+    bad: list[BadRow] = field(default_factory=list)
+    left_out: dict[str, int] = field(default_factory=dict)  # reason -> records that are not in the output
+    lost: dict[str, int] = field(default_factory=dict)  # what -> records that are there, but without it
+
+    def __str__(self) -> str:
+        parts = [f"{self.rows} rows read, {self.written} written"]
+        parts += [f"set aside {row}" for row in self.bad[:_SHOWN]]
+        parts += [f"... and {len(self.bad) - _SHOWN} more bad rows"] if len(self.bad) > _SHOWN else []
+        parts += [f"left out {count}: {reason}" for reason, count in self.left_out.items()]
+        parts += [f"{count} records lost {what}" for what, count in self.lost.items()]
+        return "\n".join(parts)
+
+    def to_dict(self) -> dict[str, Any]:
+        bad = [{"source": row.source, "line": row.line, "reason": row.reason} for row in self.bad]
+        return {"rows": self.rows, "written": self.written, "bad": bad, "left_out": self.left_out, "lost": self.lost}
+
+
+def convert(
+    sources: Sources,
+    out: str | Path,
+    *,
+    to: str,
+    columns: Mapping[str, str] | None = None,
+    split: str | None = None,
+    subset: str | None = None,
+) -> Converted:
+    """Read rows of any known shape and write them in one layout.
+
+    Args:
+        sources: what to read, see `reading.read_records`.
+        out: file to write; its suffix names the file format (see `writing.write_rows`).
+        to: layout, one of `layouts.LAYOUTS`.
+        columns: new names of columns on reading, {"found": "accepted"}.
+        split: split of folders and Hub data sets.
+        subset: configuration of a Hub data set.
+
+    Returns:
+        Counts of what was written, left out and lost.
+
+    Raises:
+        ConfigError: unknown layout.
+        DataError: unreadable or unwritable files, or no record that the layout can hold.
+    """
+    if to not in LAYOUTS:
+        raise ConfigError(f"unknown layout {to!r}; known are {', '.join(LAYOUTS)}")
+    loaded = Loaded()
+    left_out: Counter[str] = Counter()
+    lost: Counter[str] = Counter()
+
+    def rows() -> Iterator[dict[str, Any]]:
+        count = 0
+        for record in iter_records(sources, "any", loaded=loaded, columns=columns, split=split, subset=subset):
+            try:
+                made = to_rows(record, to)
+            except RowError as error:
+                left_out[str(error)] += 1
+                continue
+            if not made:
+                left_out["nothing in it for this layout (only ties, or only answers judged bad)"] += 1
+            lost.update(_lost(record, made, to))
+            count += len(made)
+            yield from made
+        if not count:
+            reasons = "; ".join(f"{reason} ({times})" for reason, times in left_out.most_common(3))
+            raise DataError(f"{out}: nothing to write as {to}: {reasons}")
+
+    written = write_rows(out, rows())
+    return Converted(loaded.counts["rows"], written, loaded.bad, dict(left_out), dict(lost))
+
+
+def _lost(record: Any, made: list[dict[str, Any]], to: str) -> Iterator[str]:
+    if isinstance(record, Rating) and made and "score" not in made[0]:
+        yield "scores"
+    if not isinstance(record, Judgement) or not made or to == "ranked":
+        return
+    if len(set(record.ranks)) < len(record.ranks):
+        yield "ties"
+    if len(made) > 1:
+        yield "which pairs came from one ranking"
+    if record.rater is not None and "rater" not in made[0]:
+        yield "who judged"
+    if record.margin is not None and "margin" not in made[0]:
+        yield "margins"

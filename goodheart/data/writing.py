@@ -1,0 +1,160 @@
+"""Rows to files: whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import gzip
+import io
+import itertools
+import json
+import os
+import secrets
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from goodheart.data.sources import file_kind
+from goodheart.errors import DataError
+
+Rows = Iterable[dict[str, Any]]
+WRITABLE = (".jsonl", ".json", ".csv", ".tsv", ".parquet", ".txt")
+
+
+def write_rows(path: str | Path, rows: Rows) -> int:
+    """Write rows to a file whose suffix names its format (.jsonl .json .csv .tsv .parquet .txt, also with .gz or .zst).
+
+    A temporary file beside it is filled, synced and renamed, so that a reader never sees half a file and a failure
+    leaves an older file as it was. JSONL and text are written in constant memory.
+
+    Args:
+        path: where to; missing folders are made.
+        rows: one dict each; for .txt their "text".
+
+    Returns:
+        Number of rows written.
+
+    Raises:
+        DataError: unknown suffix, values the format cannot hold, disk full or not writable.
+    """
+    path = Path(path).expanduser()
+    kind = file_kind(path)
+    if kind not in _WRITERS:
+        raise DataError(f"{path}: unknown kind of file to write; use {', '.join(WRITABLE)}, also with .gz or .zst")
+    temporary: Path | None = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+        with temporary.open("xb") as file:
+            with _packed(file, path.suffix.lower()) as target:
+                count = _WRITERS[kind](target, iter(rows))
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        raise DataError(f"{path}: cannot be written: {error.strerror or error}") from error
+    finally:
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
+    return count
+
+
+@contextlib.contextmanager
+def _packed(file: BinaryIO, suffix: str) -> Iterator[BinaryIO]:
+    if suffix == ".gz":
+        # no name and no time inside: the same rows give the same bytes
+        with gzip.GzipFile(filename="", fileobj=file, mode="wb", compresslevel=6, mtime=0) as target:
+            yield target  # type: ignore[misc]
+    elif suffix == ".zst":
+        import zstandard
+
+        with zstandard.ZstdCompressor(level=10).stream_writer(file, closefd=False) as target:
+            yield target
+    else:
+        yield file
+
+
+def _json(value: Any) -> bytes:
+    try:
+        return json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError:  # half a surrogate pair: only an escape can hold it
+        return json.dumps(value).encode()
+    except (TypeError, ValueError) as error:
+        raise DataError(f"a row holds a value that JSON cannot: {error}") from error
+
+
+def _write_jsonl(file: BinaryIO, rows: Iterator[dict[str, Any]]) -> int:
+    count = 0
+    for row in rows:
+        file.write(_json(row) + b"\n")
+        count += 1
+    return count
+
+
+def _write_json(file: BinaryIO, rows: Iterator[dict[str, Any]]) -> int:
+    count = 0
+    file.write(b"[")
+    for count, row in enumerate(rows, 1):
+        file.write((b"\n" if count == 1 else b",\n") + _json(row))
+    file.write(b"\n]\n")
+    return count
+
+
+def _write_text(file: BinaryIO, rows: Iterator[dict[str, Any]]) -> int:
+    """Documents with a line <|endoftext|> after each, the form in which text files are read."""
+    count = 0
+    for count, row in enumerate(rows, 1):
+        if not isinstance(row.get("text"), str):
+            raise DataError(f"row {count} has no text to put into a .txt file; write .jsonl instead")
+        file.write(f"{row['text']}\n<|endoftext|>\n".encode("utf-8", "replace"))
+    return count
+
+
+def _columns(rows: list[dict[str, Any]]) -> list[str]:
+    return list(dict.fromkeys(itertools.chain.from_iterable(rows)))
+
+
+def _write_csv(file: BinaryIO, rows: Iterator[dict[str, Any]], delimiter: str = ",") -> int:
+    """Lists and objects as JSON text in their cell; null as an empty cell."""
+    held = list(rows)
+    text = io.TextIOWrapper(file, encoding="utf-8", errors="replace", newline="", write_through=True)
+    writer = csv.writer(text, delimiter=delimiter)
+    columns = _columns(held)
+    writer.writerow(columns)
+    for row in held:
+        writer.writerow([_cell(row.get(column)) for column in columns])
+    text.detach()
+    return len(held)
+
+
+def _cell(value: Any) -> Any:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return _json(value).decode() if isinstance(value, list | dict) else value
+
+
+def _write_tsv(file: BinaryIO, rows: Iterator[dict[str, Any]]) -> int:
+    return _write_csv(file, rows, "\t")
+
+
+def _write_parquet(file: BinaryIO, rows: Iterator[dict[str, Any]]) -> int:
+    import pyarrow
+    import pyarrow.parquet
+
+    held = list(rows)
+    try:
+        table = pyarrow.table({column: pyarrow.array([row.get(column) for row in held]) for column in _columns(held)})
+        pyarrow.parquet.write_table(table, file)
+    except (pyarrow.ArrowException, UnicodeEncodeError) as error:
+        raise DataError(f"rows do not fit the columns of a Parquet file ({error}); write .jsonl instead") from error
+    return len(held)
+
+
+_WRITERS: dict[str | None, Callable[[BinaryIO, Iterator[dict[str, Any]]], int]] = {
+    ".jsonl": _write_jsonl,
+    ".json": _write_json,
+    ".csv": _write_csv,
+    ".tsv": _write_tsv,
+    ".parquet": _write_parquet,
+    ".txt": _write_text,
+}
