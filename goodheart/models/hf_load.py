@@ -104,6 +104,10 @@ def _load(auto: Any, folder: Path, hf_config: Mapping[str, Any], dtype: torch.dt
     tensor_files(folder)  # says what is wrong with the folder in our words
     may_lack_head = settings.pop("may_lack_head", False)
     name = hf_config.get("model_type")
+    if hf_config.get("quantization_config"):
+        raise ModelError(
+            f"{folder}: quantized weights cannot be trained or saved here; give the model they were made from"
+        )
     try:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
         for key, value in config.to_dict().items():

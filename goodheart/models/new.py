@@ -59,9 +59,11 @@ def new_model(
         **(token_ids or {}),
     }
     try:
-        model = Transformer(TransformerConfig.from_hf(config))
+        with torch.device("meta"):
+            model = Transformer(TransformerConfig.from_hf(config))
     except NotNative as reason:
         raise ModelError(f"the model description does not fit the {family} family: {reason}") from reason
+    model = model.to_empty(device="cpu")
     init_weights(model, seed)
     return model.to(dtype)
 

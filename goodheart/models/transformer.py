@@ -117,7 +117,8 @@ class Trunk(nn.Module):
     def __init__(self, c: TransformerConfig) -> None:
         super().__init__()
         self.c = c
-        self.embed_tokens = nn.Embedding(c.vocab_size, c.width)
+        # Not initialised here; and drawing normal numbers on the meta device would import the compiler (2 s).
+        self.embed_tokens = nn.Embedding.from_pretrained(torch.empty(c.vocab_size, c.width), freeze=False)
         self.layers = nn.ModuleList(Block(c, i) for i in range(c.layers))
         self.norm = RMSNorm(c.width, c.norm_eps, c.norm_offset)
         self.checkpoint_activations = False

@@ -100,7 +100,8 @@ def test_autocast_keeps_float32_gradients() -> None:
 
 
 def test_gates_by_hand_and_by_finite_differences() -> None:
-    # gate 1, up 3: silu(1) = 1 / (1 + e^-1) = 0.7310586, times 3 = 2.1931757; tanh-gelu(1) = 0.8411920, times 3 = 2.5235759.
+    # gate 1, up 3: silu(1) = 1 / (1 + e^-1) = 0.7310586, times 3 = 2.1931757;
+    # gelu(1) in tanh form = 0.8411920, times 3 = 2.5235759.
     pair = torch.tensor([1.0, 3.0])
     torch.testing.assert_close(silu_gate(pair), torch.tensor([2.1931757]))
     torch.testing.assert_close(gelu_gate(pair), torch.tensor([2.5235759]))
