@@ -129,9 +129,9 @@ def _load(auto: Any, folder: Path, hf_config: Mapping[str, Any], dtype: torch.dt
         if "auto_map" in hf_config:
             reason = "its code is in the model folder, and code from a model folder is never run here"
         raise ModelError(f"{folder}: transformers cannot load this {name} model: {reason}") from error
-    missing = [
-        k for k in report["missing_keys"] if not (may_lack_head and not k.startswith(f"{model.base_model_prefix}."))
-    ]
+    trunk = f"{model.base_model_prefix}."
+    drawn = [k for k in report["missing_keys"] if may_lack_head and (not k.startswith(trunk) or ".pooler." in k)]
+    missing = set(report["missing_keys"]) - set(drawn)
     if missing or report["mismatched_keys"]:
         raise ModelError(
             f"{folder}: the weights lack {', '.join(sorted(map(str, missing or report['mismatched_keys']))[:5])}; "

@@ -64,7 +64,7 @@ NATIVE: dict[str, tuple[str, str, dict[str, Any]]] = {
     ),
 }
 OTHERS: dict[str, tuple[str, str, dict[str, Any]]] = {
-    "gpt2": ("GPT2LMHeadModel", "GPT2Config", {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 64}),
+    "gpt2": ("GPT2LMHeadModel", "GPT2Config", {"n_embd": 32, "n_layer": 2, "n_head": 4}),
     "gpt-neox": ("GPTNeoXForCausalLM", "GPTNeoXConfig", {"hidden_dropout": 0.1, "num_key_value_heads": None}),
     "opt": ("OPTForCausalLM", "OPTConfig", {"ffn_dim": 64, "word_embed_proj_dim": 16, "dropout": 0.1}),
     "mixtral": ("MixtralForCausalLM", "MixtralConfig", {"num_local_experts": 4, "router_jitter_noise": 0.3}),
