@@ -19,8 +19,13 @@ class FunctionJudge:
         self.function = function
         self.name = name or getattr(function, "__name__", "reward")
 
-    def score(self, prompts: Sequence[Prompt], answers: Sequence[Answer]) -> list[float | None]:
-        """Scores as the function gives them.
+    def score(
+        self,
+        prompts: Sequence[Prompt],
+        answers: Sequence[Answer],
+        on_refusal: Callable[[int, str], None] | None = None,
+    ) -> list[float | None]:
+        """Scores as the function gives them; it gives no reasons for a None, so `on_refusal` is never called.
 
         Raises:
             DataError: it returns another number of scores, or something that is not a finite number or None.

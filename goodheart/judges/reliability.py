@@ -73,7 +73,7 @@ def pair_report(items: Sequence[Compared], scores: Sequence[Sequence[float]]) ->
     report |= _rate("always_first", shown, [float(p.first or 0) for p in shown]) if shown else {"always_first": None}
     margins = [p.margin for p in pairs]
     report["margin_mean"] = sum(margins) / len(margins)
-    report["temperature"] = fit_temperature(margins)
+    report["calibration_temperature"] = fit_temperature(margins)
     measured = margin_calibration(margins)
     report["ece"] = measured.ece
     report["calibration"] = [asdict(b) for b in measured.bins if b.count]

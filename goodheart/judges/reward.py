@@ -5,7 +5,7 @@ Letters: B answers, N heads or members of an ensemble.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 
@@ -13,6 +13,7 @@ from goodheart.data.batches import Example, micro_batches, pad
 from goodheart.data.examples import answer_example
 from goodheart.data.records import Answer, Prompt
 from goodheart.data.template import Template, load_tokenizer
+from goodheart.errors import TemplateError
 from goodheart.models.heads import RewardEnsemble, RewardModel
 from goodheart.models.load import load_reward, resolve
 
@@ -49,10 +50,26 @@ class RewardJudge:
             max_tokens=max_tokens,
         )
 
-    def score(self, prompts: Sequence[Prompt], answers: Sequence[Answer]) -> list[float | None]:
-        """One raw score per answer, the mean over the ensemble."""
-        examples = [answer_example(p, a, self.template, self.max_length) for p, a in zip(prompts, answers, strict=True)]
-        return [float(x) for x in self.score_tokens([e.ids for e in examples]).mean(dim=1)]
+    def score(
+        self,
+        prompts: Sequence[Prompt],
+        answers: Sequence[Answer],
+        on_refusal: Callable[[int, str], None] | None = None,
+    ) -> list[float | None]:
+        """One raw score per answer, the mean over the ensemble; None where the text cannot be read exactly.
+
+        on_refusal: told the place and the reason of each None.
+        """
+        rows: dict[int, list[int]] = {}
+        for i, (prompt, answer) in enumerate(zip(prompts, answers, strict=True)):
+            try:
+                rows[i] = answer_example(prompt, answer, self.template, self.max_length).ids
+            except TemplateError as error:
+                if on_refusal is not None:
+                    on_refusal(i, str(error))
+        means = self.score_tokens(list(rows.values())).mean(dim=1).tolist()
+        scores = dict(zip(rows, means, strict=True))
+        return [scores.get(i) for i in range(len(prompts))]
 
     @torch.no_grad()
     def score_tokens(self, rows: Sequence[Sequence[int]]) -> torch.Tensor:

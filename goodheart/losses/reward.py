@@ -65,17 +65,21 @@ def thumbs_loss(
     num_thumbs: float,
     up_weight: float = 1.0,
     down_weight: float = 1.0,
+    weight_N: Tensor | None = None,
 ) -> tuple[Tensor, MetricSums]:
     """Binary cross-entropy of thumbs: -log sigmoid(score) for up, -log sigmoid(-score) for down.
 
-    up_N: bool. num_thumbs: thumbs of the whole optimizer step. up_weight, down_weight: see `class_weights`.
+    up_N: bool. num_thumbs: thumbs of the whole optimizer step (with weights: the sum of the weights).
+    up_weight, down_weight: see `class_weights`. weight_N: trust in each thumb (None = 1).
     -> scalar loss; `rewards/accuracies` (a score of exactly 0 counts half), `rewards/up`, `rewards/down` (mean scores).
     """
     if num_thumbs <= 0:
         raise ValueError(f"num_thumbs must be over 0, got {num_thumbs}")
     sign_N = torch.where(up_N, 1.0, -1.0).to(scores_N.dtype)
-    weight_N = torch.where(up_N, up_weight, down_weight).to(scores_N.dtype)
-    loss = -(weight_N * F.logsigmoid(sign_N * scores_N)).sum() / num_thumbs
+    class_N = torch.where(up_N, up_weight, down_weight).to(scores_N.dtype)
+    if weight_N is not None:
+        class_N = class_N * weight_N
+    loss = -(class_N * F.logsigmoid(sign_N * scores_N)).sum() / num_thumbs
     metrics = MetricSums()
     metrics.add("rewards/accuracies", 0.5 * ((sign_N * scores_N.detach()).sign() + 1).sum(), scores_N.numel())
     metrics.add_masked(up_N, {"rewards/up": scores_N})

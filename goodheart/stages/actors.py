@@ -19,7 +19,7 @@ from goodheart.errors import ConfigError
 from goodheart.judges.load import Judge
 from goodheart.judges.reward import RewardJudge
 from goodheart.models.causal import CausalLM
-from goodheart.models.heads import ValueHead, ValueModel
+from goodheart.models.heads import RewardModel, ValueHead, ValueModel
 from goodheart.models.load import load_causal, load_reward, resolve
 from goodheart.models.lora import as_reference
 from goodheart.train.optimizer import resolve_dtype
@@ -99,6 +99,7 @@ def _value_model(
         )
     if isinstance(judge, RewardJudge) and fits and choice in {"auto", "reward"}:
         source = load_reward(resolve(config.reward), dtype=dtype, device=session.device)
+        assert isinstance(source, RewardModel)  # what `is_decoder` promised
         value = ValueModel.from_reward(source)
         if config.normalize_reward:
             _rescale(value, judge)

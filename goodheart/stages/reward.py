@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from pydantic import Field
@@ -119,10 +119,14 @@ def train(config: RewardConfig) -> Run:
         own = [x for scores in score_all(model, items[:2000], template, config.max_tokens) for x in scores]
         spread = torch.tensor(own).std().item() if len(own) > 1 else 1.0
         results = report(unseen, score_all(model, unseen, template, config.max_tokens)) if unseen else {}
-        extra = {"score_mean": sum(own) / len(own), "score_std": spread, "temperature": results.get("temperature")}
-        with session.model_folder() as target:
+        extra = {
+            "score_mean": sum(own) / len(own),
+            "score_std": spread,
+            "calibration_temperature": results.get("calibration_temperature"),
+        }
+        with session.model_folder() as target, session.world.whole(model) as state:
             if session.world.is_main:
-                save_reward(model, target, extra)
+                save_reward(model, target, extra, state=state, pad_token_id=template.pad_id)
                 template.save(target)
         return session.finish(
             {"trained_on": len(items), "held_out": len(unseen), "skipped": prepared.skipped.total} | extra | results
@@ -288,7 +292,7 @@ def _new_model(config: RewardConfig, session: Session) -> RewardModel | RewardEn
     """Fresh heads on the trunk that `model` names; members differ by the seed of their heads (and their bootstrap)."""
     dtype = resolve_dtype(config.dtype, session.device)
     members = [
-        new_reward(config.model, num_heads=config.heads, seed=config.seed + m, dtype=dtype, device=session.device)
+        new_reward(config.model, config.heads, seed=config.seed + m, dtype=dtype, device=session.device)
         for m in range(config.members)
     ]
     ready_members = [ready(member, config, session) for member in members]
@@ -299,7 +303,7 @@ def _read(sources: list[str], kind: Kind | Literal["auto"]) -> tuple[Loaded, Kin
     """The labels, and which kind they are: as asked for, or the kind that the first rows have."""
     if kind != "auto":
         return read_records(sources, kind), kind
-    found = kind_of(read_records(sources, "any", limit=1).records[0])
+    found = cast(Kind, kind_of(read_records(sources, "any", limit=1).records[0]))
     if found not in {"preference", "rating", "thumb"}:
         raise DataError(
             f"{', '.join(sources)}: rows of kind {found}; a reward model learns from preference, rating or thumb rows"

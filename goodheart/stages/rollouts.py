@@ -218,6 +218,7 @@ def _record(rollouts: Rollouts, actors: Actors, config: PPOConfig) -> None:
         index = torch.as_tensor(piece, device=part.ids_BT.device)
         width = part.ids_BT.shape[1]
         rollouts.old_logps_BT[index, :width] = old.logps_BT
+        assert old.entropy_BT is not None
         rollouts.entropy_BT[index, :width] = old.entropy_BT
         rollouts.values_BT[index, :width] = values_BT.float() * part.mask_BT
         rollouts.ref_logps_BT[index, :width] = ref.logps_BT

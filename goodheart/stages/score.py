@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -11,12 +11,11 @@ from typing import Any, Literal
 from pydantic import Field
 
 from goodheart.data.examples import Skipped, require
-from goodheart.data.files import read_rows
+from goodheart.data.files import Row, read_rows
 from goodheart.data.messages import RowError
 from goodheart.data.reading import as_sources, parse
-from goodheart.data.records import Judgement, Prompt, Text
+from goodheart.data.records import Answer, Judgement, Prompt, Text
 from goodheart.data.writing import write_rows
-from goodheart.errors import TemplateError
 from goodheart.judges.load import Judge, load_judge
 from goodheart.losses.reward import wilson_interval
 from goodheart.train.config import Settings
@@ -85,34 +84,51 @@ def _scored_rows(sources: list[str | Path], judge: Judge, found: Scored, quiet: 
     rows = (row for source in sources for row in read_rows(source))
     with Progress(0, "scoring", unit="rows", shown=not quiet) as bar:
         while chunk := list(islice(rows, _CHUNK)):
-            kept: list[tuple[dict[str, Any], Any]] = []
-            for row in chunk:
-                where = f"{row.source}:{row.number}"
-                try:
-                    _, records = parse(row, "any")
-                    if len(records) != 1 or isinstance(records[0], Prompt | Text):
-                        raise RowError("the row has no answer to score")
-                    kept.append((row.data, _scores(judge, records[0])))
-                except (RowError, TemplateError) as error:
-                    found.skipped.add(str(error), where, str(row.data))
-            for data, (columns, right) in kept:
-                found.rows += 1
-                found.pairs += right is not None
-                found.right += right or 0.0
-                yield {**data, **columns}
+            records = [_record(row, found) for row in chunk]
+            prompts = [r.prompt for r in records if r is not None for _ in _answers(r)]
+            answers = [a for r in records if r is not None for a in _answers(r)]
+            refused: dict[int, str] = {}
+            scores = judge.score(prompts, answers, refused.__setitem__)
+            start = 0
+            for row, record in zip(chunk, records, strict=True):
+                if record is None:
+                    continue
+                stop = start + len(_answers(record))
+                reason = next((refused[i] for i in range(start, stop) if i in refused), None)
+                if reason is None:
+                    yield {**row.data, **_columns(record, scores[start:stop], found)}
+                else:
+                    found.skipped.add(reason, f"{row.source}:{row.number}", str(row.data))
+                start = stop
             bar.advance(len(chunk))
 
 
-def _scores(judge: Judge, record: Any) -> tuple[dict[str, Any], float | None]:
-    """New columns of a row, and for a pair with a winner whether the judge agrees (0.5 for equal scores)."""
+def _record(row: Row, found: Scored) -> Any:
+    """The row's record with at least one answer; None where it has none (noted in `found`)."""
+    try:
+        _, records = parse(row, "any")
+        if len(records) != 1 or isinstance(records[0], Prompt | Text):
+            raise RowError("the row has no answer to score")
+        return records[0]
+    except RowError as error:
+        found.skipped.add(str(error), f"{row.source}:{row.number}", str(row.data))
+        return None
+
+
+def _answers(record: Any) -> Sequence[Answer]:
+    return record.answers if isinstance(record, Judgement) else (record.answer,)
+
+
+def _columns(record: Any, scores: Sequence[float | None], found: Scored) -> dict[str, Any]:
+    """New columns of a row; a pair with a winner counts towards the accuracy."""
+    found.rows += 1
     if not isinstance(record, Judgement):
-        return {"score": judge.score([record.prompt], [record.answer])[0]}, None
-    scores = judge.score([record.prompt] * len(record.answers), record.answers)
+        return {"score": scores[0]}
     if len(scores) != 2:
-        return {"scores": scores}, None
+        return {"scores": list(scores)}
     good = record.ranks.index(min(record.ranks))
     chosen, rejected = scores[good], scores[1 - good]
-    columns = {"score_chosen": chosen, "score_rejected": rejected}
-    if record.ranks[0] == record.ranks[1] or chosen is None or rejected is None:
-        return columns, None
-    return columns, 1.0 if chosen > rejected else 0.5 if chosen == rejected else 0.0
+    if record.ranks[0] != record.ranks[1] and chosen is not None and rejected is not None:
+        found.pairs += 1
+        found.right += 1.0 if chosen > rejected else 0.5 if chosen == rejected else 0.0
+    return {"score_chosen": chosen, "score_rejected": rejected}

@@ -157,9 +157,10 @@ def mean_loss(session: Session, model: CausalLM, rows: Rows, max_tokens: int) ->
     """Nats per marked token over all rows."""
     mine = session.world.shard(list(range(len(rows.groups))))
     total, count = 0.0, 0
-    for piece in micro_batches([rows.lengths[i] for i in mine], max_tokens):
+    for piece, counts in session.world.same_passes(micro_batches([rows.lengths[i] for i in mine], max_tokens)):
         batch = rows.batch([mine[i] for i in piece], session.device)
         loss, _ = next_token_loss(model, batch, 1)
-        total += float(loss)
-        count += int(batch.mask_BT.sum())
+        if counts:
+            total += float(loss)
+            count += int(batch.mask_BT.sum())
     return session.world.sum(total) / max(1, session.world.sum(count))

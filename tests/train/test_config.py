@@ -1,0 +1,89 @@
+"""Settings: what a wrong file or option says to the person who wrote it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from pydantic import Field
+
+from goodheart.errors import ConfigError
+from goodheart.train.config import LoraSettings, Settings, TrainingSettings, build
+
+
+class Inner(Settings):
+    depth: int = Field(1, ge=1)
+
+
+class Example(TrainingSettings):
+    data: str
+    inner: Inner = Inner()
+
+
+def write(folder: Path, text: str) -> Path:
+    file = folder / "c.yaml"
+    file.write_text(text, encoding="utf-8")
+    return file
+
+
+def test_file_options_and_sets_in_that_order(tmp_path: Path) -> None:
+    file = write(tmp_path, "model: m\ndata: from-file\nout: o\nseed: 1\ninner:\n  depth: 2\n")
+    built = build(Example, file=file, overrides={"seed": 2, "data": None}, sets=["inner.depth=3", "learning_rate=1e-3"])
+    assert (built.data, built.seed, built.inner.depth, built.learning_rate) == ("from-file", 2, 3, 0.001)
+
+
+def test_blocks_are_made_where_they_were_absent() -> None:
+    built = build(Example, sets=["model=m", "data=d", "out=o", "lora.rank=4"])
+    assert built.lora == LoraSettings(rank=4)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            "model: m\ndata: d\nout: o\nlerning_rate: 1\n",
+            "c.yaml:4: unknown key `lerning_rate`; did you mean `learning_rate`?",
+        ),
+        ("model: m\ndata: d\nout: o\ninner:\n  dept: 1\n", "c.yaml:5: unknown key `inner.dept`; did you mean `depth`?"),
+        (
+            "model: m\ndata: d\nout: o\ninner:\n  depth: 0\n",
+            "c.yaml:5: `inner.depth`: input should be greater than or equal to 1 (got 0)",
+        ),
+        ("model: m\ndata: d\nout: o\nbatch_size: many\n", "c.yaml:4: `batch_size`: input should be a valid integer"),
+        ("model: m\nout: o\n", "c.yaml: `data` is missing"),
+        ("model: m\nmodel: n\n", "c.yaml:2: key `model` is given twice"),
+        ("model: [m\n", "c.yaml:2: not valid YAML"),
+        ("- a\n- b\n", "c.yaml: expected `key: value` lines, found list"),
+        ("model: m\ndata: d\nout: o\nadam_betas: [0.9, 1.0]\n", "c.yaml:4: `adam_betas`: each must lie in [0, 1)"),
+    ],
+)
+def test_errors_name_the_line_and_the_remedy(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        build(Example, file=write(tmp_path, text))
+    assert message in str(error.value)
+
+
+def test_all_problems_are_told_at_once(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError) as error:
+        build(Example, file=write(tmp_path, "model: m\ndata: d\nout: o\nseed: x\nepochs: -1\n"))
+    assert "`seed`" in str(error.value)
+    assert "`epochs`" in str(error.value)
+
+
+def test_missing_file_names_a_near_one(tmp_path: Path) -> None:
+    write(tmp_path, "")
+    with pytest.raises(ConfigError, match=r"no such file; did you mean `c.yaml`\?"):
+        build(Example, file=tmp_path / "cc.yaml")
+
+
+@pytest.mark.parametrize("item", ["novalue", "=3", "model.x=1"])
+def test_bad_set(item: str) -> None:
+    with pytest.raises(ConfigError, match="--set"):
+        build(Example, sets=["model=m", "data=d", "out=o", item])
+
+
+@pytest.mark.parametrize(
+    ("text", "value"), [("1e-4", 1e-4), ("1.5e3", 1500.0), ("3", 3.0), (".5", 0.5), ("2E-2", 0.02)]
+)
+def test_numbers_as_people_write_them(text: str, value: float) -> None:
+    assert build(Example, sets=["model=m", "data=d", "out=o", f"learning_rate={text}"]).learning_rate == value
