@@ -204,7 +204,7 @@ class Run:
     def _begin(self, config: dict[str, Any], parents: dict[str, str], data: list[str], seed: int) -> None:
         now = lineage.inputs(parents, data)
         start = lineage.environment(seed)
-        if not (self.path / "config.yaml").is_file():
+        if not (self.path / "config.yaml").is_file() or self._nothing_done():
             self._write_lineage({"stage": self.stage, **now, "starts": [start]})
             text = yaml.safe_dump(
                 {k: v for k, v in config.items() if k != "stage"}, sort_keys=False, allow_unicode=True
@@ -218,6 +218,12 @@ class Run:
         if before["starts"] and before["starts"][-1].get("code_sha256") != start["code_sha256"]:
             self._write_log("the code has changed since this run was started")
         self._write_lineage(before | {"starts": [*before["starts"], start]})
+
+    def _nothing_done(self) -> bool:
+        """A start that failed before its first step, on wrong data say, leaves nothing that another could lose."""
+        logged = self.path / "metrics.jsonl"
+        begun = logged.is_file() and logged.stat().st_size > 0
+        return not (begun or self.finished or (self.path / "checkpoints").is_dir() or self.model_dir.is_dir())
 
     def _refuse_foreign(self) -> None:
         """Raises before anything is written into a folder that is somebody else's."""
