@@ -1,0 +1,24 @@
+"""`python -m bench` runs every benchmark; `python -m bench NAME [OPTIONS]` runs one (see `python -m bench NAME -h`)."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+
+NAMES = ("generation", "ppo")
+
+
+def main() -> int:
+    asked, options = sys.argv[1:2], sys.argv[2:]
+    if asked and asked[0] not in NAMES:
+        print(f"benchmarks: {', '.join(NAMES)}", file=sys.stderr)
+        return 2
+    failed = 0
+    for name in asked or NAMES:
+        sys.argv = [f"bench {name}", *options]
+        failed |= importlib.import_module(f"bench.{name}").main() or 0
+    return failed
+
+
+if __name__ == "__main__":
+    sys.exit(main())
