@@ -68,8 +68,9 @@ def answer(value: Any, name: str = "answer", *, to: Any = None, model: str | Non
 def spare(data: Data, *used: str) -> dict[str, Any]:
     """The columns that a shape has no use for (null ones dropped); they travel in `Prompt.meta`."""
     meta = {key: value for key, value in data.items() if key not in used and value is not None}
-    if isinstance(meta.get("tools"), str):
-        meta["tools"] = as_list(meta["tools"]) or meta["tools"]
+    tools = as_list(meta.get("tools"))
+    if tools is not None:
+        meta["tools"] = tools
     return meta
 
 

@@ -12,6 +12,7 @@ from goodheart.data.layouts import LAYOUTS, to_rows
 from goodheart.data.messages import RowError
 from goodheart.data.reading import BadRow, Loaded, Sources, iter_records
 from goodheart.data.records import Judgement, Rating
+from goodheart.data.sources import file_kind
 from goodheart.data.writing import write_rows
 from goodheart.errors import ConfigError, DataError
 
@@ -70,6 +71,7 @@ def convert(
     if to not in LAYOUTS:
         raise ConfigError(f"unknown layout {to!r}; known are {', '.join(LAYOUTS)}")
     loaded = Loaded()
+    flat = file_kind(Path(out)) in (".csv", ".tsv")
     left_out: Counter[str] = Counter()
     lost: Counter[str] = Counter()
 
@@ -78,6 +80,8 @@ def convert(
         for record in iter_records(sources, "any", loaded=loaded, columns=columns, split=split, subset=subset):
             try:
                 made = to_rows(record, to)
+                if flat:
+                    _check_flat(made)
             except RowError as error:
                 left_out[str(error)] += 1
                 continue
@@ -92,6 +96,16 @@ def convert(
 
     written = write_rows(out, rows())
     return Converted(loaded.counts["rows"], written, loaded.bad, dict(left_out), dict(lost))
+
+
+def _check_flat(rows: list[dict[str, Any]]) -> None:
+    """Objects and ranked outputs would come back from a CSV cell as the text of an answer."""
+    for row in rows:
+        if any(isinstance(row.get(name), dict) for name in _OBJECTS) or isinstance(row.get("output"), list):
+            raise RowError("a CSV file cannot hold objects and ranked outputs; write .jsonl or .parquet")
+
+
+_OBJECTS = ("input", "chosen", "rejected", "flags", "rater_attributes")
 
 
 def _lost(record: Any, made: list[dict[str, Any]], to: str) -> Iterator[str]:

@@ -20,6 +20,8 @@ _NOTES = {"rater": str, "rater_attributes": dict, "guideline": str, "flags": dic
 def _notes(data: Data, used: Sequence[str], answers: int = 2) -> tuple[dict[str, Any], dict[str, Any]]:
     """Who judged, how strongly and so on as fields of a Judgement; and the columns that are left."""
     notes: dict[str, Any] = {key: data[key] for key, kind in _NOTES.items() if isinstance(data.get(key), kind)}
+    if data.get("gold") in ("true", "false"):  # a CSV cell
+        notes["gold"] = data["gold"] == "true"
     for key in _NUMBERS:
         if data.get(key) not in (None, ""):
             notes[key] = number(data[key], key)

@@ -52,7 +52,8 @@ def as_transcript(turns: Iterable[Message]) -> str:
     """
     text = ""
     for turn in turns:
-        if any(f"\n\n{name}:" in f"\n\n{turn.content}" for name in _NAMES.values()):
+        said = turn.content.strip() if turn.role != "system" else f"\n\n{turn.content.strip()}"
+        if any(f"\n\n{name}:" in said for name in _NAMES.values()):
             raise RowError("a transcript cannot hold a turn that itself has a line starting with Human: or Assistant:")
         if turn.role == "system" and not text:
             text = turn.content.strip()

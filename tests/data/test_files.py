@@ -421,7 +421,7 @@ def test_any_text_survives_csv_and_jsonl(tmp_path_factory: pytest.TempPathFactor
 
 
 def test_line_formats_are_read_in_constant_memory(tmp_path: Path) -> None:
-    """6 MB of rows pass through less than 3 MB of memory, packed or not."""
+    """6 MB of rows pass through less than 4 MB of memory, packed or not."""
     names = ("a.jsonl", "a.jsonl.gz", "a.jsonl.zst", "a.csv", "a.txt")
     for name in names[:4]:
         write_rows(tmp_path / name, ({"id": os.urandom(300).hex(), "text": "p" * 600} for _ in range(5_000)))
@@ -433,7 +433,7 @@ def test_line_formats_are_read_in_constant_memory(tmp_path: Path) -> None:
             pass
         peak = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
-        assert peak < 3 * 2**20, (name, peak)
+        assert peak < 4 * 2**20, (name, peak)
 
 
 def test_visible_text_cannot_drive_a_terminal() -> None:
