@@ -67,6 +67,8 @@ class World:
             # On CPU with several threads, adding into an indexed tensor is otherwise done in any order, and a resumed
             # run would differ in the last bits. The public switch imports the compiler (2 s), so its C half is called.
             torch._C._set_deterministic_algorithms(True, warn_only=True)
+            # Otherwise that mode also fills every new tensor with NaN, a debugging aid that costs time.
+            torch._C._set_deterministic_fill_uninitialized_memory(False)
         if size > 1 and not _dist().is_initialized():
             backend = "nccl" if world.device.type == "cuda" else "gloo"
             _dist().init_process_group(backend, rank=rank, world_size=size, timeout=timeout)

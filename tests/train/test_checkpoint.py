@@ -149,14 +149,17 @@ def test_newest_and_best_are_kept(tmp_path: Path) -> None:
     assert kept(tmp_path) == [10, 12]
 
 
-def test_nothing_is_pruned_before_the_new_one_is_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("place", ["goodheart.train.checkpoint.sync_folder", "pathlib.Path.rename"])
+def test_nothing_is_pruned_or_named_before_the_new_one_is_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
     checkpoints = Checkpoints(tmp_path, keep=1)
     checkpoints.save(1, TrainState(count=Counter()))
 
     def killed(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("goodheart.train.checkpoint.sync_folder", killed)
+    monkeypatch.setattr(place, killed)
     with pytest.raises(KeyboardInterrupt):
         checkpoints.save(2, TrainState(count=Counter()))
     assert checkpoints.latest() == (1, tmp_path / "checkpoints" / "step-1")
