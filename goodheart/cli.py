@@ -261,18 +261,17 @@ def main() -> None:
 
 
 def _report(error: Exception, debug: bool) -> int:
-    import click
-
     if debug:
         traceback.print_exception(error)
-    if isinstance(error, click.exceptions.Exit):
+    if isinstance(error, typer.Exit):
         return error.exit_code
-    if isinstance(error, click.ClickException):
-        error.show()
-        return error.exit_code
-    if isinstance(error, click.exceptions.Abort):
+    if isinstance(error, typer.Abort):
         typer.secho("stopped", err=True)
         return 130
+    # wrong usage: which class that is depends on the version of typer
+    if hasattr(error, "show") and hasattr(error, "exit_code"):
+        error.show()
+        return int(error.exit_code)
     if isinstance(error, Interrupted):
         typer.secho(str(error), err=True)
         return 130

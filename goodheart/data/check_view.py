@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from goodheart.data.check import CheckReport, SourceReport
+from goodheart.data.check_report import CheckReport, SourceReport
 from goodheart.data.reading import BadRow
 from goodheart.data.streams import visible
 

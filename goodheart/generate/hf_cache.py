@@ -81,11 +81,19 @@ class HFCache:
         return (torch.arange(L, device=self.device) >= starts_N.unsqueeze(1)).long()
 
 
+# Rotary scalings whose frequencies depend on the length so far: cached keys would be turned by old ones.
+_LENGTH_DEPENDENT = {"dynamic", "longrope", "su"}
+
+
 def caches_plainly(hf: Any) -> bool:
-    """Whether every layer of this transformers model keeps all keys and values, as `HFCache` assumes; windows, chunks
-    and recurrent states do not."""
+    """Whether every layer of this transformers model keeps all keys and values for good, as `HFCache` assumes; windows,
+    chunks, recurrent states and rotary scalings that depend on the length do not."""
     from transformers.cache_utils import DynamicCache, DynamicLayer
 
+    ropes = getattr(hf.config, "rope_parameters", None) or getattr(hf.config, "rope_scaling", None) or {}
+    for rope in (ropes, *(r for r in ropes.values() if isinstance(r, dict))):
+        if rope.get("rope_type", rope.get("type")) in _LENGTH_DEPENDENT:
+            return False
     try:
         layers = DynamicCache(config=hf.config).layers
     except (AttributeError, KeyError, TypeError, ValueError):  # a config that says nothing of layers we know

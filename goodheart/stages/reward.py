@@ -65,9 +65,8 @@ def train(config: RewardConfig) -> Run:
             return session.run
 
         # 1. model and labels
-        folder = resolve(config.model)
-        template = Template(load_tokenizer(folder), plain_prompts=config.plain_prompts)
         model = _new_model(config, session)
+        template = Template(load_tokenizer(resolve(config.model)), plain_prompts=config.plain_prompts)
         max_length = row_length(config, model.max_length)
         loaded, kind = _read(sources, config.kind)
         if eval_sources:

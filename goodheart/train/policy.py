@@ -22,9 +22,9 @@ M = TypeVar("M", bound=nn.Module)
 def load_policy(config: TrainingSettings, session: Session) -> tuple[CausalLM, Template]:
     """The causal model named by `config.model` with its tokenizer's template, ready to train."""
     folder = resolve(config.model)
-    template = Template(load_tokenizer(folder), plain_prompts=config.plain_prompts)
     dtype = resolve_dtype(config.dtype, session.device)
     model = load_causal(folder, dtype=dtype, device=session.device)
+    template = Template(load_tokenizer(folder), plain_prompts=config.plain_prompts)
     return ready(model, config, session), template
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -799,6 +801,21 @@ def test_texts_of_every_kind() -> None:
     assert list(texts_of(Text("t"))) == ["t"]
     assert list(texts_of(Prompt(text="p"))) == ["p"]
     assert list(texts_of(Thumb(Prompt(text="p"), Answer("a"), True))) == ["p", "a"]
+
+
+def test_reading_imports_nothing_heavy(tmp_path: Path) -> None:
+    """`goodheart --help` and small jobs start at once: files are read with the standard library alone."""
+    write_rows(tmp_path / "a.jsonl", [{"text": "x"}])
+    code = (
+        "import sys; import goodheart.data.check, goodheart.data.tokenizer; from goodheart.data.formats import *; "
+        "read_records(sys.argv[1], 'text'); "
+        "heavy = {'torch', 'transformers', 'datasets', 'pyarrow', 'zstandard', 'tokenizers', 'rich', 'numpy', 'pydantic'}; "
+        "sys.exit(' '.join(heavy & set(sys.modules)))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, tmp_path / "a.jsonl"], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 class TestRealData:
