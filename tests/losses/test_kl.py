@@ -90,7 +90,7 @@ def test_gradient_is_alive_far_from_the_reference(estimator: Callable[[Tensor, T
 
 def test_kl_loss_reads_only_the_mask() -> None:
     logps_BT = torch.tensor([[-1.0, torch.nan], [-2.0, -3.0]], requires_grad=True)
-    ref_BT = torch.tensor([[-2.0, 0.0], [-1.0, torch.inf]])
+    ref_BT = torch.tensor([[-2.0, 0.0], [-1.0, torch.inf]], requires_grad=True)
     mask_BT = torch.tensor([[True, False], [True, False]])
     loss, metrics = kl_loss(logps_BT, ref_BT, mask_BT, num_tokens=4)
     # k2 of +1 and of -1, over the four tokens of the whole step
@@ -98,6 +98,7 @@ def test_kl_loss_reads_only_the_mask() -> None:
     assert metrics.means() == {"objective/kl_per_token": 0.0}
     loss.backward()
     torch.testing.assert_close(logps_BT.grad, torch.tensor([[0.25, 0.0], [-0.25, 0.0]]))
+    assert ref_BT.grad is None
 
 
 def test_adaptive_coefficient_by_hand() -> None:

@@ -38,8 +38,9 @@ def test_adding_keeps_both_operands_and_no_graph() -> None:
     leaf = torch.tensor(3.0, requires_grad=True)
     one.add("x", leaf * 2, 1)
     two.add("x", 4.0, 1)
-    assert (one | two).means() == {"x": 5.0}
-    assert one.means() == {"x": 6.0}
+    one.add_masked(torch.tensor([True]), {"z": leaf[None]})
+    assert (one | two).means() == {"x": 5.0, "z": 3.0}
+    assert one.means() == {"x": 6.0, "z": 3.0}
     assert not any(total.requires_grad for _, (total, _) in one.items())
 
 

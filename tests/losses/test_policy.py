@@ -52,6 +52,8 @@ def test_dual_clip_by_hand() -> None:
     torch.testing.assert_close(logps_BT.grad, torch.tensor([[0.0, 2.0, 0.0, 0.0]]))
     with pytest.raises(ValueError, match="dual_clip"):
         ppo_policy_loss(*arguments, cliprange=0.2, num_tokens=1, dual_clip=1.0)
+    loose, _ = ppo_policy_loss(*arguments, cliprange=0.2, num_tokens=1, dual_clip=1.5)
+    torch.testing.assert_close(loose, torch.tensor(1.5 + 1.5 - 1.2 + 0.8))
 
 
 def test_first_update_is_the_policy_gradient() -> None:
@@ -100,6 +102,7 @@ def test_value_loss_by_hand() -> None:
     assert means["val/clipfrac_avg"] == 0.5
     assert means["val/mean"] == pytest.approx(1.15)
     assert means["val/error_avg"] == pytest.approx((0.81 + 0.25 + 2.25 + 0.25) / 4)
+    assert means["loss/value_avg"] == pytest.approx(float(loss))
     unclipped, metrics = value_loss(*arguments, cliprange_value=None, num_tokens=4)
     torch.testing.assert_close(unclipped, torch.tensor(0.5 * (0.81 + 0.25 + 2.25 + 0.25) / 4))
     assert metrics.means()["val/clipfrac_avg"] == 0.0
@@ -128,6 +131,16 @@ def test_padding_is_never_read() -> None:
         (policy + value + entropy).backward()
         results.append((leaf_BT.grad, (first | second | third).means()))
     torch.testing.assert_close(results[0], results[1], atol=0, rtol=0)
+
+
+def test_what_was_recorded_is_a_constant() -> None:
+    new_BT, *recorded = [torch.randn(1, 4, requires_grad=True) for _ in range(5)]
+    old_logps_BT, advantages_BT, old_values_BT, returns_BT = recorded
+    policy, _ = ppo_policy_loss(new_BT, old_logps_BT, advantages_BT, ALL_14, cliprange=0.2, num_tokens=4)
+    value, _ = value_loss(new_BT, old_values_BT, returns_BT, ALL_14, cliprange_value=0.2, num_tokens=4)
+    (policy + value).backward()
+    assert new_BT.grad is not None
+    assert all(x.grad is None for x in recorded)
 
 
 @pytest.mark.parametrize("count", [0, -3])
