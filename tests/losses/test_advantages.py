@@ -147,6 +147,9 @@ def test_whiten_by_hand() -> None:
     # With the mean left where it was; what is outside the mask stays 0.
     kept_BT = torch.where(mask_BT, expected_BT + 2.5, 0)
     torch.testing.assert_close(whiten(x_BT, mask_BT, shift_mean=False), kept_BT)
+    # 0 and 0.2: deviation 0.1, so -1 and 1
+    small_BT = whiten(torch.tensor([[0.0, 0.2]]), torch.ones(1, 2, dtype=torch.bool))
+    torch.testing.assert_close(small_BT, torch.tensor([[-1.0, 1.0]]))
 
 
 def test_whiten_over_processes_equals_whiten_over_the_whole() -> None:
@@ -173,4 +176,5 @@ def test_masked_mean() -> None:
     x_BT = torch.tensor([[1.0, 3.0, torch.nan], [5.0, 100.0, 100.0], [9.0, 9.0, 9.0]])
     mask_BT = torch.tensor([[True, True, False], [True, False, False], [False] * 3])
     torch.testing.assert_close(masked_mean(x_BT, mask_BT), torch.tensor(3.0))
+    torch.testing.assert_close(masked_mean(x_BT, mask_BT & (x_BT == 5)), torch.tensor(5.0))
     torch.testing.assert_close(masked_mean(x_BT, mask_BT, dim=1), torch.tensor([2.0, 5.0, 0.0]))
