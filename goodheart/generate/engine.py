@@ -12,10 +12,9 @@ Shapes: N running rows, P rows just started, V vocabulary, D width.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NoReturn
 
 import torch
 from torch import Tensor
@@ -191,6 +190,8 @@ class _Call:
     def _record(self, rows: list[Row], drawn: list[list[float]]) -> list[tuple[Row, Finish | None]]:
         events = []
         for row, token, logp in zip(rows, drawn[0], drawn[1], strict=True):
+            if logp != logp:
+                self._refuse_nan(row)
             row.ids.append(int(token))
             row.logps.append(logp)
             events.append((row, self._finish(row)))
@@ -207,17 +208,14 @@ class _Call:
         return events
 
     def _finish(self, row: Row) -> Finish | None:
-        finish: Finish | None = None
         if row.ids[-1] in self.eos_ids:
-            finish = "eos"
-        elif self.stop is not None and self.stop(row.ids):
-            finish = "stop"
-        elif len(row.ids) == row.limit:
-            finish = "length"
-        if finish is not None and math.isnan(sum(row.logps)):
-            step = next(i for i, logp in enumerate(row.logps) if math.isnan(logp))
-            raise HealthError(
-                f"generation: the model gave not-a-number at new token {step} of prompt {row.index}; its weights are "
-                "broken (training diverged?): go back to an earlier checkpoint"
-            )
-        return finish
+            return "eos"
+        if self.stop is not None and self.stop(row.ids):
+            return "stop"
+        return "length" if len(row.ids) == row.limit else None
+
+    def _refuse_nan(self, row: Row) -> NoReturn:
+        raise HealthError(
+            f"generation: the model gave not-a-number at new token {len(row.ids)} of prompt {row.index}; its weights "
+            "are broken (training diverged?): go back to an earlier checkpoint"
+        )

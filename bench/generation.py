@@ -1,0 +1,128 @@
+"""Tokens per second of the engine against transformers' generate, on one model of ours in both.
+
+    python -m bench.generation --sizes 1M 5M --batch 16 64 --rounds 5
+
+Contenders take turns, so that noise of the machine hits both alike; the ratio is the median of the rounds' ratios.
+Task "full": every row runs to the limit. Task "early": rows end after 1 .. limit tokens, and only those count; peers
+cannot drop finished rows, the engine gives their slots away.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from goodheart.generate.engine import Engine
+from goodheart.generate.sampling import SamplingParams
+from goodheart.models.load import save_causal
+from goodheart.models.new import new_model
+from goodheart.models.transformer import Transformer
+
+# hidden_size, layers, heads, key/value heads, MLP width, vocabulary; parameters without and with the tied embedding.
+SIZES = {
+    "1M": (128, 4, 4, 4, 352, 1024),  # 0.8M + 0.1M
+    "1M-8k": (128, 4, 4, 4, 352, 8192),  # 0.8M + 1.0M
+    "5M": (256, 5, 8, 4, 704, 4096),  # 3.7M + 1.0M
+    "15M": (384, 6, 6, 6, 1024, 8192),  # 10.6M + 3.1M
+    "110M": (768, 12, 12, 12, 2048, 32000),  # 85M + 25M
+}
+
+
+def model_of(size: str) -> Transformer:
+    """A random decoder of the Llama family."""
+    width, layers, heads, kv_heads, mlp, vocabulary = SIZES[size]
+    spec = {
+        "hidden_size": width,
+        "num_hidden_layers": layers,
+        "num_attention_heads": heads,
+        "num_key_value_heads": kv_heads,
+        "intermediate_size": mlp,
+    }
+    return new_model(spec, vocabulary, seed=0)
+
+
+def in_transformers(model: Transformer) -> Any:
+    """The same model loaded by transformers, without an end token."""
+    from transformers import AutoModelForCausalLM
+
+    with tempfile.TemporaryDirectory() as folder:
+        save_causal(model, Path(folder))
+        hf = AutoModelForCausalLM.from_pretrained(folder, dtype=next(model.parameters()).dtype).eval()
+    hf.generation_config.eos_token_id = None
+    hf.generation_config.pad_token_id = 0
+    return hf
+
+
+def contenders(model: Transformer, prompts: torch.Tensor, limits: list[int]) -> dict[str, Callable[[], object]]:
+    """Name -> one run of the task."""
+    hf, engine, rows = in_transformers(model), Engine(model, slots=len(prompts)), prompts.tolist()
+    seed = iter(range(10**9))
+
+    def ours() -> object:
+        return engine.generate(rows, SamplingParams(limits, seed=next(seed)))
+
+    def transformers() -> object:
+        settings = {"do_sample": True, "temperature": 1.0, "top_k": 0, "top_p": 1.0}
+        with torch.no_grad():
+            return hf.generate(prompts, attention_mask=torch.ones_like(prompts), max_new_tokens=max(limits), **settings)
+
+    return {"transformers": transformers, "goodheart": ours}
+
+
+def measure(runs: dict[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
+    """Seconds of each contender in each round, after one round to warm up."""
+    seconds: dict[str, list[float]] = {name: [] for name in runs}
+    for turn in range(rounds + 1):
+        for name, run in runs.items():
+            begun = time.perf_counter()
+            run()
+            if turn:
+                seconds[name].append(time.perf_counter() - begun)
+    return seconds
+
+
+def main() -> None:
+    """Print one line per size, batch and task."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--sizes", nargs="+", default=["1M", "1M-8k"], choices=SIZES)
+    parser.add_argument("--batch", nargs="+", type=int, default=[16, 64])
+    parser.add_argument("--tasks", nargs="+", default=["full", "early"], choices=["full", "early"])
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--prompt", type=int, default=32)
+    parser.add_argument("--new", type=int, default=64)
+    parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"])
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    a = parser.parse_args()
+    torch.set_num_threads(a.threads)
+    print(
+        f"threads {a.threads} of {os.cpu_count()}, prompt {a.prompt}, new {a.new}, {a.dtype}, torch {torch.__version__}"
+    )
+    print("size     batch task   transformers tok/s (best)  goodheart tok/s (best)  median ratio")
+    for size in a.sizes:
+        model = model_of(size).to(getattr(torch, a.dtype))
+        for batch in a.batch:
+            generator = torch.Generator().manual_seed(batch)
+            prompts = torch.randint(0, model.vocab_size, (batch, a.prompt), generator=generator)
+            for task in a.tasks:
+                limits = [a.new] * batch
+                if task == "early":
+                    limits = torch.randint(1, a.new + 1, (batch,), generator=generator).tolist()
+                seconds = measure(contenders(model, prompts, limits), a.rounds)
+                peer, ours = seconds["transformers"], seconds["goodheart"]
+                ratio = statistics.median(p / o for p, o in zip(peer, ours, strict=True))
+                rates = [
+                    f"{sum(limits) / statistics.median(s):9.0f} ({sum(limits) / min(s):7.0f})" for s in (peer, ours)
+                ]
+                print(f"{size:8} {batch:5} {task:6} {rates[0]:>25} {rates[1]:>23}  {ratio:12.2f}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
