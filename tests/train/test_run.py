@@ -79,6 +79,7 @@ def test_finished_run_is_recognised_and_left_as_it_is(tmp_path: Path) -> None:
 @pytest.mark.parametrize("finished", [False, True])
 def test_other_settings_are_refused_by_name(tmp_path: Path, finished: bool) -> None:
     with open_run(tmp_path) as run:
+        run.log(1, {"loss": 1.0})
         if finished:
             run.finish({})
     other = {**CONFIG, "learning_rate": 2e-5, "lora": {"rank": 8}, "new": 1}
@@ -101,7 +102,8 @@ def test_changed_data_or_parent_is_refused(tmp_path: Path) -> None:
     parent.mkdir()
     (parent / "weights").write_text("1")
     inputs: dict[str, Any] = {"data": [str(data)], "parents": {"model": str(parent)}}
-    open_run(tmp_path / "run", **inputs).close()
+    with open_run(tmp_path / "run", **inputs) as run:
+        run.log(1, {"loss": 1.0})
     open_run(tmp_path / "run", **inputs).close()
     data.write_text("b")
     with pytest.raises(RunError, match=r"changed since this run was started: .*rows\.jsonl"):
@@ -129,8 +131,22 @@ def test_start_that_died_before_its_config_was_written_is_started_again(tmp_path
     assert not list(tmp_path.glob(".*.partial"))
 
 
-def test_unreadable_lineage_is_a_clear_error(tmp_path: Path) -> None:
+@pytest.mark.parametrize("trace", ["metrics", "checkpoint", "model"])
+def test_only_a_run_that_did_nothing_yet_gives_way_to_other_settings(tmp_path: Path, trace: str) -> None:
     open_run(tmp_path).close()
+    with open_run(tmp_path, {**CONFIG, "learning_rate": 3e-5}) as run:
+        if trace == "metrics":
+            run.log(1, {"loss": 1.0})
+        else:
+            {"checkpoint": tmp_path / "checkpoints" / "step-1", "model": run.model_dir}[trace].mkdir(parents=True)
+    assert yaml.safe_load((tmp_path / "config.yaml").read_text())["learning_rate"] == 3e-5
+    with pytest.raises(RunError, match="learning_rate: 3e-05 there, 1e-05 now"):
+        open_run(tmp_path)
+
+
+def test_unreadable_lineage_is_a_clear_error(tmp_path: Path) -> None:
+    with open_run(tmp_path) as run:
+        run.log(1, {"loss": 1.0})
     (tmp_path / "lineage.json").write_text('{"starts": [')
     with pytest.raises(RunError, match=r"lineage\.json cannot be read"):
         open_run(tmp_path)
