@@ -19,9 +19,9 @@ def render(report: CheckReport, console: Console, rows: int) -> None:
 
     for part in report.sources:
         _source(part, console, rows)
-    for overlap in report.overlaps:
-        names = f"{visible(overlap.first)} and {visible(overlap.second)}"
-        console.print(Text(f"{names} share {overlap.prompts} prompts, {overlap.conversations} conversations"))
+    apart = [overlap for overlap in report.overlaps if not overlap.conversations]
+    for overlap in apart:
+        console.print(Text(f"{visible(overlap.first)} and {visible(overlap.second)} share no prompts"))
     for sentence in report.problems():
         console.print(Text(f"problem: {_lines(sentence)}", style="bold red"))
     for sentence in report.warnings():

@@ -95,7 +95,7 @@ def _read_json_lines(path: Path) -> Iterator[Row]:
         except (ValueError, RecursionError) as error:
             cut_off = isinstance(error, json.JSONDecodeError) and error.pos >= len(text.rstrip())
             reason = "not valid JSON: the line ends in the middle" if cut_off else _why_not_json(error)
-            yield Row(number, source, {}, reason, damaged, visible(text))
+            yield Row(number, source, {}, reason, damaged, visible(text.strip()))
             continue
         if "\\ud" in text or "\\uD" in text:
             value, lone = mended(value)

@@ -111,7 +111,7 @@ def test_overlap_of_prompts_and_conversations(tmp_path: Path) -> None:
     report = check_data([tmp_path / "a.jsonl", tmp_path / "b.jsonl"])
     # "Two" is shared up to case and spacing; the chats are different prompts of one conversation
     assert report.overlaps == [Overlap(str(tmp_path / "a.jsonl"), str(tmp_path / "b.jsonl"), 1, 2)]
-    assert "share 1 prompts and 2 conversations" in " ".join(report.warnings())
+    assert "share 1 prompt and 2 conversations" in " ".join(report.warnings())
 
 
 def test_splits_of_a_folder_are_compared(tmp_path: Path) -> None:
@@ -129,7 +129,7 @@ def test_verdict(tmp_path: Path) -> None:
     (tmp_path / "empty.jsonl").write_text("")
     assert check_data(tmp_path / "good.jsonl").ok
     problems = check_data([tmp_path / f"{name}.jsonl" for name in ("some", "none", "empty")]).problems()
-    assert problems[0].endswith("some.jsonl: 1 of 2 rows cannot be used and are set aside")
+    assert problems[0].endswith("some.jsonl: 1 of 2 rows cannot be used")
     assert "none.jsonl: no row can be used. Found columns: promt." in problems[1]
     assert "'prompt' is missing (is 'promt' meant?)" in problems[1]
     assert problems[2].endswith("empty.jsonl: empty")
@@ -185,7 +185,7 @@ def test_report_of_real_dirt(shared: Path) -> None:
     text = shown(report, width=140)
     assert "test.jsonl.gz:100" in text
     assert "chosen and rejected are identical (14)" in text
-    assert "14 of 1346 rows cannot be used" in text
+    assert "14 of 1,346 rows cannot be used" in text
 
 
 def test_damage_and_repeats_in_real_data(shared: Path) -> None:

@@ -65,7 +65,7 @@ def test_line_numbers_count_blank_and_bad_lines(tmp_path: Path) -> None:
         7: "the row is null, not an object",
         8: "not valid JSON: Expecting value at column 7",
     }
-    assert next(row.raw for row in rows if row.number == 3).startswith('{"a": ')
+    assert next(row.raw for row in rows if row.number == 3).startswith('{"a":')
 
 
 def test_byte_order_mark_is_dropped_and_utf16_refused(tmp_path: Path) -> None:
