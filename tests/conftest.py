@@ -36,3 +36,26 @@ def _threads_and_seed() -> None:
     torch = sys.modules.get("torch")
     if torch is not None:
         torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A two-layer Llama with random weights and a byte-level tokenizer of its own, as a Hugging Face folder."""
+    from goodheart.data.template import PLAIN_TEMPLATE, Template, load_tokenizer
+    from goodheart.data.tokenizer import train_bpe
+    from goodheart.models.load import new_model, save_causal
+
+    folder = tmp_path_factory.mktemp("tiny")
+    text = ["The cat likes milk. The dog likes bones. Who likes the sun?"] * 20
+    train_bpe(text, 300, folder, chat_template=PLAIN_TEMPLATE)
+    template = Template(load_tokenizer(folder))
+    spec = {
+        "hidden_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 128,
+    }
+    save_causal(new_model(spec, vocab_size=template.vocab_size, seed=0), folder)
+    template.save(folder)
+    return folder
