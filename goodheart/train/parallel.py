@@ -10,6 +10,7 @@ the processes, never averaged, and any number of processes and micro-batches giv
 
 from __future__ import annotations
 
+import atexit
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -21,7 +22,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
-from goodheart.errors import ConfigError, RunError
+from goodheart.errors import ConfigError
 
 T = TypeVar("T")
 M = TypeVar("M", bound=nn.Module)
@@ -72,6 +73,7 @@ class World:
         if size > 1 and not _dist().is_initialized():
             backend = "nccl" if world.device.type == "cuda" else "gloo"
             _dist().init_process_group(backend, rank=rank, world_size=size, timeout=timeout)
+            atexit.register(world.close)
         cls._current = world
         return world
 
@@ -166,18 +168,20 @@ class World:
         """This process's pieces of work, and whether each counts.
 
         FSDP's processes fetch each other's weights in every pass, so all must make the same number of passes: a process
-        with fewer pieces gets its last one again, marked False. Otherwise the pieces come as they are.
-
-        Raises:
-            RunError: some process has no piece at all.
+        with fewer pieces gets its last one again, or another process's where it has none, marked False. Otherwise the
+        pieces come as they are.
         """
-        most = len(pieces)
+        extra: list[T] = []
         if self._sharded:
-            most, least = int(self.max(len(pieces))), -int(self.max(-len(pieces)))
-            if least < min(most, 1):
-                raise RunError(f"fewer rows than the {self.size} processes; use a larger batch_size, or parallel ddp")
+            lengths = self.gather_objects(len(pieces))
+            lender = lengths.index(max(lengths))
+            lent = list(pieces[-1:])
+            if min(lengths) == 0:
+                everyones = self.gather_objects(lent)
+                lent = lent or everyones[lender]
+            extra = lent * (max(lengths) - len(pieces))
         yield from ((piece, True) for piece in pieces)
-        yield from ((pieces[-1], False) for _ in range(most - len(pieces)))
+        yield from ((piece, False) for piece in extra)
 
     def sync_gradients(self, params: Iterable[nn.Parameter]) -> None:
         """Sums `.grad` over all processes, in place; a process without a gradient counts as zero.

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from goodheart.errors import ConfigError, RunError
+from goodheart.errors import ConfigError
 from goodheart.train.metrics import comparable, read_metrics
 from goodheart.train.parallel import World
 
@@ -34,7 +34,7 @@ def toy(out: Path, *options: str, processes: int = 1) -> str:
         pipe = subprocess.PIPE
         started.append(subprocess.Popen(command, cwd=ROOT, env=base | own, stdout=pipe, stderr=pipe, text=True))
     try:
-        outputs = [process.communicate(timeout=90) for process in started]
+        outputs = [process.communicate(timeout=300) for process in started]
     finally:
         for process in started:
             process.kill()
@@ -68,7 +68,7 @@ def test_two_processes_with_small_micro_batches_equal_one(tmp_path: Path, alone:
 
 def test_sharded_over_two_processes_equals_one_also_when_continued(tmp_path: Path, alone: Path) -> None:
     first, elsewhere = tmp_path / "fsdp", tmp_path / "continued-alone"
-    # 3 rows over 2 processes in micro-batches of 1: one process has a pass more than the other.
+    # Every third step has one row: the other process must make the same passes for nothing.
     sharded = [*STEPS, "--mode", "fsdp", "--micro-batch", "1", "--checkpoint-every", "3"]
     toy(first, *sharded, "--leave-after", "4", processes=2)
     assert [p.name for p in first.glob("checkpoints/*")] == ["step-3"]
@@ -82,11 +82,11 @@ def test_sharded_over_two_processes_equals_one_also_when_continued(tmp_path: Pat
 
 
 def test_nan_in_one_process_stops_all_of_them_before_the_update(tmp_path: Path) -> None:
-    output = toy(tmp_path / "run", *STEPS, "--nan-at", "2", processes=2)
+    output = toy(tmp_path / "run", *STEPS, "--nan-at", "1", processes=2)
     lines = [line for line in output.splitlines() if line.startswith("HealthError")]
     assert len(lines) == 2
-    assert all(line.startswith("HealthError: step 3, micro-batch 1 of 1, process 1 (rows ") for line in lines)
-    assert [row["step"] for row in read_metrics(tmp_path / "run")] == [1, 2]
+    assert all(line.startswith("HealthError: step 2, micro-batch 1 of 1, process 1 (rows ") for line in lines)
+    assert [row["step"] for row in read_metrics(tmp_path / "run")] == [1]
 
 
 def test_alone_every_operation_is_the_identity() -> None:
@@ -106,15 +106,6 @@ def test_alone_every_operation_is_the_identity() -> None:
 def test_shards_of_all_processes_hold_every_row_once() -> None:
     shards = [World(rank=rank, size=3).shard(list(range(10))) for rank in range(3)]
     assert shards == [[0, 3, 6, 9], [1, 4, 7], [2, 5, 8]]
-
-
-def test_sharded_step_with_an_idle_process_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    world = World(size=2)
-    world._sharded = True
-    # Another process has one piece, this one none.
-    monkeypatch.setattr(world, "max", lambda value: max(value, 1 if value >= 0 else -1))
-    with pytest.raises(RunError, match="fewer rows than the 2 processes"):
-        list(world.same_passes([]))
 
 
 @pytest.mark.parametrize(("device", "message"), [("gpu7", "not known"), ("cuda:99", "no usable GPU|not there")])

@@ -26,7 +26,7 @@ from goodheart.train.parallel import World
 from goodheart.train.run import Run
 from goodheart.train.step import train_step
 
-ROWS, BATCH, TIME, WORDS, WIDTH = 11, 4, 6, 13, 8
+ROWS, BATCH, TIME, WORDS, WIDTH = 9, 4, 6, 13, 8
 
 
 class Tiny(nn.Module):
@@ -76,7 +76,7 @@ def data() -> tuple[Tensor, Tensor]:
 
 
 def rows_of(step: int) -> list[int]:
-    """Rows of a step: epochs of shuffled rows, the last batch of each one short."""
+    """Rows of a step: epochs of shuffled rows; the last batch of each is one row, so one of two processes has none."""
     per_epoch = -(-ROWS // BATCH)
     epoch, place = divmod(step, per_epoch)
     order = torch.randperm(ROWS, generator=torch.Generator().manual_seed(100 + epoch)).tolist()
@@ -191,4 +191,3 @@ if __name__ == "__main__":
         train(arguments.out, arguments.steps, arguments)
     except HealthError as error:
         print(f"HealthError: {error}", flush=True)
-    World.current().close()
