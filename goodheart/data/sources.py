@@ -14,7 +14,7 @@ from goodheart.errors import DataError
 KINDS_OF_FILE = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet", ".txt")
 _READABLE = ", ".join(KINDS_OF_FILE) + ", also as .gz or .zst"
 _ABOUT = ("dataset_infos.json", "dataset_info.json", "manifest.tsv", "license.txt", "readme.txt")
-_HUB_ID = re.compile(r"(?P<id>[\w][\w.-]*(/[\w][\w.-]*)?)(:(?P<split>[\w.-]+))?")
+_HUB_ID = re.compile(r"(?P<sure>hub:)?(?P<id>\w[\w.-]*/\w[\w.-]*)(:(?P<split>[\w.-]+))?")
 _SPLIT = re.compile(r"(?:^|[^a-z])(train|test|validation|valid|val|dev|eval)(?:[^a-z]|$)")
 _SPLIT_NAMES = {"valid": "validation", "val": "validation", "dev": "validation", "eval": "test"}
 
@@ -39,7 +39,8 @@ def find(source: str | Path, split: str | None = None) -> Found:
     """Resolve one source.
 
     Args:
-        source: file, folder, glob pattern, or Hub id (`owner/name`, or `owner/name:split`).
+        source: file, folder, glob pattern, or Hub id (`owner/name` or `owner/name:split`; with `hub:` before it where
+            a folder called owner is here).
         split: name of a split. None takes "train" where there are several, else all there is.
 
     Raises:
@@ -61,11 +62,11 @@ def find(source: str | Path, split: str | None = None) -> Found:
         if not files:
             raise DataError(f"{visible(text)}: no readable data file matches this pattern")
         return Found(files=files)
-    near = _near(path)
     hub = _HUB_ID.fullmatch(text)
-    if hub and not near and file_kind(path) is None:
+    # Where the folder is here a mistyped name is likelier, and asking an unreachable Hub takes half a minute.
+    if hub and (hub["sure"] or not (path.parent.is_dir() or file_kind(path))):
         return Found(hub=hub["id"], split=hub["split"] or split)
-    raise DataError(f"{visible(text)}: no such file or folder{_hint(path, near)}")
+    raise DataError(f"{visible(text)}: no such file or folder{_hint(path, hub is not None)}")
 
 
 def _folder(folder: Path, split: str | None) -> tuple[Path, ...]:
@@ -101,9 +102,10 @@ def _near(path: Path) -> list[str]:
     return [names[name] for name in difflib.get_close_matches(path.name.lower(), names, n=3, cutoff=0.7)]
 
 
-def _hint(path: Path, near: list[str]) -> str:
+def _hint(path: Path, maybe_hub: bool) -> str:
+    near = _near(path)
     if near:
         return f"; did you mean {' or '.join(visible(str(path.parent / name)) for name in near)}?"
     if not path.parent.is_dir():
         return f" (the folder {visible(str(path.parent))} does not exist)"
-    return ""
+    return f"; if a data set on the Hub is meant, write hub:{path}" if maybe_hub else ""

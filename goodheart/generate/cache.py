@@ -18,8 +18,9 @@ from torch import Tensor
 from goodheart.generate.scheduler import moves
 from goodheart.models.attention import Pattern, attend, patterns
 
-# Attended lengths are multiples of this: views and masks change shape seldom, and at most this much is read in vain.
-BUCKET = 32
+# Attended lengths are multiples of this: views are made anew once in so many steps, and at most this much is read in
+# vain; kernels of accelerators like multiples of 8.
+BUCKET = 8
 
 
 class KVCache:
@@ -43,6 +44,7 @@ class KVCache:
         self.max_length = round_up(max_length)
         # Zeros, not garbage: what lies beyond a row's length is masked, but not-a-number would survive the mask.
         self._store = torch.zeros(num_layers, 2, slots, kv_heads, self.max_length, head_dim, dtype=dtype, device=device)
+        self._at = torch.arange(self.max_length, device=device)
         self._flat = [layer.view(-1, head_dim) for layer in self._store]
         self.lengths: list[int] = []  # tokens of each running row that are in the cache
         self._prefill: _Prefill | None = None
@@ -171,11 +173,11 @@ class KVCache:
         if window is not None and window >= self.span:
             window = None
         if window not in self._masks:
-            at_L = torch.arange(self.span, device=self.device)
-            behind_NL = self.positions_N.unsqueeze(1) - at_L
-            hidden_NL = behind_NL < 0
+            at_L = self._at[: self.span]
+            positions_N1 = self.positions_N.unsqueeze(1)
+            hidden_NL = at_L > positions_N1
             if window is not None:
-                hidden_NL |= behind_NL >= window
+                hidden_NL |= at_L <= positions_N1 - window
             mask_NL = torch.zeros(hidden_NL.shape, dtype=self.dtype, device=self.device)
             mask_NL.masked_fill_(hidden_NL, float("-inf"))
             self._masks[window] = mask_NL.repeat_interleave(self.kv_heads, 0).unsqueeze(1)

@@ -11,7 +11,7 @@ X = N * G, g = H / G.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -20,7 +20,6 @@ from torch import Tensor, nn
 
 from goodheart.generate.cache import KVCache
 from goodheart.models.causal import CausalLM
-from goodheart.models.fused import fused_weights
 from goodheart.models.rotary import Rope
 from goodheart.models.transformer import Block, RMSNorm, Transformer
 
@@ -109,7 +108,7 @@ def _layer(block: Block) -> _Layer | None:
     """The plain tensors of a block; None when it holds something else."""
     a, m, c = block.self_attn, block.mlp, block.self_attn.c
     groups = ((a.q_proj, a.k_proj, a.v_proj), (a.o_proj,), (m.gate_proj, m.up_proj), (m.down_proj,))
-    qkv, out, gate_up, down = (fused_weights(group) for group in groups)
+    qkv, out, gate_up, down = (_one_matmul(group) for group in groups)
     if qkv is None or out is None or gate_up is None or down is None:
         return None
     head_norm = None
@@ -128,6 +127,33 @@ def _layer(block: Block) -> _Layer | None:
         after_mlp=None if after_mlp is None else _norm(after_mlp, c.width),
         head_norm=head_norm, rope=a.rope, window=a.window,
     )  # fmt: skip
+
+
+def _one_matmul(layers: Sequence[nn.Module]) -> Linear | None:
+    """The weight and bias that serve all layers at once, sharing their memory (see `models/fused.py`).
+
+    -> None when one is not a plain Linear with plain parameters, or when they do not follow each other in memory.
+    """
+    if not all(type(layer) is nn.Linear for layer in layers):
+        return None
+    found: list[Tensor | None] = []
+    for name in ("weight", "bias"):
+        parts = [getattr(layer, name) for layer in layers]
+        if all(part is None for part in parts) and name == "bias":
+            found.append(None)
+            continue
+        if not all(type(part) is nn.Parameter and part.is_contiguous() for part in parts):
+            return None
+        first, end = parts[0], parts[0].data_ptr()
+        for part in parts:
+            if part.data_ptr() != end or part.untyped_storage().data_ptr() != first.untyped_storage().data_ptr():
+                return None
+            end += part.numel() * part.element_size()
+        rows = sum(len(part) for part in parts)
+        found.append(first.detach().as_strided((rows, *first.shape[1:]), first.stride()))
+    weight, bias = found
+    assert weight is not None  # a Linear always has one
+    return weight, bias
 
 
 def _norm(module: RMSNorm, width: int, weight: Tensor | None = None) -> Norm:

@@ -81,8 +81,8 @@ def plackett_luce_loss(
     equal. The sum has one term per answer, so a longer ranking weighs more, as its likelihood does.
 
     ranks_PK: any numbers, smaller is better. valid_PK: bool, False on padding of rows with fewer answers.
-    num_prompts: prompts with something to compare (`comparable`) in the whole optimizer step; with `weight_P`, the sum of
-    their weights.
+    num_prompts: prompts with something to compare (`comparable`) in the whole optimizer step; with `weight_P`, the sum
+    of their weights.
     last_tier_unordered: the worst tier is "the rest, nobody said how they compare" (only the best was picked), and
     contributes nothing but being beaten; False = its members were judged equal.
     -> scalar loss; metrics as in `ranked_pairs_loss`. Source: Plackett, Applied Statistics 24 (1975).

@@ -1,79 +1,102 @@
-"""One matmul for several linear layers that read the same input, and a gated activation with a short backward.
+"""One matmul for several linear layers that read the same input.
 
 Query, key and value projections (and gate and up of the MLP) keep their own parameters, names and checkpoints, but
 their weights lie one after the other in one block of memory. Then one matmul over the block computes all of them
 without a copy. Whether they (still) lie so is asked of the pointers at every call, so nothing can go stale: a layer
 that was replaced by an adapter, sharded, or copied apart is simply computed the plain way.
 
-Shapes: N tokens (any leading shape), D input width, E output width of all layers together, F width of the gated MLP.
+Shapes: N tokens (any leading shape), D input width, E output width of all layers together.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 
-@torch.no_grad()
-def fuse(layers: Sequence[nn.Module]) -> bool:
-    """Move weights (and biases) of the layers into one block each. Parameters stay the same objects, so optimizers may
-    hold them already. -> whether the layers now are fused; False when one is not a plain Linear."""
-    if not all(type(layer) is nn.Linear for layer in layers):
-        return False
-    for parts in _parameters(layers):
-        if parts is None or any(type(p) is not nn.Parameter or p.is_meta for p in parts):
-            return False
-        if len({(p.dtype, p.device, p.shape[1:]) for p in parts}) > 1:
-            return False
-        if parts and _block(parts) is None:
-            block = torch.cat([p.detach() for p in parts])
-            for p, piece in zip(parts, block.split([len(p) for p in parts]), strict=True):
-                p.data = piece
-    return True
+class Side:
+    """Layers side by side: lays their weights out, and computes them together while they lie so.
 
-
-def fused_linear(x_ND: Tensor, layers: Sequence[nn.Module]) -> Tensor:
-    """Outputs of all layers side by side: cat([layer(x) for layer in layers], -1), in one matmul where they are fused.
-
-    x_ND: (..., D). -> (..., E).
+    The layers are passed in at each call, because adapters replace them; `Side` only remembers where the block was.
     """
-    if all(type(layer) is nn.Linear for layer in layers):
+
+    def __init__(self) -> None:
+        self._seen: _Blocks | None = None
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Side:
+        return Side()
+
+    @torch.no_grad()
+    def fuse(self, layers: Sequence[nn.Module]) -> bool:
+        """Move weights (and biases) into one block each. Parameters stay the same objects, so optimizers may hold them
+        already. -> whether the layers now are fused; False when one is not a plain Linear, or on the meta device.
+        """
+        self._seen = None
+        if not all(type(layer) is nn.Linear for layer in layers):
+            return False
+        for parts in _parameters(layers):
+            if parts is None or any(type(p) is not nn.Parameter or p.is_meta for p in parts):
+                return False
+            if len({(p.dtype, p.device, p.shape[1:]) for p in parts}) > 1:
+                return False
+            if parts and _block(parts) is None:
+                block = torch.cat([p.detach() for p in parts])
+                for p, piece in zip(parts, block.split([len(p) for p in parts]), strict=True):
+                    p.data = piece
+        return True
+
+    def joined(self, x_ND: Tensor, layers: Sequence[nn.Module]) -> Tensor:
+        """Outputs of all layers side by side, in one matmul where they are fused. x_ND: (..., D). -> (..., E)"""
+        blocks = self._blocks(layers)
+        if blocks is None:
+            return torch.cat([layer(x_ND) for layer in layers], dim=-1)
+        if not torch.is_grad_enabled():
+            return F.linear(x_ND, blocks.weight_ED, blocks.bias_E)
         weights, biases = _parameters(layers)
-        if biases is not None and _block(weights) is not None:
-            if torch.is_grad_enabled():
-                return _FusedLinear.apply(x_ND, len(weights), *weights, *biases)
-            return _linear(x_ND, weights, biases)
-    return torch.cat([layer(x_ND) for layer in layers], dim=-1)
+        return _FusedLinear.apply(x_ND, len(weights), *weights, *(biases or ()))
+
+    def apart(self, x_ND: Tensor, layers: Sequence[nn.Module], *, sampling: bool = False) -> tuple[Tensor, ...]:
+        """Outputs one by one: for what works on each alone, and is faster on whole tensors than on slices.
+
+        x_ND: (..., D). sampling: few tokens and no gradients, so that one matmul for all pays.
+        -> one (..., its width) per layer
+        """
+        blocks = self._blocks(layers) if sampling else None
+        if blocks is None:
+            return tuple(layer(x_ND) for layer in layers)
+        return F.linear(x_ND, blocks.weight_ED, blocks.bias_E).split(blocks.sizes, dim=-1)
+
+    def _blocks(self, layers: Sequence[nn.Module]) -> _Blocks | None:
+        for layer in layers:
+            if type(layer) is not nn.Linear:
+                return None
+        weights: list[Any] = [layer.weight for layer in layers]
+        seen = self._seen
+        # The block keeps its memory from being reused, so equal addresses mean the same memory.
+        if seen is not None and [w.data_ptr() for w in weights] == seen.addresses:
+            return seen
+        self._seen = _find_blocks(layers)
+        return self._seen
 
 
-def fused_weights(layers: Sequence[nn.Module]) -> tuple[Tensor, Tensor | None] | None:
-    """The weight (E, D) and bias (E) that serve all layers at once, sharing their memory and detached from autograd.
+class _Blocks(NamedTuple):
+    weight_ED: Tensor
+    bias_E: Tensor | None
+    sizes: list[int]
+    addresses: list[int]
 
-    layers: one or more. -> None when one is not a plain Linear with plain parameters, or when they are not fused.
-    """
-    if not all(type(layer) is nn.Linear for layer in layers):
-        return None
+
+def _find_blocks(layers: Sequence[nn.Module]) -> _Blocks | None:
     weights, biases = _parameters(layers)
-    weight = _block(weights)
-    bias = _block(biases) if biases else None
-    if weight is None or biases is None or (bias is None) != (not biases):
+    weight_ED = _block(weights)
+    bias_E = _block(biases) if biases else None
+    if weight_ED is None or biases is None or (biases and bias_E is None):
         return None
-    return weight, bias
-
-
-def silu_gate(gate_up: Tensor) -> Tensor:
-    """silu(gate) * up (SwiGLU, Shazeer 2020, arXiv:2002.05202). gate_up: (..., 2F), gate first. -> (..., F)."""
-    return _SiluGate.apply(gate_up)
-
-
-def gelu_gate(gate_up: Tensor) -> Tensor:
-    """gelu(gate) * up with the tanh form of GELU (Gemma). gate_up: (..., 2F), gate first. -> (..., F)."""
-    gate, up = gate_up.chunk(2, dim=-1)
-    return F.gelu(gate, approximate="tanh") * up
+    return _Blocks(weight_ED, bias_E, [len(w) for w in weights], [w.data_ptr() for w in weights])
 
 
 def _parameters(layers: Sequence[nn.Module]) -> tuple[list[Tensor], list[Tensor] | None]:
@@ -83,27 +106,25 @@ def _parameters(layers: Sequence[nn.Module]) -> tuple[list[Tensor], list[Tensor]
     return weights, biases if len(biases) in (0, len(weights)) else None  # type: ignore[return-value]
 
 
-def _linear(x_ND: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor]) -> Tensor:
-    block = _block(weights)
-    assert block is not None  # the caller looked
-    return F.linear(x_ND, block, _block(biases) if biases else None)
-
-
 def _block(parts: Sequence[Tensor]) -> Tensor | None:
     """The tensor that covers all parts, sharing their memory, or None when they do not follow each other."""
     first = parts[0]
-    if type(first) is not nn.Parameter:  # a sharded or wrapped tensor
+    storage = first.untyped_storage().data_ptr() if type(first) is nn.Parameter else 0
+    if storage == 0:  # sharded, wrapped, or without memory
         return None
-    storage = first.untyped_storage().data_ptr()
     end = first.data_ptr()
     for part in parts:
         if part.data_ptr() != end or not part.is_contiguous() or part.untyped_storage().data_ptr() != storage:
             return None
         end += part.numel() * part.element_size()
-    if storage == 0:
-        return None
     rows = sum(len(p) for p in parts)
     return first.detach().as_strided((rows, *first.shape[1:]), first.stride())
+
+
+def _linear(x_ND: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor]) -> Tensor:
+    block = _block(weights)
+    assert block is not None  # the caller looked
+    return F.linear(x_ND, block, _block(biases) if biases else None)
 
 
 class _FusedLinear(torch.autograd.Function):
@@ -138,24 +159,3 @@ class _FusedLinear(torch.autograd.Function):
         if biases and any(needs[2 + ctx.count :]):
             grad_b = grad_NE.sum(0, dtype=biases[0].dtype).split(sizes)
         return grad_x, None, *grad_w, *grad_b
-
-
-class _SiluGate(torch.autograd.Function):
-    """Saves its input alone, and writes both gradients into one tensor for the fused matmul before it."""
-
-    @staticmethod
-    def forward(ctx: Any, gate_up: Tensor) -> Tensor:
-        ctx.save_for_backward(gate_up)
-        gate, up = gate_up.chunk(2, dim=-1)
-        return F.silu(gate).mul_(up)
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> Tensor:
-        (gate_up,) = ctx.saved_tensors
-        gate, up = gate_up.chunk(2, dim=-1)
-        out = torch.empty_like(gate_up)
-        grad_gate, grad_up = out.chunk(2, dim=-1)
-        torch.ops.aten.silu_backward.grad_input(grad * up, gate, grad_input=grad_gate)
-        torch.mul(grad, F.silu(gate), out=grad_up)
-        return out

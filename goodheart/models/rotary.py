@@ -135,7 +135,32 @@ def rotate(x_BTHd: Tensor, angles: Tensor) -> Tensor:
 
     x_BTHd: heads before rotation. angles: from `Rotary.angles`. -> same shape and dtype.
     """
-    return _Rotate.apply(x_BTHd, angles[0], angles[1])
+    cos, sin = angles.to(x_BTHd.dtype)
+    if torch.is_grad_enabled():
+        return _Rotate.apply(x_BTHd, cos, sin)
+    return _turn(x_BTHd, cos, sin, 1, x_BTHd.new_empty(x_BTHd.shape))
+
+
+def rotate_and_split(qkv_BTHd: Tensor, angles: Tensor, heads: int, kv_heads: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Query, key and value heads out of one tensor, queries and keys rotated.
+
+    qkv_BTHd: `heads` query heads, then `kv_heads` key heads, then as many value heads. angles: from `Rotary.angles`.
+    -> q, k, v, each (B, T, its heads, d).
+    """
+    cos, sin = angles.to(qkv_BTHd.dtype)
+    if torch.is_grad_enabled():
+        return _RotateAndSplit.apply(qkv_BTHd, cos, sin, heads, kv_heads)
+    qk, v = qkv_BTHd.split((heads + kv_heads, kv_heads), dim=2)
+    return *_turn(qk, cos, sin, 1, qk.new_empty(qk.shape)).split((heads, kv_heads), dim=2), v
+
+
+def _turn(x: Tensor, cos: Tensor, sin: Tensor, sign: int, out: Tensor) -> Tensor:
+    """Rotate by the angle times `sign` (1 or -1), written into `out`."""
+    half = x.shape[-1] // 2
+    a, b = x[..., :half], x[..., half:]
+    torch.mul(a, cos, out=out[..., :half]).addcmul_(b, sin, value=-sign)
+    torch.mul(b, cos, out=out[..., half:]).addcmul_(a, sin, value=sign)
+    return out
 
 
 class _Rotate(torch.autograd.Function):
@@ -144,16 +169,36 @@ class _Rotate(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x_BTHd: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         ctx.save_for_backward(cos, sin)
-        half = x_BTHd.shape[-1] // 2
-        a, b = x_BTHd[..., :half], x_BTHd[..., half:]
-        out = torch.empty_like(x_BTHd, memory_format=torch.contiguous_format)
-        torch.mul(a, cos, out=out[..., :half])
-        torch.mul(b, cos, out=out[..., half:])
-        out[..., :half].addcmul_(b, sin, value=-1)
-        out[..., half:].addcmul_(a, sin)
-        return out
+        return _turn(x_BTHd, cos, sin, 1, x_BTHd.new_empty(x_BTHd.shape))
 
     @staticmethod
+    @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
         cos, sin = ctx.saved_tensors
-        return _Rotate.apply(grad, cos, -sin), None, None
+        return _turn(grad, cos, sin, -1, grad.new_empty(grad.shape)), None, None
+
+
+class _RotateAndSplit(torch.autograd.Function):
+    """The three gradients are written straight into the one tensor that the fused projection before it wants."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, qkv_BTHd: Tensor, cos: Tensor, sin: Tensor, heads: int, kv_heads: int
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        ctx.save_for_backward(cos, sin)
+        qk, v = qkv_BTHd.split((heads + kv_heads, kv_heads), dim=2)
+        turned = _turn(qk, cos, sin, 1, qk.new_empty(qk.shape))
+        return *turned.split((heads, kv_heads), dim=2), v
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, None, None]:
+        cos, sin = ctx.saved_tensors
+        grad_q, grad_k, grad_v = grads
+        sizes = [g.shape[2] for g in grads]
+        out = grad_q.new_empty((*grad_q.shape[:2], sum(sizes), grad_q.shape[3]))
+        out_q, out_k, out_v = out.split(sizes, dim=2)
+        _turn(grad_q, cos, sin, -1, out_q)
+        _turn(grad_k, cos, sin, -1, out_k)
+        out_v.copy_(grad_v)
+        return out, None, None, None, None

@@ -11,7 +11,6 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -19,8 +18,9 @@ from goodheart.errors import ModelError
 from goodheart.models.architecture import TransformerConfig
 from goodheart.models.attention import Pattern, attend, patterns
 from goodheart.models.causal import CausalLM, Unembedding
-from goodheart.models.fused import fuse, fused_linear, gelu_gate, silu_gate
-from goodheart.models.rotary import Rotary, rotate
+from goodheart.models.elementwise import gelu_gate, rms_norm, silu_gate
+from goodheart.models.fused import Side
+from goodheart.models.rotary import Rotary, rotate, rotate_and_split
 
 
 class RMSNorm(nn.Module):
@@ -31,10 +31,10 @@ class RMSNorm(nn.Module):
         self.weight = nn.Parameter(torch.zeros(width) if offset else torch.ones(width))
         self.eps, self.offset = eps, offset
 
-    def forward(self, x: Tensor) -> Tensor:
-        if self.offset:  # Gemma multiplies before it rounds
-            return F.rms_norm(x.float(), (x.shape[-1],), 1.0 + self.weight.float(), self.eps).to(x.dtype)
-        return F.rms_norm(x, (x.shape[-1],), self.weight.to(x.dtype), self.eps)
+    def forward(self, x: Tensor, sampling: bool = False) -> Tensor:
+        if self.offset:  # Gemma multiplies in float32, before it rounds
+            return rms_norm(x.float(), 1.0 + self.weight.float(), self.eps, sampling=sampling).to(x.dtype)
+        return rms_norm(x, self.weight, self.eps, sampling=sampling)
 
 
 class Attention(nn.Module):
@@ -47,6 +47,7 @@ class Attention(nn.Module):
         self.q_proj = nn.Linear(c.width, c.heads * c.head_dim, bias=c.qkv_bias)
         self.k_proj = nn.Linear(c.width, c.kv_heads * c.head_dim, bias=c.qkv_bias)
         self.v_proj = nn.Linear(c.width, c.kv_heads * c.head_dim, bias=c.qkv_bias)
+        self.qkv = Side()
         self.o_proj = nn.Linear(c.heads * c.head_dim, c.width, bias=c.out_bias)
         if c.qk_norm:
             self.q_norm = RMSNorm(c.head_dim, c.norm_eps, c.norm_offset)
@@ -54,15 +55,15 @@ class Attention(nn.Module):
 
     def forward(self, x_BTD: Tensor, angles: Tensor | None, pattern: Pattern, cache: Any) -> Tensor:
         c, (B, T, _) = self.c, x_BTD.shape
-        qkv = fused_linear(x_BTD, (self.q_proj, self.k_proj, self.v_proj)).view(B, T, -1, c.head_dim)
-        if c.qk_norm:
+        qkv = self.qkv.joined(x_BTD, (self.q_proj, self.k_proj, self.v_proj)).view(B, T, -1, c.head_dim)
+        if c.qk_norm or angles is None:
             q, k, v = qkv.split((c.heads, c.kv_heads, c.kv_heads), dim=2)
-            qk = torch.cat((self.q_norm(q), self.k_norm(k)), dim=2)
+            if c.qk_norm:
+                q, k = self.q_norm(q), self.k_norm(k)
+            if angles is not None:
+                q, k = rotate(q, angles), rotate(k, angles)
         else:
-            qk, v = qkv.split((c.heads + c.kv_heads, c.kv_heads), dim=2)
-        if angles is not None:
-            qk = rotate(qk, angles.to(qk.dtype))
-        q, k = qk.split((c.heads, c.kv_heads), dim=2)
+            q, k, v = rotate_and_split(qkv, angles, c.heads, c.kv_heads)
         q_BHTd, k_BGTd, v_BGTd = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
         if cache is not None:
             out_BHTd = cache.attend(
@@ -82,10 +83,12 @@ class MLP(nn.Module):
         self.gate_proj = nn.Linear(c.width, c.mlp_width, bias=c.mlp_bias)
         self.up_proj = nn.Linear(c.width, c.mlp_width, bias=c.mlp_bias)
         self.down_proj = nn.Linear(c.mlp_width, c.width, bias=c.mlp_bias)
+        self.gate_up = Side()
         self.gate = silu_gate if c.activation == "silu" else gelu_gate
 
-    def forward(self, x_BTD: Tensor) -> Tensor:
-        return self.down_proj(self.gate(fused_linear(x_BTD, (self.gate_proj, self.up_proj))))
+    def forward(self, x_BTD: Tensor, sampling: bool = False) -> Tensor:
+        gate, up = self.gate_up.apart(x_BTD, (self.gate_proj, self.up_proj), sampling=sampling)
+        return self.down_proj(self.gate(gate, up, sampling=sampling))
 
 
 class Block(nn.Module):
@@ -103,12 +106,14 @@ class Block(nn.Module):
             self.post_feedforward_layernorm = RMSNorm(c.width, c.norm_eps, c.norm_offset)
 
     def forward(self, x_BTD: Tensor, angles: Tensor | None, pattern: Pattern, cache: Any) -> Tensor:
-        attended_BTD = self.self_attn(self.input_layernorm(x_BTD), angles, pattern, cache)
+        few = cache is not None and not torch.is_grad_enabled()  # sampling: calls cost more than arithmetic
+        attended_BTD = self.self_attn(self.input_layernorm(x_BTD, few), angles, pattern, cache)
         if self.sandwich:
-            x_BTD = x_BTD + self.post_attention_layernorm(attended_BTD)
-            return x_BTD + self.post_feedforward_layernorm(self.mlp(self.pre_feedforward_layernorm(x_BTD)))
+            x_BTD = x_BTD + self.post_attention_layernorm(attended_BTD, few)
+            mlp_BTD = self.mlp(self.pre_feedforward_layernorm(x_BTD, few), few)
+            return x_BTD + self.post_feedforward_layernorm(mlp_BTD, few)
         x_BTD = x_BTD + attended_BTD
-        return x_BTD + self.mlp(self.post_attention_layernorm(x_BTD))
+        return x_BTD + self.mlp(self.post_attention_layernorm(x_BTD, few), few)
 
 
 class Trunk(nn.Module):
@@ -212,8 +217,9 @@ class Transformer(CausalLM):
         if self.config.tie and self.lm_head is not None:
             self.lm_head.weight = self.model.embed_tokens.weight
         for block in self.model.blocks():
-            fuse((block.self_attn.q_proj, block.self_attn.k_proj, block.self_attn.v_proj))
-            fuse((block.mlp.gate_proj, block.mlp.up_proj))
+            attention, mlp = block.self_attn, block.mlp
+            attention.qkv.fuse((attention.q_proj, attention.k_proj, attention.v_proj))
+            mlp.gate_up.fuse((mlp.gate_proj, mlp.up_proj))
 
     def load_state_dict(self, state_dict: Any, strict: bool = True, assign: bool = False) -> Any:
         """As in torch; a tied output layer may be absent from the state."""

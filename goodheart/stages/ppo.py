@@ -17,6 +17,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext
 from functools import partial
 from typing import Literal
 
@@ -29,6 +30,7 @@ from goodheart.data.examples import require
 from goodheart.data.formats import read_records
 from goodheart.errors import ConfigError, HealthError
 from goodheart.judges.load import load_judge
+from goodheart.judges.reward import RewardJudge
 from goodheart.losses.advantages import gae, rewards_with_kl, whiten
 from goodheart.losses.kl import AdaptiveKL, FixedKL
 from goodheart.losses.metrics import MetricSums
@@ -125,6 +127,12 @@ def train(config: PPOConfig) -> Run:
             raise ConfigError(
                 f"sampling.max_new_tokens {config.sampling.max_new_tokens} leaves no room for a prompt in "
                 f"{row_length(config, policy.max_length)} tokens"
+            )
+        room = row_length(config, policy.max_length)
+        if isinstance(judge, RewardJudge) and judge.max_length < room:
+            raise ConfigError(
+                f"answers may have {room} tokens with their prompts, but the reward model reads {judge.max_length}: set "
+                f"max_length to {judge.max_length} or less"
             )
         loaded = read_records(sources, "prompt")
         prepared = prepare_prompts(loaded.records, template, longest, loaded.bad)
@@ -258,26 +266,25 @@ def ppo_loss(
     actors: Actors, batch: Rollouts, config: PPOConfig, num_tokens: int, *, policy_on: bool = True
 ) -> tuple[torch.Tensor, MetricSums]:
     """Clipped surrogate plus value loss minus entropy bonus of some rows, over the token count of the mini-batch."""
-    out = completion_logprobs(
-        actors.policy,
-        batch.ids_BT,
-        batch.mask_BT,
-        lengths_B=batch.lengths_B,
-        temperature=config.sampling.temperature,
-        with_entropy=config.entropy_coef > 0,
-    )
-    loss, sums = ppo_policy_loss(
-        out.logps_BT,
-        batch.old_logps_BT,
-        batch.advantages_BT,
-        batch.mask_BT,
-        cliprange=config.cliprange,
-        num_tokens=num_tokens,
-    )
-    if not policy_on:
-        loss = loss * 0.0
-    elif out.entropy_BT is not None:
-        loss = loss - config.entropy_coef * out.entropy_BT.sum() / num_tokens
+    with nullcontext() if policy_on else torch.no_grad():
+        out = completion_logprobs(
+            actors.policy,
+            batch.ids_BT,
+            batch.mask_BT,
+            lengths_B=batch.lengths_B,
+            temperature=config.sampling.temperature,
+            with_entropy=config.entropy_coef > 0,
+        )
+        loss, sums = ppo_policy_loss(
+            out.logps_BT,
+            batch.old_logps_BT,
+            batch.advantages_BT,
+            batch.mask_BT,
+            cliprange=config.cliprange,
+            num_tokens=num_tokens,
+        )
+        if out.entropy_BT is not None:
+            loss = loss - config.entropy_coef * out.entropy_BT.sum() / num_tokens
     critic, critic_sums = value_loss(
         actors.values(batch.ids_BT, batch.lengths_B, out.hidden_BTD),
         batch.values_BT,

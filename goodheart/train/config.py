@@ -6,10 +6,10 @@ import difflib
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_args
+from typing import Any, Literal, Self, TypeVar, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from goodheart.errors import ConfigError
 
@@ -66,6 +66,12 @@ class TrainingSettings(RunSettings):
     keep_checkpoints: int = Field(2, ge=1)
     log_every: int = Field(1, ge=1)  # steps
     plain_prompts: Literal["raw", "user"] = "raw"  # a string prompt is continued as it is, or wrapped as a user's turn
+
+    @model_validator(mode="after")
+    def _whole_adapters(self) -> Self:
+        if self.lora is not None and self.parallel == "fsdp":
+            raise ValueError("lora with parallel fsdp is not supported; adapters are small: use parallel ddp")
+        return self
 
     @field_validator("adam_betas")
     @classmethod

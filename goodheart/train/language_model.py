@@ -156,9 +156,10 @@ def next_token_loss(model: CausalLM, batch: Batch, num_tokens: int) -> tuple[tor
 def mean_loss(session: Session, model: CausalLM, rows: Rows, max_tokens: int) -> float:
     """Nats per marked token over all rows."""
     mine = session.world.shard(list(range(len(rows.groups))))
+    pieces = [[mine[i] for i in piece] for piece in micro_batches([rows.lengths[i] for i in mine], max_tokens)]
     total, count = 0.0, 0
-    for piece, counts in session.world.same_passes(micro_batches([rows.lengths[i] for i in mine], max_tokens)):
-        batch = rows.batch([mine[i] for i in piece], session.device)
+    for piece, counts in session.world.same_passes(pieces):
+        batch = rows.batch(piece, session.device)
         loss, _ = next_token_loss(model, batch, 1)
         if counts:
             total += float(loss)

@@ -355,6 +355,17 @@ class TestHub:
         with pytest.raises(DataError, match=r"owner/other: no file here, and no data set to be had from the Hub"):
             data_of("owner/other")
 
+    def test_a_folder_of_the_same_name_comes_first(self, hub: list[tuple[Any, ...]], tmp_path: Path) -> None:
+        (tmp_path / "owner").mkdir()
+        with pytest.raises(
+            DataError, match="owner/name: no such file or folder; if a data set on the Hub is meant, write hub:"
+        ):
+            data_of("owner/name")
+        assert data_of("hub:owner/name:test") == ROWS[:1]
+        with pytest.raises(DataError, match=r"nothing: no such file or folder$"):
+            data_of("nothing")
+        assert len(hub) == 1
+
     def test_a_saved_data_set(self, tmp_path: Path) -> None:
         import datasets
 

@@ -112,12 +112,12 @@ def test_a_step_reads_the_longest_row_rounded_up_not_the_room_there_is() -> None
 
 def test_fits() -> None:
     cache = KVCache(2, 8, 40, 2, 4, torch.float32, torch.device("cpu"))
-    assert cache.max_length == 64
+    assert cache.max_length == 40
     cpu = torch.device("cpu")
-    assert cache.fits(8, 64, torch.float32, cpu)
+    assert cache.fits(8, 40, torch.float32, cpu)
     assert cache.fits(3, 10, torch.float32, cpu)
     assert not cache.fits(9, 10, torch.float32, cpu)
-    assert not cache.fits(8, 65, torch.float32, cpu)
+    assert not cache.fits(8, 41, torch.float32, cpu)
     assert not cache.fits(8, 10, torch.bfloat16, cpu)
 
 

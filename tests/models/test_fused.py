@@ -1,13 +1,12 @@
-"""Fused projections and gates: same numbers as the plain layers, forward and backward."""
+"""Fused projections: same numbers as the plain layers, forward and backward."""
 
 from __future__ import annotations
 
 import pytest
 import torch
-import torch.nn.functional as F
 from torch import nn
 
-from goodheart.models.fused import _block, fuse, fused_linear, gelu_gate, silu_gate
+from goodheart.models.fused import Side, _block
 
 
 def layers(bias: bool, dtype: torch.dtype = torch.float64) -> list[nn.Linear]:
@@ -17,7 +16,7 @@ def layers(bias: bool, dtype: torch.dtype = torch.float64) -> list[nn.Linear]:
 
 def run(parts: list[nn.Linear], x: torch.Tensor) -> tuple[torch.Tensor, ...]:
     x = x.clone().requires_grad_()
-    out = fused_linear(x, parts)
+    out = Side().joined(x, parts)
     (out * torch.arange(out.numel()).view_as(out)).sum().backward()
     assert x.grad is not None
     return (out.detach(), x.grad, *(p.grad for layer in parts for p in layer.parameters() if p.grad is not None))
@@ -27,7 +26,7 @@ def run(parts: list[nn.Linear], x: torch.Tensor) -> tuple[torch.Tensor, ...]:
 def test_fused_equals_plain(bias: bool) -> None:
     plain, fused = layers(bias), layers(bias)
     before = [p for layer in fused for p in layer.parameters()]
-    assert fuse(fused)
+    assert Side().fuse(fused)
     assert all(a is b for a, b in zip(before, (p for layer in fused for p in layer.parameters()), strict=True))
     assert _block([layer.weight for layer in fused]) is not None
     assert _block([layer.weight for layer in plain]) is None
@@ -35,27 +34,45 @@ def test_fused_equals_plain(bias: bool) -> None:
     for a, b in zip(run(plain, x), run(fused, x), strict=True):
         torch.testing.assert_close(a, b)
     with torch.no_grad():
-        torch.testing.assert_close(fused_linear(x, plain), fused_linear(x, fused))
+        torch.testing.assert_close(Side().joined(x, plain), Side().joined(x, fused))
 
 
 def test_frozen_parts_get_no_gradient() -> None:
     parts = layers(True)
-    fuse(parts)
+    Side().fuse(parts)
     parts[1].requires_grad_(False)
-    fused_linear(torch.randn(2, 5, dtype=torch.float64), parts).sum().backward()
+    Side().joined(torch.randn(2, 5, dtype=torch.float64), parts).sum().backward()
     assert parts[0].weight.grad is not None
     assert parts[1].weight.grad is None
     assert parts[1].bias.grad is None
 
 
-def test_moved_parts_are_noticed() -> None:
-    parts = layers(True)
-    fuse(parts)
+@pytest.mark.parametrize("grad", [True, False])
+def test_moved_parts_are_noticed(grad: bool) -> None:
+    side, parts = Side(), layers(True)
+    side.fuse(parts)
     x = torch.randn(2, 5, dtype=torch.float64)
-    parts[1].weight.data = torch.zeros(2, 5, dtype=torch.float64)
-    torch.testing.assert_close(fused_linear(x, parts)[:, 4:6], parts[1].bias.detach().expand(2, 2))
-    fuse(parts)
-    torch.testing.assert_close(fused_linear(x, parts)[:, 4:6], parts[1].bias.detach().expand(2, 2))
+    with torch.set_grad_enabled(grad):
+        before = side.joined(x, parts)
+        parts[1].weight.data = torch.zeros(2, 5, dtype=torch.float64)
+        bias = parts[1].bias.detach().expand(2, 2)
+        torch.testing.assert_close(side.joined(x, parts)[:, 4:6], bias)
+        torch.testing.assert_close(side.apart(x, parts, sampling=True)[1], bias)
+        side.fuse(parts)
+        torch.testing.assert_close(side.joined(x, parts)[:, 4:6], bias)
+        torch.testing.assert_close(side.joined(x, parts)[:, :4], before[:, :4])
+        with torch.no_grad():  # in place: the block sees it
+            parts[0].weight.zero_()
+        torch.testing.assert_close(side.joined(x, parts)[:, :4], parts[0].bias.detach().expand(2, 4))
+
+
+def test_outputs_apart_equal_the_layers() -> None:
+    side, parts = Side(), layers(True)
+    side.fuse(parts)
+    x = torch.randn(2, 3, 5, dtype=torch.float64)
+    for sampling in (True, False):
+        for out, layer in zip(side.apart(x, parts, sampling=sampling), parts, strict=True):
+            torch.testing.assert_close(out, layer(x))
 
 
 def test_another_kind_of_layer_is_called() -> None:
@@ -64,15 +81,15 @@ def test_another_kind_of_layer_is_called() -> None:
             return 2 * super().forward(x)
 
     parts: list[nn.Module] = [*layers(False)[:2], Doubled(5, 3, bias=False, dtype=torch.float64)]
-    assert not fuse(parts)
+    assert not Side().fuse(parts)
     x = torch.randn(2, 5, dtype=torch.float64)
-    torch.testing.assert_close(fused_linear(x, parts)[:, 6:], 2 * x @ parts[2].weight.t())  # type: ignore[operator,union-attr]
+    torch.testing.assert_close(Side().joined(x, parts)[:, 6:], 2 * x @ parts[2].weight.t())  # type: ignore[operator,union-attr]
 
 
 def test_change_between_forward_and_backward_is_an_error() -> None:
     parts = layers(False)
-    fuse(parts)
-    out = fused_linear(torch.randn(2, 5, dtype=torch.float64, requires_grad=True), parts)
+    Side().fuse(parts)
+    out = Side().joined(torch.randn(2, 5, dtype=torch.float64, requires_grad=True), parts)
     with torch.no_grad():
         parts[1].weight.mul_(2)
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
@@ -81,31 +98,19 @@ def test_change_between_forward_and_backward_is_an_error() -> None:
 
 def test_biases_on_some_layers_only() -> None:
     parts = [nn.Linear(5, 4), nn.Linear(5, 2, bias=False)]
-    assert not fuse(parts)
+    assert not Side().fuse(parts)
     x = torch.randn(3, 5)
-    torch.testing.assert_close(fused_linear(x, parts), torch.cat([parts[0](x), parts[1](x)], -1))
+    torch.testing.assert_close(Side().joined(x, parts), torch.cat([parts[0](x), parts[1](x)], -1))
 
 
 def test_autocast_keeps_float32_gradients() -> None:
     parts = layers(True, torch.float32)
-    fuse(parts)
+    Side().fuse(parts)
     x = torch.randn(8, 5)
     with torch.autocast("cpu", torch.bfloat16):
-        out = fused_linear(x, parts)
+        out = Side().joined(x, parts)
     assert out.dtype == torch.bfloat16
     out.float().sum().backward()
     # d sum / d weight = sum over tokens of x; x is rounded to 8 bits before the matmul and the sum after it.
     torch.testing.assert_close(parts[0].weight.grad, x.sum(0).expand(4, 5), rtol=2e-2, atol=2e-2)
     torch.testing.assert_close(parts[0].bias.grad, torch.full((4,), 8.0))
-
-
-def test_gates_by_hand_and_by_finite_differences() -> None:
-    # gate 1, up 3: silu(1) = 1 / (1 + e^-1) = 0.7310586, times 3 = 2.1931757;
-    # gelu(1) in tanh form = 0.8411920, times 3 = 2.5235759.
-    pair = torch.tensor([1.0, 3.0])
-    torch.testing.assert_close(silu_gate(pair), torch.tensor([2.1931757]))
-    torch.testing.assert_close(gelu_gate(pair), torch.tensor([2.5235759]))
-    x = torch.randn(4, 6, dtype=torch.float64, requires_grad=True)
-    for gate in (silu_gate, gelu_gate):
-        assert torch.autograd.gradcheck(gate, (x,))
-    torch.testing.assert_close(silu_gate(x), F.silu(x[:, :3]) * x[:, 3:])

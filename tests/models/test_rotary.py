@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from goodheart.models.rotary import _TABLE_POSITIONS, Rope, Rotary, rotate
+from goodheart.models.rotary import _TABLE_POSITIONS, Rope, Rotary, rotate, rotate_and_split
 from tests.models.families import LLAMA3, YARN
 
 
@@ -27,7 +27,18 @@ def test_gradient_is_that_of_the_formula() -> None:
     angles = rotary.angles(None, 5, torch.device("cpu"), torch.float64)
     x_BTHd = torch.randn(2, 5, 3, 6, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(lambda x: rotate(x, angles), (x_BTHd,))
-    assert torch.autograd.gradgradcheck(lambda x: rotate(x, angles), (x_BTHd,))
+    assert torch.autograd.gradcheck(lambda x: rotate_and_split(x, angles, 1, 1), (x_BTHd,))
+
+
+def test_split_rotates_queries_and_keys_only() -> None:
+    angles = Rotary(Rope(), head_dim=6, max_length=8).angles(None, 5, torch.device("cpu"), torch.float32)
+    qkv_BTHd = torch.randn(2, 5, 4, 6)  # 2 query heads, 1 key head, 1 value head
+    for grad in (True, False):
+        with torch.set_grad_enabled(grad):
+            q, k, v = rotate_and_split(qkv_BTHd, angles, 2, 1)
+        assert torch.equal(q, rotate(qkv_BTHd[:, :, :2], angles))
+        assert torch.equal(k, rotate(qkv_BTHd[:, :, 2:3], angles))
+        assert torch.equal(v, qkv_BTHd[:, :, 3:])
 
 
 def test_positions_pick_their_angles() -> None:

@@ -175,6 +175,18 @@ def test_activation_checkpointing_gives_identical_gradients(tmp_path: Path) -> N
         assert torch.equal(a.grad, b.grad), name  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("name", ["llama2", "gemma3", "qwen3-bias"])
+def test_gradients_or_none_give_the_same_bits(name: str, tmp_path: Path) -> None:
+    # So that PPO's ratio at the first update is exactly 1.
+    saved(name, tmp_path)
+    model = load_causal(tmp_path)
+    with_gradients = model(some_ids())
+    with torch.no_grad():
+        assert torch.equal(model(some_ids()), with_gradients)
+    with torch.inference_mode():
+        assert torch.equal(model(some_ids()), with_gradients)
+
+
 def test_training_mode_computes_the_same(tmp_path: Path) -> None:
     saved("qwen2", tmp_path, attention_dropout=0.5)
     model = load_causal(tmp_path)
