@@ -1,6 +1,7 @@
 """Records to token examples, with every row that cannot be used counted and kept for the reader.
 
-Nothing is dropped silently: `Prepared.skipped` says how many rows fell out, why, and shows the first of each kind.
+Nothing is dropped silently: `Skipped` says how many rows fell out, why and where they lie, `Prepared.cut` how many lost
+their end.
 """
 
 from __future__ import annotations
@@ -11,8 +12,10 @@ from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
 from goodheart.data.batches import Example, truncate
-from goodheart.data.formats import BadRow
+from goodheart.data.formats import BadRow, Loaded
 from goodheart.data.records import Answer, Demonstration, Judgement, Prompt, Rating, Text, Thumb
+from goodheart.data.shapes import Record
+from goodheart.data.splits import opening
 from goodheart.data.template import Template
 from goodheart.errors import DataError, TemplateError
 
@@ -20,6 +23,8 @@ T = TypeVar("T")
 
 TOO_LONG = "prompt leaves no room for an answer within max_length"
 EMPTY = "no token to train on"
+SAME = "the answers are the same within max_length"
+NOTHING_WANTED = "holds nothing of the wanted kind (a thumb down, say, is nothing to imitate)"
 
 
 @dataclass
@@ -29,30 +34,62 @@ class Skipped:
     counts: Counter[str] = field(default_factory=Counter)
     shown: list[dict[str, Any]] = field(default_factory=list)
     shown_per_reason: int = 20
+    _loads: list[Loaded] = field(default_factory=list, repr=False)
+
+    @classmethod
+    def of(cls, *loads: Loaded) -> Skipped:
+        """The rows that reading set aside; records of `loads` that fall out later are named by file and line."""
+        skipped = cls()
+        for loaded in loads:
+            skipped._loads.append(loaded)
+            skipped.add_bad(loaded.bad)
+            if loaded.counts["skipped"]:
+                skipped.counts[NOTHING_WANTED] += loaded.counts["skipped"]
+        return skipped
 
     def add(self, reason: str, where: str, excerpt: str = "") -> None:
+        """Counts a row; the first of each reason are kept with their place."""
         self.counts[reason] += 1
         if self.counts[reason] <= self.shown_per_reason:
             self.shown.append({"where": where, "reason": reason, "excerpt": excerpt[:200]})
 
     def add_bad(self, bad: Iterable[BadRow]) -> None:
+        """Counts rows that could not be read."""
         for row in bad:
             self.add(row.reason, f"{row.source}:{row.line}", row.excerpt)
+
+    def add_record(self, reason: str, record: Any) -> None:
+        """Counts a record that was read well but cannot be used."""
+        shown = self.counts[reason] < self.shown_per_reason  # finding its place takes a search
+        self.add(reason, self._place(record) if shown else "", _excerpt(record) if shown else "")
 
     @property
     def total(self) -> int:
         return sum(self.counts.values())
 
-    def summary(self) -> str:
-        return "; ".join(f"{n} x {reason}" for reason, n in self.counts.most_common())
+    def summary(self, most: int = 5) -> str:
+        """`3 x chosen is empty; 1 x ...`, the most frequent reasons first."""
+        told = [f"{n} x {reason}" for reason, n in self.counts.most_common(most)]
+        rest = self.counts.most_common()[most:]
+        if rest:
+            told.append(f"{sum(n for _, n in rest)} for {len(rest)} other reason{'s' * (len(rest) > 1)}")
+        return "; ".join(told)
+
+    def _place(self, record: Any) -> str:
+        for loaded in self._loads:
+            for found, (source, line) in zip(loaded.records, loaded.places, strict=False):
+                if found is record:
+                    return f"{source}:{line}"
+        return ""
 
 
 @dataclass
 class Prepared(Generic[T]):
-    """Usable items and what was set aside."""
+    """Usable items, what was set aside, and how many items lost their end to max_length."""
 
     items: list[T]
     skipped: Skipped
+    cut: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,50 +114,58 @@ class Compared:
 
 
 def documents(
-    records: Iterable[Text], template: Template, max_length: int, bad: Iterable[BadRow] = ()
+    records: Iterable[Text], template: Template, max_length: int, skipped: Skipped | None = None
 ) -> Prepared[Example]:
-    """Plain text for pre-training; a document longer than `max_length` becomes several pieces, no token is lost."""
+    """Plain text for pre-training; a document longer than `max_length` becomes several pieces.
+
+    A piece begins with the last token of the one before it, so that every token but a document's first is predicted
+    exactly once.
+    """
     pieces: list[Example] = []
 
-    def make(record: Text, _: int) -> None:
+    def make(record: Text) -> bool:
         whole = template.text_ids(record.text)
-        for start in range(0, len(whole), max_length):
+        if len(whole) < 2:  # a single token has nothing to predict it from
+            raise TemplateError(EMPTY)
+        for start in range(0, len(whole) - 1, max_length - 1):
             ids = whole[start : start + max_length]
-            if len(ids) > 1:  # a single token has nothing to predict it from
-                pieces.append(Example(ids, [False] + [True] * (len(ids) - 1)))
+            pieces.append(Example(ids, [False] + [True] * (len(ids) - 1)))
+        return False
 
-    skipped = _each(records, bad, make)
-    return Prepared(pieces, skipped)
+    return _each(records, skipped, make, pieces)
 
 
 def demonstrations(
-    records: Iterable[Demonstration], template: Template, max_length: int, bad: Iterable[BadRow] = ()
+    records: Iterable[Demonstration], template: Template, max_length: int, skipped: Skipped | None = None
 ) -> Prepared[Example]:
     """Prompt and answer with the loss on what the assistant says; too long answers are cut and then carry no end."""
     examples: list[Example] = []
 
-    def make(record: Demonstration, _: int) -> None:
+    def make(record: Demonstration) -> bool:
         made = template.example(record.prompt, record.answer.turns() if record.prompt.is_chat else record.answer.text)
         kept = [e for e in (truncate(e, max_length) for e in made) if any(e.mask)]
         if not kept:
             raise TemplateError(TOO_LONG)
         examples.extend(kept)
+        return sum(map(len, kept)) < sum(map(len, made))
 
-    skipped = _each(records, bad, make)
-    return Prepared(examples, skipped)
+    return _each(records, skipped, make, examples)
 
 
 def comparisons(
-    records: Iterable[Judgement | Rating | Thumb], template: Template, max_length: int, bad: Iterable[BadRow] = ()
+    records: Iterable[Judgement | Rating | Thumb], template: Template, max_length: int, skipped: Skipped | None = None
 ) -> Prepared[Compared]:
     """Judgements, ratings and thumbs as token examples for a reward model."""
     items: list[Compared] = []
 
-    def make(record: Judgement | Rating | Thumb, _: int) -> None:
+    def make(record: Judgement | Rating | Thumb) -> bool:
         answers = record.answers if isinstance(record, Judgement) else (record.answer,)
-        examples = tuple(answer_example(record.prompt, a, template, max_length) for a in answers)
+        whole = [_answer(record.prompt, a, template) for a in answers]
+        examples = tuple(_fitted(e, max_length) for e in whole)
         sizes = tuple(len(a.words) for a in answers)
         if isinstance(record, Judgement):
+            if all(e.ids == examples[0].ids for e in examples):
+                raise TemplateError(SAME)
             items.append(
                 Compared(
                     examples,
@@ -136,50 +181,77 @@ def comparisons(
             target = record.score if isinstance(record, Rating) else float(record.label)
             weight = record.weight if isinstance(record, Thumb) else 1.0
             items.append(Compared(examples, target=target, weight=weight, prompt_key=record.prompt.key, words=sizes))
+        return any(len(e) > max_length for e in whole)
 
-    skipped = _each(records, bad, make)
-    return Prepared(items, skipped)
+    return _each(records, skipped, make, items)
 
 
 def answer_example(prompt: Prompt, answer: Answer, template: Template, max_length: int) -> Example:
-    """One answer as a reward model reads it.
+    """One answer as a reward model reads it, cut at `max_length`.
 
     Raises:
         TemplateError: the prompt alone fills `max_length`.
     """
-    example = truncate(template.answer(prompt, answer.turns() if prompt.is_chat else answer.text), max_length)
-    if not any(example.mask):
-        raise TemplateError(TOO_LONG)
-    return example
+    return _fitted(_answer(prompt, answer, template), max_length)
 
 
 def prompts(
-    records: Iterable[Prompt], template: Template, longest: int, bad: Iterable[BadRow] = ()
+    records: Sequence[Prompt],
+    template: Template,
+    longest: int,
+    bad: Iterable[BadRow] = (),
+    skipped: Skipped | None = None,
 ) -> Prepared[tuple[int, Prompt, list[int]]]:
-    """(place in `records`, prompt, token ids) of each usable prompt; those over `longest` tokens are set aside."""
-    items: list[tuple[int, Prompt, list[int]]] = []
+    """(place in `records`, prompt, token ids) of each usable prompt; those over `longest` tokens are set aside.
 
-    def make(prompt: Prompt, place: int) -> None:
+    bad: rows that reading set aside, where no `skipped` holds them already.
+    """
+    skipped = skipped if skipped is not None else Skipped()
+    skipped.add_bad(bad)
+    items: list[tuple[int, Prompt, list[int]]] = []
+    places = iter(range(len(records)))
+
+    def make(prompt: Prompt) -> bool:
+        place = next(places)
         ids = template.prompt_ids(prompt)
         if not ids:
             raise TemplateError("empty prompt")
         if len(ids) > longest:
             raise TemplateError(f"prompt longer than {longest} tokens (the model's context less max_new_tokens)")
         items.append((place, prompt, ids))
+        return False
 
-    return Prepared(items, _each(records, bad, make))
+    return _each(records, skipped, make, items)
 
 
-def _each(records: Iterable[Any], bad: Iterable[BadRow], make: Callable[[Any, int], None]) -> Skipped:
-    """Runs `make` on every record; a row that cannot be rendered exactly is set aside with its reason."""
-    skipped = Skipped()
-    skipped.add_bad(bad)
-    for i, record in enumerate(records):
+def _answer(prompt: Prompt, answer: Answer, template: Template) -> Example:
+    return template.answer(prompt, answer.turns() if prompt.is_chat else answer.text)
+
+
+def _fitted(example: Example, max_length: int) -> Example:
+    cut = truncate(example, max_length)
+    if not any(cut.mask):
+        raise TemplateError(TOO_LONG)
+    return cut
+
+
+def _each(records: Iterable[Any], skipped: Skipped | None, make: Callable[[Any], bool], items: list[T]) -> Prepared[T]:
+    """Runs `make` (which fills `items` and says whether it cut something) on every record; one that cannot be rendered
+    exactly is set aside with its reason.
+    """
+    skipped = skipped if skipped is not None else Skipped()
+    cut = 0
+    for record in records:
         try:
-            make(record, i)
+            cut += make(record)
         except TemplateError as error:
-            skipped.add(str(error), f"record {i + 1}", _excerpt(record))
-    return skipped
+            skipped.add_record(str(error), record)
+    return Prepared(items, skipped, cut)
+
+
+def shared_prompts(train: Iterable[Record], held_out: Iterable[Record]) -> int:
+    """How many conversations are in both; what is measured on those is not measured on unseen data."""
+    return len({opening(r) for r in train} & {opening(r) for r in held_out})
 
 
 def require(items: Sequence[Any], skipped: Skipped, what: str, sources: Sequence[str]) -> None:
@@ -189,5 +261,8 @@ def require(items: Sequence[Any], skipped: Skipped, what: str, sources: Sequence
 
 
 def _excerpt(record: Any) -> str:
+    """What was asked, as far as it helps to find the row."""
     prompt = getattr(record, "prompt", record)
-    return prompt.text if isinstance(prompt, Text | Prompt) and prompt.text else str(prompt)
+    if isinstance(prompt, Prompt) and prompt.is_chat:
+        return f"{prompt.messages[-1].role}: {prompt.messages[-1].content}"
+    return str(prompt.text)

@@ -47,6 +47,7 @@ class Loaded:
     bad: list[BadRow] = field(default_factory=list)
     counts: dict[str, int] = field(default_factory=lambda: dict.fromkeys(_COUNTS, 0))
     shapes: dict[str, int] = field(default_factory=dict)  # rows of each shape, by the shape's name
+    places: list[tuple[str, int]] = field(default_factory=list)  # source and line of each record, from `read_records`
 
     def reasons(self) -> dict[str, int]:
         """How many rows are bad for each reason, most frequent first."""
@@ -85,7 +86,22 @@ def iter_records(
 
     Arguments and errors as for `read_records`.
     """
-    loaded = loaded if loaded is not None else Loaded()
+    placed = _placed_records(
+        sources, kind, loaded or Loaded(), columns=columns, split=split, subset=subset, streaming=streaming
+    )
+    return (record for _, record in placed)
+
+
+def _placed_records(
+    sources: Sources,
+    kind: Kind,
+    loaded: Loaded,
+    *,
+    columns: Mapping[str, str] | None,
+    split: str | None,
+    subset: str | None,
+    streaming: bool,
+) -> Iterator[tuple[Row, Record]]:
     for source in as_sources(sources):
         before, good, shaped = loaded.counts["rows"], 0, False
         seen: dict[str, None] = {}  # columns of rows that fit nothing
@@ -109,7 +125,7 @@ def iter_records(
             loaded.shapes[shape] = loaded.shapes.get(shape, 0) + 1
             loaded.counts["skipped"] += not records
             loaded.counts["records"] += len(records)
-            yield from records
+            yield from ((row, record) for record in records)
         _refuse_useless(source, kind, loaded, loaded.counts["rows"] - before, good, list(seen))
 
 
@@ -175,11 +191,12 @@ def read_records(
     loaded = Loaded()
     if limit is not None and limit < 1:
         raise DataError(f"limit must be at least 1, found {limit}")
-    source = iter_records(
-        sources, kind, loaded=loaded, columns=columns, split=split, subset=subset, streaming=streaming
-    )
-    for record in source:
+    placed = _placed_records(
+        sources, kind, loaded, columns=columns, split=split, subset=subset, streaming=streaming
+    )  # fmt: skip
+    for row, record in placed:
         loaded.records.append(record)
+        loaded.places.append((row.source, row.number))
         if limit is not None and len(loaded.records) == limit:
             break
     loaded.counts["records"] = len(loaded.records)

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from goodheart.data.examples import documents, require
+from goodheart.data.examples import Skipped, documents, require
 from goodheart.data.formats import read_records, split_by_prompt
 from goodheart.data.template import Template, load_tokenizer
 from goodheart.models.load import new_model
@@ -32,6 +32,12 @@ class PretrainConfig(TrainingSettings):
     new_model: dict[str, Any] | None = None  # sizes of a model from scratch; `model` then names its tokenizer folder
     learning_rate: float = Field(5e-4, gt=0)
 
+    @model_validator(mode="after")
+    def _adapters_need_a_model(self) -> PretrainConfig:
+        if self.new_model is not None and self.lora is not None:
+            raise ValueError("`lora` adapts a trained model, but `new_model` starts from random weights: leave one out")
+        return self
+
 
 def train(config: PretrainConfig) -> Run:
     """Runs the stage; returns its finished run folder."""
@@ -45,15 +51,18 @@ def train(config: PretrainConfig) -> Run:
             model, template = load_policy(config, session)
         else:
             template = Template(load_tokenizer(config.model), plain_prompts=config.plain_prompts)
-            fresh = new_model(config.new_model, vocab_size=template.vocab_size, seed=config.seed)
+            fresh = new_model(
+                config.new_model, vocab_size=template.vocab_size, seed=config.seed, token_ids=_special_ids(template)
+            )
             model = ready(fresh.to(session.device, resolve_dtype(config.dtype, session.device)), config, session)
         max_length = row_length(config, model.max_length)
         loaded = read_records(sources, "text")
         kept, aside = split_by_prompt(loaded.records, config.held_out, config.seed)
-        prepared = documents(kept, template, max_length, loaded.bad)
-        session.report_skipped(prepared.skipped)
-        require(prepared.items, prepared.skipped, "text", sources)
-        unseen = documents(aside, template, max_length).items
+        skipped = Skipped.of(loaded)
+        prepared = documents(kept, template, max_length, skipped)
+        unseen = documents(aside, template, max_length, skipped).items
+        session.report_skipped(skipped)
+        require(prepared.items, skipped, "text", sources)
 
         # 2. train
         rows = Rows.of(prepared.items, packed=config.pack, max_length=max_length, pad_id=template.pad_id)
@@ -64,8 +73,20 @@ def train(config: PretrainConfig) -> Run:
         with session.model_folder() as folder:
             save_policy(model, template, folder, session)
         results = {
+            "documents": len(kept),
+            "held_out": len(aside),
             "rows": len(rows.groups),
-            "tokens_per_epoch": rows.trained_tokens(range(len(rows.groups))),
-            "skipped": prepared.skipped.total,
+            "trained_tokens_per_epoch": rows.trained_tokens(range(len(rows.groups))),
+            "skipped": skipped.total,
         }
         return session.finish(results | losses)
+
+
+def _special_ids(template: Template) -> dict[str, int]:
+    """For config.json, where other programs look for them."""
+    ids = {
+        "bos_token_id": template.tokenizer.bos_token_id,
+        "eos_token_id": template.eos_id,
+        "pad_token_id": template.pad_id,
+    }
+    return {name: i for name, i in ids.items() if i is not None}

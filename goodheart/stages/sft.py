@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from goodheart.data.examples import demonstrations, require
+from goodheart.data.examples import Skipped, demonstrations, require, shared_prompts
 from goodheart.data.formats import read_records, split_by_prompt
 from goodheart.train.config import TrainingSettings
 from goodheart.train.language_model import Rows, fit
@@ -38,14 +38,17 @@ def train(config: SFTConfig) -> Run:
         max_length = row_length(config, model.max_length)
         loaded = read_records(sources, "demonstration")
         if eval_sources is None:
+            skipped = Skipped.of(loaded)
             kept, aside = split_by_prompt(loaded.records, config.held_out, config.seed)
-            unseen = demonstrations(aside, template, max_length).items
         else:
-            kept = loaded.records
-            unseen = demonstrations(read_records(eval_sources, "demonstration").records, template, max_length).items
-        prepared = demonstrations(kept, template, max_length, loaded.bad)
-        session.report_skipped(prepared.skipped)
-        require(prepared.items, prepared.skipped, "demonstration", sources)
+            unseen_loaded = read_records(eval_sources, "demonstration")
+            skipped = Skipped.of(loaded, unseen_loaded)
+            kept, aside = loaded.records, unseen_loaded.records
+            session.warn_shared(shared_prompts(kept, aside))
+        prepared = demonstrations(kept, template, max_length, skipped)
+        unseen = demonstrations(aside, template, max_length, skipped).items
+        session.report_skipped(skipped)
+        require(prepared.items, skipped, "demonstration", sources)
 
         # 2. train
         rows = Rows.of(prepared.items, packed=config.pack, max_length=max_length, pad_id=template.pad_id)
@@ -59,6 +62,7 @@ def train(config: SFTConfig) -> Run:
             "demonstrations": len(prepared.items),
             "held_out": len(unseen),
             "trained_tokens_per_epoch": rows.trained_tokens(range(len(rows.groups))),
-            "skipped": prepared.skipped.total,
+            "truncated": prepared.cut,
+            "skipped": skipped.total,
         }
         return session.finish(results | losses)

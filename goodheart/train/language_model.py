@@ -28,15 +28,12 @@ class Rows:
     groups: list[list[Example]]  # each inner list shares one row
     packed: bool
     pad_id: int
+    lengths: list[int]  # tokens of each row
 
     @classmethod
     def of(cls, examples: Sequence[Example], *, packed: bool, max_length: int, pad_id: int) -> Rows:
         groups = pack(examples, max_length) if packed else [[e] for e in examples]
-        return cls(groups, packed, pad_id)
-
-    @property
-    def lengths(self) -> list[int]:
-        return [sum(len(e.ids) for e in group) for group in self.groups]
+        return cls(groups, packed, pad_id, [sum(map(len, group)) for group in groups])
 
     def trained_tokens(self, indices: Sequence[int]) -> int:
         return sum(sum(e.mask) for i in indices for e in self.groups[i])

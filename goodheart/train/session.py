@@ -66,6 +66,11 @@ class Session:
         rows = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in skipped.shown)
         replace_text(self.run.path / "skipped.jsonl", rows)
 
+    def warn_shared(self, prompts: int) -> None:
+        """Says that some of the data to measure on are trained on."""
+        if prompts:
+            self.run.note(f"{prompts} prompts of eval_data are in the training data too: what is measured flatters")
+
     @property
     def finished(self) -> bool:
         return self.run.finished
