@@ -25,11 +25,12 @@ import torch
 from pydantic import Field, model_validator
 
 from goodheart.data.batches import micro_batches
+from goodheart.data.examples import Prepared, require
 from goodheart.data.examples import prompts as prepare_prompts
-from goodheart.data.examples import require
 from goodheart.data.formats import read_records
+from goodheart.data.records import Prompt
 from goodheart.errors import ConfigError, HealthError
-from goodheart.judges.load import load_judge
+from goodheart.judges.load import Judge, load_judge
 from goodheart.judges.reward import RewardJudge
 from goodheart.losses.advantages import gae, rewards_with_kl, whiten
 from goodheart.losses.kl import AdaptiveKL, FixedKL
@@ -122,22 +123,8 @@ def train(config: PPOConfig) -> Run:
         judge = load_judge(config.reward, device=session.device, max_tokens=config.max_tokens)
         actors = load_actors(config, session, judge)
         policy, template = actors.policy, actors.template
-        longest = row_length(config, policy.max_length) - config.sampling.max_new_tokens
-        if longest < 1:
-            raise ConfigError(
-                f"sampling.max_new_tokens {config.sampling.max_new_tokens} leaves no room for a prompt in "
-                f"{row_length(config, policy.max_length)} tokens"
-            )
-        room = row_length(config, policy.max_length)
-        if isinstance(judge, RewardJudge) and judge.max_length < room:
-            raise ConfigError(
-                f"answers may have {room} tokens with their prompts, but the reward model reads {judge.max_length}: set "
-                f"max_length to {judge.max_length} or less"
-            )
-        loaded = read_records(sources, "prompt")
-        prepared = prepare_prompts(loaded.records, template, longest, loaded.bad)
+        prepared = _prompts(config, sources, judge, actors)
         session.report_skipped(prepared.skipped)
-        require(prepared.items, prepared.skipped, "prompt", sources)
         asked = [(prompt, ids) for _, prompt, ids in prepared.items]
         total = config.steps or math.ceil(config.epochs * len(asked) / config.batch_size)
 
@@ -186,6 +173,24 @@ def train(config: PPOConfig) -> Run:
         return session.finish(
             session.last_metrics("objective/") | {"prompts": len(asked), "skipped": prepared.skipped.total}
         )
+
+
+def _prompts(
+    config: PPOConfig, sources: Sequence[str], judge: Judge, actors: Actors
+) -> Prepared[tuple[int, Prompt, list[int]]]:
+    """The prompts that leave room for an answer."""
+    room, wanted = row_length(config, actors.policy.max_length), config.sampling.max_new_tokens
+    if room <= wanted:
+        raise ConfigError(f"sampling.max_new_tokens {wanted} leaves no room for a prompt in {room} tokens")
+    if isinstance(judge, RewardJudge) and judge.max_length < room:
+        raise ConfigError(
+            f"prompt and answer may have {room} tokens, but the reward model reads {judge.max_length}: "
+            f"set max_length to {judge.max_length} or less"
+        )
+    loaded = read_records(sources, "prompt")
+    prepared = prepare_prompts(loaded.records, actors.template, room - wanted, loaded.bad)
+    require(prepared.items, prepared.skipped, "prompt", sources)
+    return prepared
 
 
 def _adaptive(config: PPOConfig) -> AdaptiveKL:

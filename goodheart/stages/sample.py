@@ -94,19 +94,22 @@ def _draw(
     if prepared.skipped.total and not config.quiet:
         print(f"set aside {prepared.skipped.total} prompts: {prepared.skipped.summary()}")
     writer = Writer(model, template, slots=config.slots)
+    sampling = config.sampling
+    if all(prompt.is_chat for _, prompt, _ in prepared.items):  # a plain-text template cannot always tell the end apart
+        sampling = sampling.model_copy(update={"stop": [*sampling.stop, *template.stop_strings]})
     todo = [(n, i, k) for n, (i, _, _) in enumerate(prepared.items) for k in turns if (i, k) not in drawn]
     with stop_signal() as stop, Progress(len(todo), f"sampling {name}", unit="answers", shown=not config.quiet) as bar:
         for start in range(0, len(todo), _CHUNK):
             piece = todo[start : start + _CHUNK]
             generations = writer.generate(
                 [prepared.items[n][2] for n, _, _ in piece],
-                config.sampling,
+                sampling,
                 seed=config.seed,
                 sequence_ids=[i * config.answers + k for _, i, k in piece],
             )
             fresh = {}
             for (n, i, k), made in zip(piece, generations, strict=True):
-                answer = writer.answer(prepared.items[n][1], made, config.sampling.stop)
+                answer = writer.answer(prepared.items[n][1], made, sampling.stop)
                 fresh[i, k] = {"text": answer.text, "finish": made.finish, "tokens": len(made.ids), "model": name}
             drawn |= fresh
             _keep(kept, fresh)
