@@ -196,6 +196,8 @@ def data_check(
         count = lambda text: len(encode(text, add_special_tokens=False)["input_ids"])  # noqa: E731
     report = check_data(files, count_tokens=count)
     report.render(Console())
+    if not report.ok:
+        raise typer.Exit(1)
 
 
 @data_app.command("convert")

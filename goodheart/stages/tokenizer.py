@@ -6,7 +6,7 @@ from pathlib import Path
 
 from pydantic import Field
 
-from goodheart.data.formats import read_records
+from goodheart.data.formats import iter_records, texts_of
 from goodheart.data.template import PLAIN_TEMPLATE
 from goodheart.data.tokenizer import train_bpe
 from goodheart.train.config import Settings
@@ -23,6 +23,6 @@ class TokenizerConfig(Settings):
 def train(config: TokenizerConfig) -> Path:
     """Writes the tokenizer folder and returns it."""
     sources = [config.data] if isinstance(config.data, str) else config.data
-    loaded = read_records(sources, "text")
-    train_bpe((record.text for record in loaded.records), config.vocab_size, config.out, chat_template=PLAIN_TEMPLATE)
+    texts = (text for record in iter_records(sources, "any") for text in texts_of(record))
+    train_bpe(texts, config.vocab_size, config.out, chat_template=PLAIN_TEMPLATE)
     return config.out
