@@ -81,8 +81,8 @@ def plackett_luce_loss(
     equal. The sum has one term per answer, so a longer ranking weighs more, as its likelihood does.
 
     ranks_PK: any numbers, smaller is better. valid_PK: bool, False on padding of rows with fewer answers.
-    num_prompts: prompts with something to compare (`comparable`) in the whole optimizer step; with `weight_P`, the sum
-    of their weights.
+    num_prompts: prompts with something to compare (`comparable`) in the whole optimizer step; with weights, the sum of
+    theirs. weight_P: weight of each prompt (None = 1).
     last_tier_unordered: the worst tier is "the rest, nobody said how they compare" (only the best was picked), and
     contributes nothing but being beaten; False = its members were judged equal.
     -> scalar loss; metrics as in `ranked_pairs_loss`. Source: Plackett, Applied Statistics 24 (1975).
@@ -97,7 +97,8 @@ def plackett_luce_loss(
     beats_PKK, _ = pairwise_from_ranks(ranks_PK, valid_PK)
     if last_tier_unordered:
         losses_PK = torch.where(beats_PKK.any(2), losses_PK, 0)
-    return losses_PK.sum() / num_prompts, _ranking_metrics(scores_PK, beats_PKK)
+    losses_P = losses_PK.sum(1) if weight_P is None else losses_PK.sum(1) * weight_P
+    return losses_P.sum() / num_prompts, _ranking_metrics(scores_PK, beats_PKK)
 
 
 def ranked_pairs_loss(
@@ -121,8 +122,9 @@ def ranked_pairs_loss(
     in `bradley_terry_loss`.
     -> scalar loss; `rewards/accuracies` and `rewards/margins` over ordered pairs (equal scores count half).
     """
-    if tie_margin is not None and tie_margin <= 0:
-        raise ValueError(f"tie_margin must be over 0, or None to drop tied pairs; got {tie_margin}")
+    if (tie_margin is not None and tie_margin <= 0) or not 0 <= label_smoothing < 0.5:
+        given = f"{tie_margin=}, {label_smoothing=}"
+        raise ValueError(f"need tie_margin > 0 (None drops tied pairs) and 0 <= label_smoothing < 0.5; got {given}")
     scores_PK = scores_PK.masked_fill(~valid_PK, 0)
     beats_PKK, ties_PKK = pairwise_from_ranks(ranks_PK, valid_PK)
     difference_PKK = scores_PK[:, :, None] - scores_PK[:, None, :]
@@ -163,14 +165,16 @@ def comparable(ranks_PK: Tensor, valid_PK: Tensor, *, ties_count: bool = True) -
     return ((beats_PKK | ties_PKK) if ties_count else beats_PKK).flatten(1).any(1)
 
 
-def centring_loss(scores_PK: Tensor, valid_PK: Tensor, *, num_prompts: float) -> Tensor:
+def centring_loss(scores_PK: Tensor, valid_PK: Tensor, *, num_prompts: float, weight_P: Tensor | None = None) -> Tensor:
     """Square of twice the mean score of each prompt's answers: for K = 2, the (chosen + rejected)^2 of pairs.
 
     Rankings fix scores only up to a constant per prompt; a small multiple of this keeps them around 0
-    (Eisenstein et al. arXiv:2312.09244). -> scalar, a sum over prompts / num_prompts.
+    (Eisenstein et al. arXiv:2312.09244). weight_P: weight of each prompt (None = 1).
+    -> scalar, a sum over prompts / num_prompts.
     """
-    totals_P = torch.where(valid_PK, scores_PK, 0).sum(1)
-    return (2 * totals_P / valid_PK.sum(1).clamp(min=1)).square().sum() / num_prompts
+    means_P = torch.where(valid_PK, scores_PK, 0).sum(1) / valid_PK.sum(1).clamp(min=1)
+    losses_P = (2 * means_P).square()
+    return (losses_P if weight_P is None else losses_P * weight_P).sum() / num_prompts
 
 
 def _tie_loss(difference: Tensor, tie_margin: float) -> Tensor:

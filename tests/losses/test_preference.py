@@ -95,6 +95,12 @@ def test_tie_by_hand() -> None:
     assert "rewards/accuracies" not in metrics.means()  # a tie is neither right nor wrong
 
 
+def test_default_tie_margin_calls_a_quarter_of_equal_pairs_ties() -> None:
+    # 1 - 2 sigmoid(-0.5) = 1 - 2 * 0.377541 = 0.244919
+    loss, _ = bradley_terry_loss(torch.zeros(1), torch.zeros(1), tie_P=torch.tensor([True]), num_pairs=1)
+    assert math.exp(-loss) == pytest.approx(0.244919, abs=1e-6)
+
+
 def test_ties_pull_scores_together_and_rest_when_equal() -> None:
     chosen_P, rejected_P = torch.tensor([1.0, 0.0, -2.0]), torch.zeros(3)
     tie_P = torch.ones(3, dtype=torch.bool)
@@ -162,6 +168,40 @@ def test_two_answers_are_bradley_terry(scores: list[float]) -> None:
         assert metrics.means()["rewards/accuracies"] == 0.5
 
 
+def test_margin_smoothing_and_weights_of_two_answers_are_those_of_bradley_terry() -> None:
+    scores_PK = torch.tensor([[1.5, 0.2], [0.3, -1.0], [2.0, 2.5]])
+    ranks_PK = torch.tensor([[1, 2], [1, 2], [1, 2]])
+    settings = {
+        "margin_P": torch.tensor([0.5, 0.0, 2.0]),
+        "label_smoothing": 0.1,
+        "weight_P": torch.tensor([1.0, 3.0, 0.5]),
+    }
+    expected, _ = bradley_terry_loss(scores_PK[:, 0], scores_PK[:, 1], num_pairs=4.5, **settings)
+    got, _ = ranked_pairs_loss(scores_PK, ranks_PK, everything(ranks_PK), num_prompts=4.5, **settings)
+    torch.testing.assert_close(got, expected)
+    # And with more answers they reach every pair alike: three pairs of d = 1, 1, 2 with margin 1 are 0, 0, 1:
+    # 0.9 * (0.693147, 0.693147, 0.313262) + 0.1 * (-ln sigmoid of -2, -2, -3: 2.126928, 2.126928, 3.048587), mean
+    loss, _ = ranked_pairs_loss(
+        torch.tensor([[2.0, 1.0, 0.0]]),
+        torch.tensor([[1, 2, 3]]),
+        torch.ones(1, 3, dtype=torch.bool),
+        num_prompts=1,
+        margin_P=torch.tensor([1.0]),
+        label_smoothing=0.1,
+    )
+    torch.testing.assert_close(loss, torch.tensor((0.9 * 1.699556 + 0.1 * 7.302443) / 3), atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("loss_of", [plackett_luce_loss, ranked_pairs_loss])
+def test_prompt_weights_act_like_repetition(loss_of) -> None:
+    scores_PK = torch.tensor([[0.3, -1.0, 0.7], [2.0, 0.1, 0.2]])
+    ranks_PK = torch.tensor([[2, 1, 2], [1, 2, 3]])
+    weighted, _ = loss_of(scores_PK, ranks_PK, everything(ranks_PK), num_prompts=3, weight_P=torch.tensor([3.0, 0.0]))
+    thrice_PK = ranks_PK[:1].expand(3, 3)
+    repeated, _ = loss_of(scores_PK[:1].expand(3, 3), thrice_PK, everything(thrice_PK), num_prompts=3)
+    torch.testing.assert_close(weighted, repeated)
+
+
 def test_plackett_luce_by_hand() -> None:
     # scores 0, 1, 2 ranked 2, 3, 1: draw the third of all three, then the first of the first two
     # ln(1 + e + e^2) - 2 = 2.407606 - 2 = 0.407606;  ln(1 + e) - 0 = 1.313262; sum 1.720868
@@ -225,8 +265,9 @@ def test_ranked_pairs_with_ties_by_hand() -> None:
     torch.testing.assert_close(dropped, torch.tensor(0.313262))
     taken, _ = ranked_pairs_loss(scores_PK, ranks_PK, everything(ranks_PK), num_prompts=1, tie_margin=math.log(3) / 2)
     torch.testing.assert_close(taken, torch.tensor((2 * 0.492979 + 1.316958) / 3), atol=1e-6, rtol=0)
-    with pytest.raises(ValueError, match="tie_margin"):
-        ranked_pairs_loss(scores_PK, ranks_PK, everything(ranks_PK), num_prompts=1, tie_margin=0.0)
+    for wrong in ({"tie_margin": 0.0}, {"label_smoothing": 0.5}, {"label_smoothing": -0.1}):
+        with pytest.raises(ValueError, match=next(iter(wrong))):
+            ranked_pairs_loss(scores_PK, ranks_PK, everything(ranks_PK), num_prompts=1, **wrong)
 
 
 @pytest.mark.parametrize("loss_of", [plackett_luce_loss, ranked_pairs_loss])
@@ -275,3 +316,7 @@ def test_centring_of_rankings_is_that_of_pairs() -> None:
     valid_PK = torch.tensor([[True, True, False], [True, True, True]])
     # (3 + 1)^2 = 16 and (2 * 3)^2 = 36, over 2 prompts
     torch.testing.assert_close(centring_loss(scores_PK, valid_PK, num_prompts=2), torch.tensor(26.0))
+    weighted = centring_loss(scores_PK, valid_PK, num_prompts=2, weight_P=torch.tensor([1.5, 0.5]))
+    torch.testing.assert_close(weighted, torch.tensor((1.5 * 16 + 0.5 * 36) / 2))
+    single = centring_loss(torch.tensor([[3.0, 9.0]]), torch.tensor([[True, False]]), num_prompts=1)
+    torch.testing.assert_close(single, torch.tensor(36.0))

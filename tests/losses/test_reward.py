@@ -36,6 +36,7 @@ def test_huber_by_hand() -> None:
     loss, _ = score_regression_loss(*arguments, huber_delta=1.0, num_ratings=1)
     torch.testing.assert_close(loss, torch.tensor(1.125))
     squared, _ = score_regression_loss(*arguments, num_ratings=1)
+    torch.testing.assert_close(squared, torch.tensor(1.125 + 0.125))
     torch.testing.assert_close(score_regression_loss(*arguments, huber_delta=100.0, num_ratings=1)[0], squared)
 
 
@@ -64,6 +65,8 @@ def test_thumbs_by_hand() -> None:
     assert metrics.means() == {"rewards/accuracies": 0.5, "rewards/up": 2.0, "rewards/down": 1.0}
     weighted, _ = thumbs_loss(scores_N, up_N, up_weight=3.0, down_weight=0.5, num_thumbs=2)
     torch.testing.assert_close(weighted, torch.tensor((3 * 0.126928 + 0.5 * 1.313262) / 2))
+    trusted, _ = thumbs_loss(scores_N, up_N, up_weight=3.0, weight_N=torch.tensor([0.5, 2.0]), num_thumbs=2.5)
+    torch.testing.assert_close(trusted, torch.tensor((1.5 * 0.126928 + 2 * 1.313262) / 2.5))
 
 
 def test_class_weights_balance_the_classes() -> None:
@@ -100,10 +103,15 @@ def test_calibration_of_margins_by_hand() -> None:
     assert margin_calibration([math.log(3), -math.log(3)], temperature=2).ece == pytest.approx(0.133975, abs=1e-6)
 
 
-@pytest.mark.parametrize("wrong", [([], []), ([1.5], [1.0]), ([0.5], [2.0]), ([math.nan], [1.0])])
-def test_impossible_calibration(wrong: tuple[list[float], list[float]]) -> None:
+@pytest.mark.parametrize("wrong", [([], []), ([1.5], [1.0]), ([0.5], [2.0]), ([math.nan], [1.0]), ([0.5], [1.0], 0)])
+def test_impossible_calibration(wrong: tuple) -> None:
     with pytest.raises(ValueError, match="calibration"):
         calibration(*wrong)
+
+
+def test_number_of_bins() -> None:
+    assert len(calibration([0.5], [1.0]).bins) == len(margin_calibration([1.0]).bins) == 10
+    assert calibration([0.2, 0.6], [0.0, 1.0], bins=1).ece == pytest.approx(0.1)
 
 
 def test_temperature_by_hand() -> None:
