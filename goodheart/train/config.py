@@ -65,6 +65,7 @@ class TrainingSettings(RunSettings):
     checkpoint_every: int = Field(100, ge=1)  # steps
     keep_checkpoints: int = Field(2, ge=1)
     log_every: int = Field(1, ge=1)  # steps
+    tensorboard: bool = False  # also write TensorBoard files into the run folder (needs goodheart[track])
     plain_prompts: Literal["raw", "user"] = "raw"  # a string prompt is continued as it is, or wrapped as a user's turn
 
     @model_validator(mode="after")

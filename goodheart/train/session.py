@@ -29,7 +29,7 @@ from goodheart.train.checkpoint import TrainState
 from goodheart.train.config import TrainingSettings
 from goodheart.train.files import replace_text
 from goodheart.train.interrupt import Stop, stop_signal
-from goodheart.train.metrics import read_metrics
+from goodheart.train.metrics import read_metrics, tensorboard_tracker
 from goodheart.train.parallel import World
 from goodheart.train.run import Run
 
@@ -184,5 +184,7 @@ def open_session(
         main=world.is_main,
     )
     run.checkpoints.keep = config.keep_checkpoints
+    if config.tensorboard and world.is_main:
+        run.trackers.append(tensorboard_tracker(run.path / "tensorboard"))
     with run, stop_signal() as stop:
         yield Session(run, world, config, stop)
