@@ -14,24 +14,22 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def rms_norm(x_ND: Tensor, weight_D: Tensor, eps: float, *, sampling: bool = False) -> Tensor:
+def rms_norm(x_ND: Tensor, weight_D: Tensor, eps: float) -> Tensor:
     """x / sqrt(mean(x^2) + eps) * weight, computed in float32 (Zhang and Sennrich 2019, arXiv:1910.07467).
 
-    sampling: few tokens, no gradients. -> the shape and dtype of x. Differentiable once.
+    -> the shape and dtype of x. Differentiable once.
     """
-    if sampling or x_ND.device.type != "cpu" or not x_ND.dtype == weight_D.dtype == torch.float32:
-        return F.rms_norm(x_ND, weight_D.shape, weight_D.to(x_ND.dtype), eps)
-    return _RMSNorm.apply(x_ND, weight_D, eps)
+    if x_ND.device.type == "cpu" and x_ND.dtype == weight_D.dtype == torch.float32:
+        return _RMSNorm.apply(x_ND, weight_D, eps)
+    return F.rms_norm(x_ND, weight_D.shape, weight_D.to(x_ND.dtype), eps)
 
 
-def silu_gate(gate_NF: Tensor, up_NF: Tensor, *, sampling: bool = False) -> Tensor:
-    """silu(gate) * up (SwiGLU, Shazeer 2020, arXiv:2002.05202). sampling: few tokens, no gradients."""
-    if sampling:
-        return F.silu(gate_NF).mul_(up_NF)
+def silu_gate(gate_NF: Tensor, up_NF: Tensor) -> Tensor:
+    """silu(gate) * up (SwiGLU, Shazeer 2020, arXiv:2002.05202). Differentiable once."""
     return _SiluGate.apply(gate_NF, up_NF)
 
 
-def gelu_gate(gate_NF: Tensor, up_NF: Tensor, *, sampling: bool = False) -> Tensor:
+def gelu_gate(gate_NF: Tensor, up_NF: Tensor) -> Tensor:
     """gelu(gate) * up with the tanh form of GELU (Gemma)."""
     return F.gelu(gate_NF, approximate="tanh") * up_NF
 

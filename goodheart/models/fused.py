@@ -11,92 +11,42 @@ Shapes: N tokens (any leading shape), D input width, E output width of all layer
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 
-class Side:
-    """Layers side by side: lays their weights out, and computes them together while they lie so.
-
-    The layers are passed in at each call, because adapters replace them; `Side` only remembers where the block was.
+@torch.no_grad()
+def fuse(layers: Sequence[nn.Module]) -> bool:
+    """Move weights (and biases) of the layers into one block each. Parameters stay the same objects, so optimizers may
+    hold them already. -> whether the layers now are fused; False when one is not a plain Linear, or on the meta device.
     """
-
-    def __init__(self) -> None:
-        self._seen: _Blocks | None = None
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> Side:
-        return Side()
-
-    @torch.no_grad()
-    def fuse(self, layers: Sequence[nn.Module]) -> bool:
-        """Move weights (and biases) into one block each. Parameters stay the same objects, so optimizers may hold them
-        already. -> whether the layers now are fused; False when one is not a plain Linear, or on the meta device.
-        """
-        self._seen = None
-        if not all(type(layer) is nn.Linear for layer in layers):
+    if not all(type(layer) is nn.Linear for layer in layers):
+        return False
+    for parts in _parameters(layers):
+        if parts is None or any(type(p) is not nn.Parameter or p.is_meta for p in parts):
             return False
-        for parts in _parameters(layers):
-            if parts is None or any(type(p) is not nn.Parameter or p.is_meta for p in parts):
-                return False
-            if len({(p.dtype, p.device, p.shape[1:]) for p in parts}) > 1:
-                return False
-            if parts and _block(parts) is None:
-                block = torch.cat([p.detach() for p in parts])
-                for p, piece in zip(parts, block.split([len(p) for p in parts]), strict=True):
-                    p.data = piece
-        return True
+        if len({(p.dtype, p.device, p.shape[1:]) for p in parts}) > 1:
+            return False
+        if parts and _block(parts) is None:
+            block = torch.cat([p.detach() for p in parts])
+            for p, piece in zip(parts, block.split([len(p) for p in parts]), strict=True):
+                p.data = piece
+    return True
 
-    def joined(self, x_ND: Tensor, layers: Sequence[nn.Module]) -> Tensor:
-        """Outputs of all layers side by side, in one matmul where they are fused. x_ND: (..., D). -> (..., E)"""
-        blocks = self._blocks(layers)
-        if blocks is None:
-            return torch.cat([layer(x_ND) for layer in layers], dim=-1)
-        if not torch.is_grad_enabled():
-            return F.linear(x_ND, blocks.weight_ED, blocks.bias_E)
+
+def fused_linear(x_ND: Tensor, layers: Sequence[nn.Module]) -> Tensor:
+    """Outputs of all layers side by side: cat([layer(x) for layer in layers], -1), in one matmul where they are fused.
+
+    x_ND: (..., D). -> (..., E)
+    """
+    if all(type(layer) is nn.Linear for layer in layers):
         weights, biases = _parameters(layers)
-        return _FusedLinear.apply(x_ND, len(weights), *weights, *(biases or ()))
-
-    def apart(self, x_ND: Tensor, layers: Sequence[nn.Module], *, sampling: bool = False) -> tuple[Tensor, ...]:
-        """Outputs one by one: for what works on each alone, and is faster on whole tensors than on slices.
-
-        x_ND: (..., D). sampling: few tokens and no gradients, so that one matmul for all pays.
-        -> one (..., its width) per layer
-        """
-        blocks = self._blocks(layers) if sampling else None
-        if blocks is None:
-            return tuple(layer(x_ND) for layer in layers)
-        return F.linear(x_ND, blocks.weight_ED, blocks.bias_E).split(blocks.sizes, dim=-1)
-
-    def _blocks(self, layers: Sequence[nn.Module]) -> _Blocks | None:
-        for layer in layers:
-            if type(layer) is not nn.Linear:
-                return None
-        weights: list[Any] = [layer.weight for layer in layers]
-        seen = self._seen
-        # The block keeps its memory from being reused, so equal addresses mean the same memory.
-        if seen is not None and [w.data_ptr() for w in weights] == seen.addresses:
-            return seen
-        self._seen = _find_blocks(layers)
-        return self._seen
-
-
-class _Blocks(NamedTuple):
-    weight_ED: Tensor
-    bias_E: Tensor | None
-    sizes: list[int]
-    addresses: list[int]
-
-
-def _find_blocks(layers: Sequence[nn.Module]) -> _Blocks | None:
-    weights, biases = _parameters(layers)
-    weight_ED = _block(weights)
-    bias_E = _block(biases) if biases else None
-    if weight_ED is None or biases is None or (biases and bias_E is None):
-        return None
-    return _Blocks(weight_ED, bias_E, [len(w) for w in weights], [w.data_ptr() for w in weights])
+        if biases is not None and _block(weights) is not None:
+            return _FusedLinear.apply(x_ND, len(weights), *weights, *biases)
+    return torch.cat([layer(x_ND) for layer in layers], dim=-1)
 
 
 def _parameters(layers: Sequence[nn.Module]) -> tuple[list[Tensor], list[Tensor] | None]:
@@ -121,12 +71,6 @@ def _block(parts: Sequence[Tensor]) -> Tensor | None:
     return first.detach().as_strided((rows, *first.shape[1:]), first.stride())
 
 
-def _linear(x_ND: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor]) -> Tensor:
-    block = _block(weights)
-    assert block is not None  # the caller looked
-    return F.linear(x_ND, block, _block(biases) if biases else None)
-
-
 class _FusedLinear(torch.autograd.Function):
     """x W^T + b over the whole block; the gradients of the parts are slices of the gradient of the block."""
 
@@ -137,7 +81,9 @@ class _FusedLinear(torch.autograd.Function):
         # The parts are saved, not the block: autograd then notices when one is changed in place before backward.
         ctx.save_for_backward(x_ND, *parameters)
         ctx.count = count
-        return _linear(x_ND, parameters[:count], parameters[count:])
+        block = _block(parameters[:count])
+        assert block is not None  # the caller looked
+        return F.linear(x_ND, block, _block(parameters[count:]) if len(parameters) > count else None)
 
     @staticmethod
     @torch.autograd.function.once_differentiable

@@ -188,16 +188,25 @@ def _save_hf(model: RewardModel, folder: Path, state: Mapping[str, Tensor] | Non
     from goodheart.models.hf_load import classifier_shell, save_hf
 
     backbone: Any = model.backbone
-    if state is not None or has_adapter(model):
-        raise ModelError("a sharded or adapted reward model of this architecture cannot be saved; merge it first")
     hf = backbone.hf
     if model.score is not None and getattr(hf, "score", None) is not model.score:
         hf = classifier_shell(hf, model.num_scores)
         hf.score = model.score
+    whole = None if state is None else _classifier_state(model, hf, state)
+    tensors = None if whole is None and not has_adapter(model) else merged_state(hf, whole)
     changes = _classifier_config(model, pad_token_id)
     hf.config.pad_token_id = changes["pad_token_id"]
     changes["architectures"] = [type(hf).__name__]
-    save_hf(hf, folder, backbone.hf_config, changes=changes)
+    save_hf(hf, folder, backbone.hf_config, state_dict=tensors, changes=changes)
+
+
+def _classifier_state(model: RewardModel, hf: Any, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Whole tensors under the names of the classifier; a decoder's output layer is left out."""
+    own = _below(state, "backbone.hf.")
+    if model.score is None:
+        return own
+    trunk = {k: t for k, t in own.items() if k.startswith(f"{hf.base_model_prefix}.")}
+    return trunk | {"score.weight": state["score.weight"]}
 
 
 def _below(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -19,7 +19,7 @@ from goodheart.models.architecture import TransformerConfig
 from goodheart.models.attention import Pattern, attend, patterns
 from goodheart.models.causal import CausalLM, Unembedding
 from goodheart.models.elementwise import gelu_gate, rms_norm, silu_gate
-from goodheart.models.fused import Side
+from goodheart.models.fused import fuse, fused_linear
 from goodheart.models.rotary import Rotary, rotate, rotate_and_split
 
 
@@ -31,10 +31,10 @@ class RMSNorm(nn.Module):
         self.weight = nn.Parameter(torch.zeros(width) if offset else torch.ones(width))
         self.eps, self.offset = eps, offset
 
-    def forward(self, x: Tensor, sampling: bool = False) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor:
         if self.offset:  # Gemma multiplies in float32, before it rounds
-            return rms_norm(x.float(), 1.0 + self.weight.float(), self.eps, sampling=sampling).to(x.dtype)
-        return rms_norm(x, self.weight, self.eps, sampling=sampling)
+            return rms_norm(x.float(), 1.0 + self.weight.float(), self.eps).to(x.dtype)
+        return rms_norm(x, self.weight, self.eps)
 
 
 class Attention(nn.Module):
@@ -47,7 +47,6 @@ class Attention(nn.Module):
         self.q_proj = nn.Linear(c.width, c.heads * c.head_dim, bias=c.qkv_bias)
         self.k_proj = nn.Linear(c.width, c.kv_heads * c.head_dim, bias=c.qkv_bias)
         self.v_proj = nn.Linear(c.width, c.kv_heads * c.head_dim, bias=c.qkv_bias)
-        self.qkv = Side()
         self.o_proj = nn.Linear(c.heads * c.head_dim, c.width, bias=c.out_bias)
         if c.qk_norm:
             self.q_norm = RMSNorm(c.head_dim, c.norm_eps, c.norm_offset)
@@ -55,7 +54,7 @@ class Attention(nn.Module):
 
     def forward(self, x_BTD: Tensor, angles: Tensor | None, pattern: Pattern, cache: Any) -> Tensor:
         c, (B, T, _) = self.c, x_BTD.shape
-        qkv = self.qkv.joined(x_BTD, (self.q_proj, self.k_proj, self.v_proj)).view(B, T, -1, c.head_dim)
+        qkv = fused_linear(x_BTD, (self.q_proj, self.k_proj, self.v_proj)).view(B, T, -1, c.head_dim)
         if c.qk_norm or angles is None:
             q, k, v = qkv.split((c.heads, c.kv_heads, c.kv_heads), dim=2)
             if c.qk_norm:
@@ -83,12 +82,11 @@ class MLP(nn.Module):
         self.gate_proj = nn.Linear(c.width, c.mlp_width, bias=c.mlp_bias)
         self.up_proj = nn.Linear(c.width, c.mlp_width, bias=c.mlp_bias)
         self.down_proj = nn.Linear(c.mlp_width, c.width, bias=c.mlp_bias)
-        self.gate_up = Side()
         self.gate = silu_gate if c.activation == "silu" else gelu_gate
 
-    def forward(self, x_BTD: Tensor, sampling: bool = False) -> Tensor:
-        gate, up = self.gate_up.apart(x_BTD, (self.gate_proj, self.up_proj), sampling=sampling)
-        return self.down_proj(self.gate(gate, up, sampling=sampling))
+    def forward(self, x_BTD: Tensor) -> Tensor:
+        # Two matmuls: the gate is faster on whole tensors than on slices. (The sampler makes them one.)
+        return self.down_proj(self.gate(self.gate_proj(x_BTD), self.up_proj(x_BTD)))
 
 
 class Block(nn.Module):
@@ -106,14 +104,12 @@ class Block(nn.Module):
             self.post_feedforward_layernorm = RMSNorm(c.width, c.norm_eps, c.norm_offset)
 
     def forward(self, x_BTD: Tensor, angles: Tensor | None, pattern: Pattern, cache: Any) -> Tensor:
-        few = cache is not None and not torch.is_grad_enabled()  # sampling: calls cost more than arithmetic
-        attended_BTD = self.self_attn(self.input_layernorm(x_BTD, few), angles, pattern, cache)
+        attended_BTD = self.self_attn(self.input_layernorm(x_BTD), angles, pattern, cache)
         if self.sandwich:
-            x_BTD = x_BTD + self.post_attention_layernorm(attended_BTD, few)
-            mlp_BTD = self.mlp(self.pre_feedforward_layernorm(x_BTD, few), few)
-            return x_BTD + self.post_feedforward_layernorm(mlp_BTD, few)
+            x_BTD = x_BTD + self.post_attention_layernorm(attended_BTD)
+            return x_BTD + self.post_feedforward_layernorm(self.mlp(self.pre_feedforward_layernorm(x_BTD)))
         x_BTD = x_BTD + attended_BTD
-        return x_BTD + self.mlp(self.post_attention_layernorm(x_BTD, few), few)
+        return x_BTD + self.mlp(self.post_attention_layernorm(x_BTD))
 
 
 class Trunk(nn.Module):
@@ -218,8 +214,8 @@ class Transformer(CausalLM):
             self.lm_head.weight = self.model.embed_tokens.weight
         for block in self.model.blocks():
             attention, mlp = block.self_attn, block.mlp
-            attention.qkv.fuse((attention.q_proj, attention.k_proj, attention.v_proj))
-            mlp.gate_up.fuse((mlp.gate_proj, mlp.up_proj))
+            fuse((attention.q_proj, attention.k_proj, attention.v_proj))
+            fuse((mlp.gate_proj, mlp.up_proj))
 
     def load_state_dict(self, state_dict: Any, strict: bool = True, assign: bool = False) -> Any:
         """As in torch; a tied output layer may be absent from the state."""
