@@ -45,6 +45,7 @@ class KVCache:
         # Zeros, not garbage: what lies beyond a row's length is masked, but not-a-number would survive the mask.
         self._store = torch.zeros(num_layers, 2, slots, kv_heads, self.max_length, head_dim, dtype=dtype, device=device)
         self._at = torch.arange(self.max_length, device=device)
+        self._always, self._never = torch.tensor([0.0, float("-inf")], dtype=dtype, device=device).unbind()
         self._flat = [layer.view(-1, head_dim) for layer in self._store]
         self.lengths: list[int] = []  # tokens of each running row that are in the cache
         self._prefill: _Prefill | None = None
@@ -87,6 +88,7 @@ class KVCache:
             self._place_rows()
         else:
             self.positions_N += 1
+            self._positions_X11 += 1
             self._write_Z += 1
         self.lengths = [length + 1 for length in self.lengths]
         self.span = min(round_up(max(self.lengths)), self.max_length)
@@ -151,6 +153,7 @@ class KVCache:
     def _place_rows(self) -> None:
         """Where each row writes next."""
         self.positions_N = torch.tensor(self.lengths, dtype=torch.long, device=self.device)
+        self._positions_X11 = self.positions_N.repeat_interleave(self.kv_heads).view(-1, 1, 1)
         N, G = len(self.lengths), self.kv_heads
         block_Z = torch.arange(2 * self.slots * G, device=self.device).view(2, self.slots, G)[:, :N].transpose(0, 1)
         self._write_Z = (block_Z * self.max_length + self.positions_N.view(N, 1, 1)).reshape(-1)
@@ -174,13 +177,10 @@ class KVCache:
             window = None
         if window not in self._masks:
             at_L = self._at[: self.span]
-            positions_N1 = self.positions_N.unsqueeze(1)
-            hidden_NL = at_L > positions_N1
+            hidden_X1L = at_L > self._positions_X11
             if window is not None:
-                hidden_NL |= at_L <= positions_N1 - window
-            mask_NL = torch.zeros(hidden_NL.shape, dtype=self.dtype, device=self.device)
-            mask_NL.masked_fill_(hidden_NL, float("-inf"))
-            self._masks[window] = mask_NL.repeat_interleave(self.kv_heads, 0).unsqueeze(1)
+                hidden_X1L |= at_L <= self._positions_X11 - window
+            self._masks[window] = torch.where(hidden_X1L, self._never, self._always)
         return self._masks[window]
 
 

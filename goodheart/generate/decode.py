@@ -20,11 +20,11 @@ from torch import Tensor, nn
 
 from goodheart.generate.cache import KVCache
 from goodheart.models.causal import CausalLM
-from goodheart.models.rotary import Rope
+from goodheart.models.rotary import Rope, Rotary
 from goodheart.models.transformer import Block, RMSNorm, Transformer
 
 Norm = Callable[[Tensor], Tensor]
-Linear = tuple[Tensor, Tensor | None]  # weight (out, in), bias (out)
+Linear = tuple[Tensor, Tensor | None]  # weight (in, out), bias (out)
 
 
 class _Layer(NamedTuple):
@@ -46,8 +46,10 @@ class Decoder:
 
     def __init__(self, model: Transformer, cache: KVCache, layers: list[_Layer]) -> None:
         self.cache, self.layers = cache, layers
-        self.c, self.rotaries = model.config, model.model._rotaries
+        self.c = model.config
         self.embedding_VD = model.model.embed_tokens.weight.detach()
+        rotaries = model.model._rotaries.items()
+        self.turns = {rope: _turns(rotary, cache.max_length, self.embedding_VD) for rope, rotary in rotaries}
         self.final_norm = _norm(model.model.norm, model.config.width)
         scale = self.c.embedding_scale
         self.embedding_scale = None if scale is None else torch.tensor(scale).to(self.embedding_VD.dtype).item()
@@ -71,37 +73,35 @@ class Decoder:
         x_ND = self.embedding_VD.index_select(0, tokens_N)
         if self.embedding_scale is not None:
             x_ND.mul_(self.embedding_scale)
-        turns = self._turns()
+        turns = {rope: table.index_select(0, cache.positions_N).unbind(2) for rope, table in self.turns.items()}
         for index, layer in enumerate(self.layers):
-            qkv_NAd = F.linear(layer.before_attention(x_ND), *layer.qkv).view(N, -1, c.head_dim)
-            qk, v_NGd = qkv_NAd[:, : H + G], qkv_NAd[:, H + G :]
+            qkv_NAd = _linear(layer.before_attention(x_ND), layer.qkv).view(N, -1, c.head_dim)
+            qk, v_NGd = qkv_NAd.split((H + G, G), 1)
             if layer.head_norm is not None:
                 qk = layer.head_norm(qk)
             if layer.rope is not None:
                 cos, sin = turns[layer.rope]
-                swapped = torch.cat((qk[..., half:], qk[..., :half]), -1)
-                qk = torch.addcmul(qk * cos, swapped, sin)
-            cache.write(index, torch.cat((qk[:, H:], v_NGd), 1).view(-1, c.head_dim))
-            q_Xgd = qk[:, :H].reshape(N * G, -1, c.head_dim)
+                qk = torch.addcmul(qk * cos, qk.roll(half, 2), sin)
+            q_NHd, k_NGd = qk.split((H, G), 1)
+            cache.write(index, torch.cat((k_NGd, v_NGd), 1).view(-1, c.head_dim))
             out_Xgd = cache.read(
-                index, q_Xgd, scale=c.attention_scale, window=layer.window, softcap=c.attention_softcap
+                index,
+                q_NHd.reshape(N * G, -1, c.head_dim),
+                scale=c.attention_scale,
+                window=layer.window,
+                softcap=c.attention_softcap,
             )
             x_ND = _add(x_ND, out_Xgd.view(N, -1), layer.out, layer.after_attention)
-            gate_up = F.linear(layer.before_mlp(x_ND), *layer.gate_up)
-            width = gate_up.shape[1] // 2
-            gate_NF, up_NF = gate_up[:, :width], gate_up[:, width:]
+            gate_NF, up_NF = _linear(layer.before_mlp(x_ND), layer.gate_up).chunk(2, 1)
             act_NF = F.silu(gate_NF) if c.activation == "silu" else F.gelu(gate_NF, approximate="tanh")
             x_ND = _add(x_ND, act_NF.mul_(up_NF), layer.down, layer.after_mlp)
         return self.final_norm(x_ND)
 
-    def _turns(self) -> dict[Rope, tuple[Tensor, Tensor]]:
-        """Per kind of rotary: cos and sign * sin of each row's position, (N, 1, d): x cos + swap(x) sin."""
-        turns = {}
-        positions_N1 = self.cache.positions_N.unsqueeze(1)
-        for rope, rotary in self.rotaries.items():
-            cos, sin = rotary.angles(positions_N1, 1, positions_N1.device, self.embedding_VD.dtype)[:, :, 0]
-            turns[rope] = (torch.cat((cos, cos), -1), torch.cat((-sin, sin), -1))
-        return turns
+
+def _turns(rotary: Rotary, length: int, weight: Tensor) -> Tensor:
+    """Per position: cos and sign * sin, so that rotating is x cos + swap(x) sin. -> (length, 1, 2, d)"""
+    cos, sin = rotary.angles(None, length, weight.device, weight.dtype)[:, 0, :, 0]
+    return torch.stack((torch.cat((cos, cos), -1), torch.cat((-sin, sin), -1)), 1).unsqueeze(1)
 
 
 def _layer(block: Block) -> _Layer | None:
@@ -153,7 +153,7 @@ def _one_matmul(layers: Sequence[nn.Module]) -> Linear | None:
         found.append(first.detach().as_strided((rows, *first.shape[1:]), first.stride()))
     weight, bias = found
     assert weight is not None  # a Linear always has one
-    return weight, bias
+    return weight.t(), bias
 
 
 def _norm(module: RMSNorm, width: int, weight: Tensor | None = None) -> Norm:
@@ -185,10 +185,15 @@ def _plain_norm(module: RMSNorm, raw: Tensor) -> Norm:
     return norm
 
 
+def _linear(x: Tensor, linear: Linear) -> Tensor:
+    weight, bias = linear
+    return torch.mm(x, weight) if bias is None else torch.addmm(bias, x, weight)
+
+
 def _add(x_ND: Tensor, y: Tensor, linear: Linear, norm: Norm | None) -> Tensor:
     """x + norm(linear(y)), in one operation where there is neither norm nor bias."""
     weight, bias = linear
     if norm is None and bias is None:
-        return torch.addmm(x_ND, y, weight.t())
-    out_ND = F.linear(y, weight, bias)
+        return torch.addmm(x_ND, y, weight)
+    out_ND = _linear(y, linear)
     return x_ND + (out_ND if norm is None else norm(out_ND))

@@ -12,6 +12,7 @@ Shapes: N running rows, P rows just started, V vocabulary, D width.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, NoReturn
@@ -82,14 +83,15 @@ class Engine:
         results: list[Generation | None] = [None] * len(prompts)
         call = _Call(self, prompts, params, stop, sequence_ids)
         while call.unfinished:
-            for row, finish in call.advance():
-                if on_token is not None:
+            rows, ended = call.advance()
+            if on_token is not None:
+                for row in rows:
                     on_token(row.index, row.ids[-1])
-                if finish is not None:
-                    made = Generation(row.prompt, row.ids, row.logps, finish)
-                    results[row.index] = made
-                    if on_finish is not None:
-                        on_finish(row.index, made)
+            for row, finish in ended:
+                made = Generation(row.prompt, row.ids, row.logps, finish)
+                results[row.index] = made
+                if on_finish is not None:
+                    on_finish(row.index, made)
         return [r for r in results if r is not None]
 
     def stream(self, prompt: Sequence[int], params: SamplingParams, stop: Stop | None = None) -> Iterator[int]:
@@ -102,7 +104,7 @@ class Engine:
 
     def _tokens(self, call: _Call) -> Iterator[int]:
         while call.unfinished:
-            yield from [row.ids[-1] for row, _ in call.advance()]
+            yield from [row.ids[-1] for row in call.advance()[0]]
 
     def _runner(self, slots: int, length: int) -> Runner:
         model = self.model
@@ -148,6 +150,7 @@ class _Call:
         rows = requests(prompts, limits, engine.max_length, engine.model.vocab_size)
         self.scheduler = Scheduler(rows, min(engine.slots, max(1, len(rows))))
         self.running: list[Row] = []
+        self.until_limit = 0  # steps until a running row may have reached its limit
         self.device = self.head.weight_VD.device
         self.tokens_N = torch.zeros(0, dtype=torch.long, device=self.device)
         if rows:
@@ -161,8 +164,8 @@ class _Call:
         """Whether rows wait or run."""
         return bool(self.running or len(self.scheduler))
 
-    def advance(self) -> list[tuple[Row, Finish | None]]:
-        """Start rows if it is time to, otherwise one step of all. -> the rows that got a token, and how they ended."""
+    def advance(self) -> tuple[list[Row], list[tuple[Row, Finish]]]:
+        """Start rows if it is time to, otherwise one step of all. -> the rows that got a token; those that ended."""
         started = self.scheduler.next_group(len(self.running))
         if started:
             hidden_PD = self.runner.admit([row.prompt for row in started])
@@ -171,11 +174,12 @@ class _Call:
             tokens_P, drawn = self._draw(hidden_PD, len(self.running))
             self.running += started
             self.tokens_N = torch.cat((self.tokens_N, tokens_P))
-            return self._record(started, drawn)
+            return started, self._record(started, drawn)
+        rows = self.running
         self.tokens_N, drawn = self._draw(self.runner.step(self.tokens_N), 0)
-        return self._record(self.running, drawn)
+        return rows, self._record(rows, drawn)
 
-    @torch.no_grad()
+    @torch.inference_mode()
     def _draw(self, hidden_ND: Tensor, first: int) -> tuple[Tensor, list[list[float]]]:
         """Tokens for the rows from `first` on. -> tokens_N on the device, and [tokens, log-probabilities] as numbers,
         fetched in one transfer: float32 is exact for ids below 2^24."""
@@ -187,25 +191,32 @@ class _Call:
         tokens_N, logps_N = draw(logits_NV, u_N1, self.params)
         return tokens_N, torch.stack((tokens_N, logps_N)).tolist()
 
-    def _record(self, rows: list[Row], drawn: list[list[float]]) -> list[tuple[Row, Finish | None]]:
-        events = []
-        for row, token, logp in zip(rows, drawn[0], drawn[1], strict=True):
-            if logp != logp:
-                self._refuse_nan(row)
-            row.ids.append(int(token))
+    def _record(self, rows: list[Row], drawn: list[list[float]]) -> list[tuple[Row, Finish]]:
+        """Add the tokens to their rows, and drop the rows that end."""
+        tokens, logps = [int(token) for token in drawn[0]], drawn[1]
+        if math.isnan(sum(logps)):
+            self._refuse_nan(rows, logps)
+        for row, token, logp in zip(rows, tokens, logps, strict=True):
+            row.ids.append(token)
             row.logps.append(logp)
-            events.append((row, self._finish(row)))
-        ended = {id(row) for row, finish in events if finish is not None}
+        self.until_limit -= 1
+        if rows is not self.running or self.until_limit == 0 or self.stop or not self.eos_ids.isdisjoint(tokens):
+            ended = [(row, finish) for row in rows if (finish := self._finish(row)) is not None]
+        else:
+            ended = []
         if ended:
-            order = compact([id(row) not in ended for row in self.running])
+            gone = {id(row) for row, _ in ended}
+            order = compact([id(row) not in gone for row in self.running])
             self.running = [self.running[i] for i in order]
             self.tokens_N = self.tokens_N[order]
             self.runner.keep(order)
             if self.uniforms is not None:
                 self.uniforms.keep(order)
+        if ended or rows is not self.running:
+            self.until_limit = min((row.limit - len(row.ids) for row in self.running), default=0)
         if not self.unfinished:
             self.engine._done(self.runner)
-        return events
+        return ended
 
     def _finish(self, row: Row) -> Finish | None:
         if row.ids[-1] in self.eos_ids:
@@ -214,7 +225,8 @@ class _Call:
             return "stop"
         return "length" if len(row.ids) == row.limit else None
 
-    def _refuse_nan(self, row: Row) -> NoReturn:
+    def _refuse_nan(self, rows: list[Row], logps: list[float]) -> NoReturn:
+        row = next(row for row, logp in zip(rows, logps, strict=True) if math.isnan(logp))
         raise HealthError(
             f"generation: the model gave not-a-number at new token {len(row.ids)} of prompt {row.index}; its weights "
             "are broken (training diverged?): go back to an earlier checkpoint"

@@ -184,15 +184,12 @@ def invert(p_NV: Tensor, u_N1: Tensor) -> tuple[Tensor, Tensor]:
     block_N1.clamp_(max=cdf_NK.shape[1] - 1)  # only not-a-number gets that far
     inside_NB = p_XB.index_select(0, (block_N1 + _row_starts(N, cdf_NK.shape[1], p_NV.device)).view(-1))
     cdf_NB = inside_NB.cumsum(1, dtype=torch.float64)
-    # The block's mass was summed in another order and precision than its running sum: stay inside [0, last).
-    mass_N1 = mass_NK.gather(1, block_N1)
-    rest_N1 = target_N1 - (cdf_NK.gather(1, block_N1) - mass_N1)
-    rest_N1.clamp_(min=0.0)
-    rest_N1 = torch.minimum(rest_N1, cdf_NB[:, -1:] * (1.0 - 2.0**-40))
+    # The block's mass was summed in float32 and another order: what is left of u must stay below its running sum.
+    rest_N1 = torch.minimum(target_N1 - (cdf_NK - mass_NK).gather(1, block_N1), cdf_NB[:, -1:] * (1.0 - 2.0**-40))
     at_N1 = torch.searchsorted(cdf_NB, rest_N1, right=True)
     at_N1.clamp_(max=block - 1)
     logps_N1 = (inside_NB.gather(1, at_N1) / total_N1).log_()
-    return block_N1.mul_(block).add_(at_N1).squeeze(1), logps_N1.squeeze(1).float()
+    return at_N1.add_(block_N1, alpha=block).squeeze(1), logps_N1.squeeze(1).float()
 
 
 def _argmax(logits_NV: Tensor) -> Tensor:
