@@ -17,6 +17,8 @@ from goodheart.errors import TemplateError
 from goodheart.models.heads import RewardEnsemble, RewardModel
 from goodheart.models.load import load_reward, resolve
 
+PLAIN_PROMPTS = "plain_prompts"  # in goodheart.json: how the prompts were read that the model was trained on
+
 
 class RewardJudge:
     """Scores are raw by default; `normalized` puts them on the scale of the training answers (mean 0, std 1)."""
@@ -40,8 +42,8 @@ class RewardJudge:
         """From a run folder or a Hugging Face sequence-classification folder."""
         folder = resolve(path)
         model = load_reward(folder, dtype=dtype, device=device)
-        template = Template(load_tokenizer(folder))
         scale = model.extra
+        template = Template(load_tokenizer(folder), plain_prompts=scale.get(PLAIN_PROMPTS, "raw"))
         return cls(
             model,
             template,

@@ -2,31 +2,29 @@
 
 Pairs and K-way rankings: every untied pair of a prompt's answers, weighted so that each prompt counts once and kept in
 one batch element (Ouyang et al., arXiv:2203.02155, eq. 1), or Plackett-Luce; ratings: regression; thumbs: logistic.
-Held-out data are split by prompt. Letters: B answers, P prompts, K answers per prompt, N heads or members.
+Held-out data are split by prompt. Letters: P prompts, N heads or members of an ensemble.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Sequence
 from functools import partial
-from typing import Any, Literal, cast
+from typing import Literal, cast
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 
-from goodheart.data.batches import micro_batches, pad
-from goodheart.data.examples import Compared, comparisons, require
-from goodheart.data.formats import Kind, Loaded, kind_of, read_records, split_by_prompt
+from goodheart.data.examples import Compared, Skipped, comparisons, require, shared_prompts
+from goodheart.data.formats import BadRow, Kind, Loaded, kind_of, read_records, split_by_prompt
 from goodheart.data.template import Template, load_tokenizer
 from goodheart.errors import DataError
-from goodheart.judges.reliability import pair_report, score_report, thumb_report
-from goodheart.judges.reward import RewardJudge
+from goodheart.judges.reward import PLAIN_PROMPTS, RewardJudge
 from goodheart.losses.metrics import MetricSums
-from goodheart.losses.preference import centring_loss, plackett_luce_loss, ranked_pairs_loss
-from goodheart.losses.reward import class_weights, score_regression_loss, thumbs_loss
 from goodheart.models.heads import RewardEnsemble, RewardModel
 from goodheart.models.load import new_reward, resolve, save_reward
+from goodheart.stages.labels import HeadLoss, LabelBatch, StepSize, loss_over_heads, objective, pieces, step_size, trust
 from goodheart.train.config import TrainingSettings
 from goodheart.train.language_model import Order, total_steps
 from goodheart.train.optimizer import build_optimizer, lr_at, resolve_dtype
@@ -34,6 +32,9 @@ from goodheart.train.policy import ready, row_length
 from goodheart.train.run import Run
 from goodheart.train.session import Session, open_session
 from goodheart.train.step import train_step
+
+_LABELS = ("preference", "rating", "thumb")
+_MEASURED = 2000  # training items whose scores tell the scale
 
 
 class RewardConfig(TrainingSettings):
@@ -50,10 +51,14 @@ class RewardConfig(TrainingSettings):
     label_smoothing: float = Field(0.0, ge=0, lt=0.5)  # share of labels taken to be wrong
     heads: int = Field(1, ge=1)  # an ensemble on one trunk
     members: int = Field(1, ge=1)  # an ensemble of whole models
-    tie_margin: float | None = Field(
-        None, gt=0
-    )  # difference in score people notice, for ties; None = ties teach nothing
+    tie_margin: float | None = Field(None, gt=0)  # difference in score people notice; None = ties teach nothing
     bootstrap: bool = True  # heads and members of an ensemble see resampled labels, so that they differ
+
+    @model_validator(mode="after")
+    def _pairs_only(self) -> RewardConfig:
+        if self.ranking == "plackett-luce" and (self.tie_margin is not None or self.label_smoothing):
+            raise ValueError("`tie_margin` and `label_smoothing` belong to `ranking: pairs`; Plackett-Luce has neither")
+        return self
 
 
 def train(config: RewardConfig) -> Run:
@@ -70,15 +75,19 @@ def train(config: RewardConfig) -> Run:
         max_length = row_length(config, model.max_length)
         loaded, kind = _read(sources, config.kind)
         if eval_sources:
-            kept, aside = loaded.records, read_records(eval_sources, kind).records
+            unseen_loaded = read_records(eval_sources, kind)
+            skipped = Skipped.of(loaded, unseen_loaded)
+            kept, aside = loaded.records, unseen_loaded.records
+            session.warn_shared(shared_prompts(kept, aside))
         else:
+            skipped = Skipped.of(loaded)
             kept, aside = split_by_prompt(loaded.records, config.held_out, config.seed)
-        prepared = comparisons(kept, template, max_length, loaded.bad)
-        session.report_skipped(prepared.skipped)
+        prepared = comparisons(kept, template, max_length, skipped)
+        unseen = comparisons(aside, template, max_length, skipped).items
+        session.report_skipped(skipped)
         items = prepared.items
-        require(items, prepared.skipped, "label", sources)
-        unseen = comparisons(aside, template, max_length).items
-        loss_fn, report = _objective(kind, items, config)
+        require(items, skipped, "label", sources)
+        head_loss, report = objective(kind, items, config)
 
         # 2. train
         total = total_steps(len(items), config)
@@ -92,17 +101,17 @@ def train(config: RewardConfig) -> Run:
         )
         session.state.add("model", model)
         session.state.add("optimizer", optimizer)
-        trust_PN = _trust(items, model.num_scores, config)
+        trust_PN = trust(items, model.num_scores, config)
         warmup = round(config.warmup_ratio * total)
         for step in session.steps(total, "reward model", checkpoint_every=config.checkpoint_every):
             rows = order[step]
-            weight = max(float(trust_PN[rows].sum(0).mean()), 1e-6)  # of the step, over all processes, per head
+            size = step_size(trust_PN, rows)
             mine = session.world.shard(rows)
             metrics = train_step(
                 session.world,
                 optimizer,
-                [[mine[i] for i in piece] for piece in _pieces([items[i] for i in mine], config.max_tokens)],
-                partial(_rows_loss, session, model, items, trust_PN, template.pad_id, loss_fn, weight),
+                [[mine[i] for i in piece] for piece in pieces([items[i] for i in mine], config.max_tokens)],
+                partial(_rows_loss, session, model, items, trust_PN, template.pad_id, head_loss, size),
                 max_grad_norm=config.max_grad_norm,
                 lr=optimizer.learning_rate * lr_at(step, total, warmup_steps=warmup, schedule=config.schedule),
                 step=step + 1,
@@ -115,21 +124,30 @@ def train(config: RewardConfig) -> Run:
                 session.log(step, metrics, shown=("loss", "rewards/accuracies", "eval/accuracy"))
 
         # 3. scale, measure, save
-        own = [x for scores in score_all(model, items[:2000], template, config.max_tokens) for x in scores]
-        spread = torch.tensor(own).std().item() if len(own) > 1 else 1.0
+        some = items[:: -(-len(items) // _MEASURED)]  # spread over all files
+        own = torch.tensor([x for s in score_all(model, some, template, config.max_tokens) for x in s])
         results = report(unseen, score_all(model, unseen, template, config.max_tokens)) if unseen else {}
         extra = {
-            "score_mean": sum(own) / len(own),
-            "score_std": spread,
+            "score_mean": own.mean().item(),
+            "score_std": own.std().item() if len(own) > 1 else 1.0,
             "calibration_temperature": results.get("calibration_temperature"),
         }
         with session.model_folder() as target, session.world.whole(model) as state:
             if session.world.is_main:
-                save_reward(model, target, extra, state=state, pad_token_id=template.pad_id)
+                whole = state if session.world.size > 1 else None
+                pad_id = _padding(template)
+                save_reward(
+                    model, target, extra | {PLAIN_PROMPTS: config.plain_prompts}, state=whole, pad_token_id=pad_id
+                )
                 template.save(target)
-        return session.finish(
-            {"trained_on": len(items), "held_out": len(unseen), "skipped": prepared.skipped.total} | extra | results
-        )
+        counts = {
+            "kind": kind,
+            "trained_on": len(items),
+            "held_out": len(unseen),
+            "truncated": prepared.cut,
+            "skipped": skipped.total,
+        }
+        return session.finish(counts | extra | results)
 
 
 def _rows_loss(
@@ -138,142 +156,12 @@ def _rows_loss(
     items: Sequence[Compared],
     trust_PN: Tensor,
     pad_id: int,
-    loss_fn: LossFn,
-    weight: float,
+    head_loss: HeadLoss,
+    size: StepSize,
     rows: list[int],
 ) -> tuple[Tensor, MetricSums]:
-    batch = _Batch.of([items[i] for i in rows], trust_PN[rows], pad_id, session.device)
-    return loss_fn(model, batch, weight)
-
-
-class _Batch:
-    """Labels of a micro-batch laid out for the loss: ragged K filled up and marked as not valid."""
-
-    def __init__(self, ids_BT: Tensor, lengths_B: Tensor, items: Sequence[Compared], trust_PN: Tensor) -> None:
-        device = ids_BT.device
-        P, K = len(items), max(len(i.answers) for i in items)
-        self.ids_BT, self.lengths_B, self.trust_PN = ids_BT, lengths_B, trust_PN.to(device)
-        self.valid_PK = torch.zeros(P, K, dtype=torch.bool)
-        self.ranks_PK = torch.zeros(P, K, dtype=torch.long)
-        for p, item in enumerate(items):
-            self.valid_PK[p, : len(item.answers)] = True
-            self.ranks_PK[p, : len(item.answers)] = torch.tensor(item.ranks)
-        self.valid_PK, self.ranks_PK = self.valid_PK.to(device), self.ranks_PK.to(device)
-        self.margin_P = torch.tensor([i.margin or 0.0 for i in items], device=device)
-        self.target_P = torch.tensor([i.target or 0.0 for i in items], device=device)
-
-    @classmethod
-    def of(cls, items: Sequence[Compared], trust_PN: Tensor, pad_id: int, device: torch.device) -> _Batch:
-        batch = pad([e for item in items for e in item.answers], pad_id).to(device)
-        return cls(batch.ids_BT, batch.lengths_B, items, trust_PN)
-
-    def scores(self, model: RewardModel | RewardEnsemble) -> Tensor:
-        """(N, P, K) scores; entries that are not valid are 0."""
-        scores_BN = model(self.ids_BT, self.lengths_B).float()
-        laid_PKN = scores_BN.new_zeros(*self.valid_PK.shape, scores_BN.shape[1])
-        laid_PKN[self.valid_PK] = scores_BN
-        return laid_PKN.permute(2, 0, 1)
-
-
-LossFn = Callable[[RewardModel | RewardEnsemble, _Batch, float], tuple[Tensor, MetricSums]]
-Report = Callable[[Sequence[Compared], Sequence[Sequence[float]]], dict[str, Any]]
-
-
-def _objective(kind: Kind, items: Sequence[Compared], config: RewardConfig) -> tuple[LossFn, Report]:
-    """Loss and held-out report of a kind of label."""
-    if kind == "rating":
-        targets = torch.tensor([i.target or 0.0 for i in items])
-        mean, std = targets.mean().item(), (targets.std().item() if len(items) > 1 else 0.0) or 1.0
-
-        def rating_loss(scores_P: Tensor, batch: _Batch, head: int, weight: float) -> tuple[Tensor, MetricSums]:
-            return score_regression_loss(
-                scores_P, batch.target_P, num_ratings=weight, mean=mean, std=std, weight_N=batch.trust_PN[:, head]
-            )
-
-        return _single(rating_loss), lambda rows, scores: score_report(
-            [((r.target or 0.0) - mean) / std for r in rows], [s[0] for s in scores]
-        )
-    if kind == "thumb":
-        up, down = class_weights(sum(i.target == 1 for i in items), sum(i.target == 0 for i in items))
-
-        def thumb_loss(scores_P: Tensor, batch: _Batch, head: int, weight: float) -> tuple[Tensor, MetricSums]:
-            return thumbs_loss(
-                scores_P,
-                batch.target_P == 1,
-                num_thumbs=weight,
-                up_weight=up,
-                down_weight=down,
-                weight_N=batch.trust_PN[:, head],
-            )
-
-        return _single(thumb_loss), lambda rows, scores: thumb_report(
-            [r.target or 0.0 for r in rows], [s[0] for s in scores]
-        )
-    return partial(_ranking_loss, config=config), pair_report
-
-
-def _ranking_loss(
-    model: RewardModel | RewardEnsemble, batch: _Batch, weight: float, *, config: RewardConfig
-) -> tuple[Tensor, MetricSums]:
-    """Mean over heads of the ranking loss, each with its own trust in the labels."""
-    scores_NPK = batch.scores(model)
-    sums = MetricSums()
-    total = scores_NPK.new_zeros(())
-    for head, scores_PK in enumerate(scores_NPK):
-        trust_P = batch.trust_PN[:, head]
-        if config.ranking == "pairs":
-            loss, metrics = ranked_pairs_loss(
-                scores_PK,
-                batch.ranks_PK,
-                batch.valid_PK,
-                num_prompts=weight,
-                tie_margin=config.tie_margin,
-                margin_P=batch.margin_P,
-                label_smoothing=config.label_smoothing,
-                weight_P=trust_P,
-            )
-        else:
-            loss, metrics = plackett_luce_loss(
-                scores_PK, batch.ranks_PK, batch.valid_PK, num_prompts=weight, weight_P=trust_P
-            )
-        if config.center_coefficient:
-            loss = loss + config.center_coefficient * centring_loss(scores_PK, batch.valid_PK, num_prompts=weight)
-        total, sums = total + loss / len(scores_NPK), sums | metrics
-    return total, sums
-
-
-def _single(one: Callable[[Tensor, _Batch, int, float], tuple[Tensor, MetricSums]]) -> LossFn:
-    """The loss of labels that stand on one answer each, averaged over heads."""
-
-    def loss_fn(model: RewardModel | RewardEnsemble, batch: _Batch, weight: float) -> tuple[Tensor, MetricSums]:
-        scores_NPK = batch.scores(model)
-        sums = MetricSums()
-        total = scores_NPK.new_zeros(())
-        for head, scores_PK in enumerate(scores_NPK):
-            loss, metrics = one(scores_PK[:, 0], batch, head, weight)
-            total, sums = total + loss / len(scores_NPK), sums | metrics
-        return total, sums
-
-    return loss_fn
-
-
-def _trust(items: Sequence[Compared], heads: int, config: RewardConfig) -> Tensor:
-    """(P, N) weight of each label for each head: the label's own, times how often a bootstrap sample drew it."""
-    ties_teach = config.tie_margin is not None or config.ranking == "plackett-luce"
-    teaches = [ties_teach or i.target is not None or len(set(i.ranks)) > 1 for i in items]
-    # what compares nothing must leave the denominator too
-    own_P1 = torch.tensor([i.weight * t for i, t in zip(items, teaches, strict=True)])[:, None]
-    if heads == 1 or not config.bootstrap:
-        return own_P1.expand(-1, heads).clone()
-    generator = torch.Generator().manual_seed(config.seed)
-    draws_NP = torch.randint(len(items), (heads, len(items)), generator=generator)
-    counts_NP = torch.zeros(heads, len(items)).scatter_add_(1, draws_NP, torch.ones(heads, len(items)))
-    return own_P1 * counts_NP.T
-
-
-def _pieces(items: Sequence[Compared], max_tokens: int) -> list[list[int]]:
-    """Micro-batches under a token budget; all answers to a prompt stay together."""
-    return micro_batches([item.tokens * len(item.answers) for item in items], max_tokens)
+    batch = LabelBatch([items[i] for i in rows], trust_PN[rows], pad_id, session.device)
+    return loss_over_heads(model, batch, size, head_loss)
 
 
 @torch.no_grad()
@@ -294,17 +182,53 @@ def _new_model(config: RewardConfig, session: Session) -> RewardModel | RewardEn
         new_reward(config.model, config.heads, seed=config.seed + m, dtype=dtype, device=session.device)
         for m in range(config.members)
     ]
+    for member in members:
+        member.backbone.checkpoint_activations = config.activation_checkpointing  # type: ignore[assignment]
     ready_members = [ready(member, config, session) for member in members]
     return ready_members[0] if config.members == 1 else RewardEnsemble(ready_members)
 
 
 def _read(sources: list[str], kind: Kind | Literal["auto"]) -> tuple[Loaded, Kind]:
-    """The labels, and which kind they are: as asked for, or the kind that the first rows have."""
+    """The labels and which kind they are: as asked for, or the one kind that there is.
+
+    Raises:
+        DataError: no row is a label, or the rows are of several kinds.
+    """
     if kind != "auto":
         return read_records(sources, kind), kind
-    found = cast(Kind, kind_of(read_records(sources, "any", limit=1).records[0]))
-    if found not in {"preference", "rating", "thumb"}:
-        raise DataError(
-            f"{', '.join(sources)}: rows of kind {found}; a reward model learns from preference, rating or thumb rows"
-        )
-    return read_records(sources, found), found
+    loaded = read_records(sources, "any")
+    kinds = Counter(kind_of(record) for record in loaded.records)
+    labels = [k for k in _LABELS if kinds[k]]
+    counted = ", ".join(f"{n} of {k}" for k, n in kinds.items())
+    if len(labels) != 1:
+        found = "labels of several kinds in one run" if labels else "no labels"
+        remedy = "a reward model learns from preference, rating or thumb rows"
+        if labels:
+            remedy = f"choose one with --set kind={labels[0]}: rows that cannot be turned into it are then set aside"
+        raise DataError(f"{', '.join(sources)}: {found} (rows: {counted}); {remedy}")
+    only = Loaded(bad=list(loaded.bad), counts=loaded.counts, shapes=loaded.shapes)
+    for record, place in zip(loaded.records, loaded.places, strict=True):
+        if kind_of(record) == labels[0]:
+            only.records.append(record)
+            only.places.append(place)
+        else:
+            only.bad.append(BadRow(*place, f"a {kind_of(record)}, not a {labels[0]}"))
+    return only, cast(Kind, labels[0])
+
+
+def _padding(template: Template) -> int:
+    """The padding id of the saved model.
+
+    transformers reads a decoder's score at the last token that is not padding; with the end token as padding, as many
+    tokenizers have it, it would read the one before. Another special token is then padding, in the tokenizer too.
+    """
+    if template.pad_id not in template.eos_ids:
+        return template.pad_id
+    special = {i: t.content for i, t in template.tokenizer.added_tokens_decoder.items() if t.special}
+    free = [i for i in special if i not in template.eos_ids]
+    if not free:
+        return template.pad_id
+    chosen = min(free, key=lambda i: ("pad" not in special[i].lower(), i))
+    template.tokenizer.pad_token = special[chosen]
+    template.pad_id = chosen
+    return chosen
