@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from goodheart.models.attention import Pattern, attend, patterns
+from goodheart.models.attention import Pattern, attend, attend_sparsely, patterns, sparse_blocks
 
 CPU = torch.device("cpu")
 
@@ -59,3 +59,43 @@ def test_attention_equals_the_formula(softcap: float | None, window: int | None,
                     scores = softcap * torch.tanh(scores / softcap)
                 expected = scores.softmax(0) @ v[b, h // 2, seen]
                 torch.testing.assert_close(out[b, h, t], expected)
+
+
+def packed(length: int) -> torch.Tensor:
+    """Two rows of several sequences each, the first with padding at its end."""
+    cut = length // 3
+    row = torch.tensor([1] * cut + [2] * (length - cut - 9) + [0] * 9)
+    return torch.stack((row, torch.tensor([1] * (length - 2 * cut) + [2] * cut + [3] * cut)))
+
+
+@pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
+@pytest.mark.parametrize("softcap", [None, 3.0])
+@pytest.mark.parametrize("window", [None, 40])
+def test_sparse_attention_equals_dense(softcap: float | None, window: int | None) -> None:
+    from torch.nn.attention.flex_attention import flex_attention
+
+    length = 700
+    q, k, v = torch.randn(2, 4, length, 16), torch.randn(2, 2, length, 16), torch.randn(2, 2, length, 16)
+    dense = attend(q, k, v, patterns([window], length, packed(length), CPU)[window], scale=0.3, softcap=softcap)
+    blocks = sparse_blocks(packed(length), length if window is None else window)
+    assert blocks.sparsity() > 40  # per cent of blocks that are skipped
+    torch.testing.assert_close(attend_sparsely(flex_attention, q, k, v, blocks, 0.3, softcap), dense)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("softcap", [None, 3.0])
+@pytest.mark.parametrize("window", [None, 100])
+def test_packed_rows_on_cuda_equal_dense_attention_with_gradients(softcap: float | None, window: int | None) -> None:
+    length, device = 1500, torch.device("cuda")
+    results = []
+    for where in (CPU, device):
+        torch.manual_seed(0)
+        q, k, v = (torch.randn(2, h, length, 64).to(where).requires_grad_() for h in (4, 2, 2))
+        pattern = patterns([window], length, packed(length).to(where), where)[window]
+        assert (pattern.blocks is None) == (where == CPU)
+        out = attend(q, k, v, pattern, scale=0.125, softcap=softcap)
+        (out * torch.linspace(-1, 1, 64).to(where)).sum().backward()
+        results.append([x.detach().cpu() for x in (out, q.grad, k.grad, v.grad) if x is not None])
+    for cpu, cuda in zip(*results, strict=True):
+        torch.testing.assert_close(cuda, cpu, rtol=2e-3, atol=2e-3)  # the kernel may use TF32
