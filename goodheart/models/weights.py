@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -168,24 +168,28 @@ def write_folder(
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """One safetensors file, written aside and renamed."""
-    partial = path.with_name(path.name + ".partial")
+    """One safetensors file, written aside and renamed. Raises ModelError when it cannot be written (disk full)."""
+    plain = {k: t.detach().contiguous().cpu() for k, t in tensors.items()}
     # "format" is what transformers looks for before it reads the file.
-    save_file({k: t.detach().contiguous().cpu() for k, t in tensors.items()}, partial, metadata={"format": "pt"})
-    _replace(partial, path)
+    _write(path, lambda partial: save_file(plain, partial, metadata={"format": "pt"}))
 
 
 def write_json(path: Path, data: Mapping[str, Any]) -> None:
-    """One JSON file, written aside and renamed."""
+    """One JSON file, written aside and renamed. Raises ModelError when it cannot be written (disk full)."""
+    text = json.dumps(data, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
+    _write(path, lambda partial: partial.write_text(text, encoding="utf-8"))
+
+
+def _write(path: Path, write: Callable[[Path], object]) -> None:
     partial = path.with_name(path.name + ".partial")
-    partial.write_text(json.dumps(data, indent=2, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")
-    _replace(partial, path)
-
-
-def _replace(partial: Path, path: Path) -> None:
-    with partial.open("rb+") as file:  # the bytes reach the disk before the name does
-        os.fsync(file.fileno())
-    partial.replace(path)
+    try:
+        write(partial)
+        with partial.open("rb+") as file:  # the bytes reach the disk before the name does
+            os.fsync(file.fileno())
+        partial.replace(path)
+    except (OSError, SafetensorError) as error:
+        partial.unlink(missing_ok=True)
+        raise ModelError(f"{path}: cannot be written ({error}); free some space or choose another folder") from error
 
 
 def _shards(tensors: Mapping[str, Tensor], limit: int) -> list[dict[str, Tensor]]:
