@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from goodheart.data.batches import Example, truncate
@@ -17,6 +18,7 @@ from goodheart.data.records import Answer, Demonstration, Judgement, Prompt, Rat
 from goodheart.data.shapes import Record
 from goodheart.data.splits import opening
 from goodheart.data.template import Template
+from goodheart.data.writing import write_rows
 from goodheart.errors import DataError, TemplateError
 
 T = TypeVar("T")
@@ -247,6 +249,18 @@ def _each(records: Iterable[Any], skipped: Skipped | None, make: Callable[[Any],
         except TemplateError as error:
             skipped.add_record(str(error), record)
     return Prepared(items, skipped, cut)
+
+
+def list_skipped(out: Path, skipped: Skipped) -> Path | None:
+    """Writes what was set aside to `NAME.skipped.jsonl` beside `NAME.jsonl`; removes an older such file instead where
+    nothing was. Returns the file written.
+    """
+    file = out.with_name(f"{out.name.split('.')[0]}.skipped.jsonl")
+    if not skipped.total:
+        file.unlink(missing_ok=True)
+        return None
+    write_rows(file, skipped.shown)
+    return file
 
 
 def shared_prompts(train: Iterable[Record], held_out: Iterable[Record]) -> int:

@@ -6,6 +6,7 @@ import sys
 
 from goodheart.data.records import Message, Prompt
 from goodheart.data.template import Template, load_tokenizer
+from goodheart.errors import ConfigError, TemplateError
 from goodheart.models.load import load_causal, resolve
 from goodheart.stages.writer import SamplingSettings, Writer
 from goodheart.train.optimizer import resolve_dtype
@@ -24,10 +25,14 @@ def chat(model: str, sampling: SamplingSettings, *, seed: int = 0, raw: bool = F
     device = World.start().device
     folder = resolve(model)
     template = Template(load_tokenizer(folder))
-    writer = Writer(load_causal(folder, dtype=resolve_dtype("auto", device), device=device), template, slots=1)
+    causal = load_causal(folder, dtype=resolve_dtype("auto", device), device=device)
+    writer = Writer(causal, template, slots=1)
+    room = (causal.max_length or 2**31) - sampling.max_new_tokens
+    if room < 1:
+        raise ConfigError(f"max_new_tokens {sampling.max_new_tokens} fills the context of {causal.max_length}")
     sampling = sampling.model_copy(update={"stop": [*sampling.stop, *([] if raw else template.stop_strings)]})
     if sys.stdin.isatty():
-        print("Empty line: start anew. Ctrl-D: leave.")
+        print("Empty line: start anew. Ctrl-C: stop an answer. Ctrl-D: leave.")
     turns: tuple[Message, ...] = ()
     while True:
         try:
@@ -37,14 +42,45 @@ def chat(model: str, sampling: SamplingSettings, *, seed: int = 0, raw: bool = F
         if not line.strip():
             turns = ()
             continue
-        prompt = Prompt(text=line) if raw else Prompt(messages=(*turns, Message("user", line)))
-        said = ""
-        for piece in writer.stream(prompt, sampling, seed=seed):
-            print(_visible(piece), end="", flush=True)
-            said += piece
-        print()
-        turns = () if raw else (*prompt.messages, Message("assistant", said.strip()))
+        try:
+            prompt = _fitting(line, turns, template, room, raw=raw)
+        except TemplateError as error:
+            print(f"({error}; starting anew)", file=sys.stderr)
+            turns = ()
+            continue
+        said = _say(writer, prompt, sampling, seed)
+        turns = () if raw else (*prompt.messages, Message("assistant", said))
         seed += 1
+
+
+def _fitting(line: str, turns: tuple[Message, ...], template: Template, room: int, *, raw: bool) -> Prompt:
+    """What is asked, without the oldest turns where the whole conversation does not fit the model.
+
+    Raises:
+        TemplateError: the line alone does not fit, or an earlier answer would open another turn.
+    """
+    while True:
+        prompt = Prompt(text=line) if raw else Prompt(messages=(*turns, Message("user", line)))
+        size = len(template.prompt_ids(prompt))
+        if size <= room:
+            return prompt
+        if not turns:
+            raise TemplateError(f"that is {size} tokens; the model takes {room} beside max_new_tokens")
+        turns = turns[2:]
+
+
+def _say(writer: Writer, prompt: Prompt, sampling: SamplingSettings, seed: int) -> str:
+    """Prints an answer as it is drawn; returns it. Ctrl-C ends it early."""
+    said = ""
+    try:
+        for piece in writer.stream(prompt, sampling, seed=seed):
+            new = piece.lstrip() if prompt.is_chat and not said else piece
+            print(_visible(new), end="", flush=True)
+            said += new
+    except KeyboardInterrupt:
+        pass
+    print()
+    return said.strip()
 
 
 def _visible(text: str) -> str:

@@ -8,13 +8,14 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field
 
-from goodheart.data.examples import prompts, require
+from goodheart.data.examples import Skipped, list_skipped, prompts, require
 from goodheart.data.formats import read_records, write_rows
 from goodheart.data.records import Prompt
 from goodheart.data.template import Template, load_tokenizer
@@ -22,13 +23,15 @@ from goodheart.errors import ConfigError, Interrupted
 from goodheart.models.load import load_causal, resolve
 from goodheart.stages.writer import SamplingSettings, Writer
 from goodheart.train.config import Settings
-from goodheart.train.files import sha256_of_folder
+from goodheart.train.files import replace_text, sha256_of_folder
 from goodheart.train.interrupt import stop_signal
 from goodheart.train.optimizer import resolve_dtype
 from goodheart.train.parallel import World
 from goodheart.train.progress import Progress
 
-_CHUNK = 128  # prompts between two writes to disk
+_CHUNK = 128  # answers between two writes to disk
+
+Drawn = dict[tuple[int, int], dict[str, Any]]  # (place of the prompt, k) -> answer
 
 
 class SampleConfig(Settings):
@@ -60,63 +63,77 @@ def sample(config: SampleConfig) -> Path:
         raise ConfigError("`model` names no model")
     sources = [config.prompts] if isinstance(config.prompts, str) else config.prompts
     loaded = read_records(sources, "prompt", limit=config.limit)
+    skipped = Skipped.of(loaded)
     kept = config.out.with_name(config.out.name + ".partial")
-    drawn: dict[tuple[int, int], dict[str, Any]] = {}  # (prompt, k) -> answer
+    asked = dict(enumerate(loaded.records))  # place -> prompt, less what a model cannot take
+    drawn: Drawn = {}
     for place, name in enumerate(models):
         turns = [k for k in range(config.answers) if k % len(models) == place]
         if turns:
-            drawn |= _draw(config, name, loaded.records, sources, turns, kept / f"{place}.jsonl")
-    rows = []
-    for i, prompt in enumerate(loaded.records):
-        answers = [drawn[i, k] for k in range(config.answers) if (i, k) in drawn]
-        if len(answers) == config.answers:
-            rows.append(_row(prompt, answers, config))
-    write_rows(config.out, rows)
+            found, asked = _draw(config, name, asked, skipped, turns, kept / f"{place}.jsonl")
+            require(list(asked), skipped, "prompt", sources)
+            drawn |= found
+    write_rows(
+        config.out,
+        (_row(prompt, [drawn[i, k] for k in range(config.answers)], config) for i, prompt in asked.items()),
+    )
+    listed = list_skipped(config.out, skipped)
+    if listed is not None and not config.quiet:
+        print(f"set aside {skipped.total} rows: {skipped.summary()} (listed in {listed})", file=sys.stderr)
     shutil.rmtree(kept, ignore_errors=True)
     return config.out
 
 
 def _draw(
-    config: SampleConfig, name: str, asked: Sequence[Prompt], sources: Sequence[str], turns: Sequence[int], kept: Path
-) -> dict[tuple[int, int], dict[str, Any]]:
-    """All answers of one model, continuing from what `kept` already holds."""
+    config: SampleConfig, name: str, asked: dict[int, Prompt], skipped: Skipped, turns: Sequence[int], kept: Path
+) -> tuple[Drawn, dict[int, Prompt]]:
+    """The answers of one model, continuing from what `kept` already holds; and the prompts that it can take."""
     device = World.start(config.device).device
     folder = resolve(name)
     template = Template(load_tokenizer(folder), plain_prompts=config.plain_prompts)
-    identity = hashlib.sha256(f"{config.model_dump_json(exclude={'quiet', 'out'})}{sha256_of_folder(folder)}".encode())
-    drawn = _continue(kept, identity.hexdigest())
     model = load_causal(folder, dtype=resolve_dtype(config.dtype, device), device=device)
     longest = (model.max_length or 2**31) - config.sampling.max_new_tokens
     if longest < 1:
         raise ConfigError(f"max_new_tokens {config.sampling.max_new_tokens} fills the context of {model.max_length}")
-    prepared = prompts(asked, template, longest)
-    require(prepared.items, prepared.skipped, "prompt", sources)
-    if prepared.skipped.total and not config.quiet:
-        print(f"set aside {prepared.skipped.total} prompts: {prepared.skipped.summary()}")
+    places = list(asked)
+    prepared = prompts(list(asked.values()), template, longest, skipped=skipped)
+    ids = {places[n]: tokens for n, _, tokens in prepared.items}
+    drawn = _continue(kept, _identity(config, folder, asked))
     writer = Writer(model, template, slots=config.slots)
-    sampling = config.sampling
-    if all(prompt.is_chat for _, prompt, _ in prepared.items):  # a plain-text template cannot always tell the end apart
-        sampling = sampling.model_copy(update={"stop": [*sampling.stop, *template.stop_strings]})
-    todo = [(n, i, k) for n, (i, _, _) in enumerate(prepared.items) for k in turns if (i, k) not in drawn]
-    with stop_signal() as stop, Progress(len(todo), f"sampling {name}", unit="answers", shown=not config.quiet) as bar:
-        for start in range(0, len(todo), _CHUNK):
-            piece = todo[start : start + _CHUNK]
+    batches = _batches(writer, config, asked, [(i, k) for i in ids for k in turns if (i, k) not in drawn])
+    total = sum(len(batch) for _, batch in batches)
+    with stop_signal() as stop, Progress(total, f"sampling {name}", unit="answers", shown=not config.quiet) as bar:
+        for sampling, batch in batches:
             generations = writer.generate(
-                [prepared.items[n][2] for n, _, _ in piece],
+                [ids[i] for i, _ in batch],
                 sampling,
                 seed=config.seed,
-                sequence_ids=[i * config.answers + k for _, i, k in piece],
+                sequence_ids=[i * config.answers + k for i, k in batch],
+                on_finish=lambda _, __: bar.advance(),
             )
             fresh = {}
-            for (n, i, k), made in zip(piece, generations, strict=True):
-                answer = writer.answer(prepared.items[n][1], made, sampling.stop)
-                fresh[i, k] = {"text": answer.text, "finish": made.finish, "tokens": len(made.ids), "model": name}
+            for (i, k), made in zip(batch, generations, strict=True):
+                text = writer.answer(asked[i], made, sampling.stop).text
+                fresh[i, k] = {"text": text, "finish": made.finish, "tokens": len(made.ids), "model": name}
             drawn |= fresh
             _keep(kept, fresh)
-            bar.advance(len(piece))
             if stop.requested:
                 raise Interrupted(f"stopped; {len(drawn)} answers are kept and the same command continues")
-    return drawn
+    return drawn, {i: asked[i] for i in ids}
+
+
+def _batches(
+    writer: Writer, config: SampleConfig, asked: dict[int, Prompt], wanted: Sequence[tuple[int, int]]
+) -> list[tuple[SamplingSettings, Sequence[tuple[int, int]]]]:
+    """Answers to draw together and how: those to chats also end at what opens another turn."""
+    in_chat = config.sampling.model_copy(update={"stop": [*config.sampling.stop, *writer.template.stop_strings]})
+    chats = [(i, k) for i, k in wanted if writer.is_chat(asked[i])]
+    others = [(i, k) for i, k in wanted if not writer.is_chat(asked[i])]
+    return [
+        (sampling, part[start : start + _CHUNK])
+        for sampling, part in ((in_chat, chats), (config.sampling, others))
+        for start in range(0, len(part), _CHUNK)
+    ]
 
 
 def _row(prompt: Prompt, answers: Sequence[dict[str, Any]], config: SampleConfig) -> dict[str, Any]:
@@ -131,19 +148,26 @@ def _row(prompt: Prompt, answers: Sequence[dict[str, Any]], config: SampleConfig
     }
 
 
-def _continue(kept: Path, identity: str) -> dict[tuple[int, int], dict[str, Any]]:
-    """Answers of an interrupted run of the same settings and model; another run's are removed."""
-    if kept.exists():
-        first, *lines = kept.read_text(encoding="utf-8").split("\n")
-        if first == identity:
-            whole = [json.loads(line) for line in lines[:-1]]  # the last one may be cut and has no line end
-            return {(row["prompt"], row["k"]): row["answer"] for row in whole}
+def _identity(config: SampleConfig, folder: Path, asked: dict[int, Prompt]) -> str:
+    """Equal where the same prompts are answered by the same model in the same way."""
+    content = [config.model_dump_json(exclude={"quiet", "out"}), sha256_of_folder(folder)]
+    content += [json.dumps(prompt.as_column()) for prompt in asked.values()]
+    return hashlib.sha256("\n".join(content).encode()).hexdigest()
+
+
+def _continue(kept: Path, identity: str) -> Drawn:
+    """Answers of an interrupted run of the same identity; another run's are removed."""
+    first, *lines = kept.read_text(encoding="utf-8").split("\n") if kept.exists() else [""]
+    whole = lines[:-1] if first == identity else []  # what follows the last line end was torn by a kill
     kept.parent.mkdir(parents=True, exist_ok=True)
-    kept.write_text(identity + "\n", encoding="utf-8")
-    return {}
+    replace_text(kept, "".join(line + "\n" for line in (identity, *whole)))
+    return {(row["prompt"], row["k"]): row["answer"] for line in whole for row in json.loads(line)}
 
 
-def _keep(kept: Path, fresh: dict[tuple[int, int], dict[str, Any]]) -> None:
+def _keep(kept: Path, fresh: Drawn) -> None:
+    """One line for all that was drawn together, so that after a kill the rest is drawn in the same company: rounding
+    may depend on that.
+    """
+    rows = [{"prompt": i, "k": k, "answer": answer} for (i, k), answer in fresh.items()]
     with kept.open("a", encoding="utf-8") as file:
-        for (i, k), answer in fresh.items():
-            file.write(json.dumps({"prompt": i, "k": k, "answer": answer}, ensure_ascii=False) + "\n")
+        file.write(json.dumps(rows, ensure_ascii=False) + "\n")

@@ -50,26 +50,35 @@ class Writer:
             on_finish=on_finish,
         )
 
+    def is_chat(self, prompt: Prompt) -> bool:
+        """Whether the prompt becomes a conversation."""
+        return prompt.is_chat or self.template.plain_prompts == "user"
+
     def answer(self, prompt: Prompt, generation: Generation, stop: Sequence[str] = ()) -> Answer:
         """The generated tokens as the text a reader sees: without end token, cut before a stop string."""
         text = self.template.decode(generation.ids)
         for word in stop:
             text = text.partition(word)[0] if word in text else text
-        return Answer(text.strip() if prompt.is_chat else text)
+        return Answer(text.strip() if self.is_chat(prompt) else text)
 
     def stream(self, prompt: Prompt, sampling: SamplingSettings, *, seed: int) -> Iterator[str]:
-        """Pieces of text as they come; a character split over several tokens arrives whole."""
+        """Pieces of text as they come; a character split over several tokens arrives whole, a stop string never."""
         ids: list[int] = []
-        shown = ""
+        shown = 0
         stop = self._stop(sampling.stop)
         for token in self.engine.stream(self.template.prompt_ids(prompt), self._params(sampling, seed), stop):
             ids.append(token)
             text = self.template.decode(ids)
             if text.endswith("\N{REPLACEMENT CHARACTER}"):
                 continue  # the bytes of this character are not complete yet
-            cut = min((text.find(w) for w in sampling.stop if w in text), default=len(text))
-            yield text[len(shown) : cut]
-            shown = text[:cut]
+            ready = _end(text, sampling.stop, len(text) - _held(text, sampling.stop))
+            if ready > shown:
+                yield text[shown:ready]
+                shown = ready
+        text = self.template.decode(ids)
+        rest = text[shown : _end(text, sampling.stop, len(text))]
+        if rest:
+            yield rest
 
     def _params(self, sampling: SamplingSettings, seed: int) -> SamplingParams:
         return SamplingParams(
@@ -93,3 +102,14 @@ class Writer:
             return any(word in tail for word in words)
 
         return ended
+
+
+def _end(text: str, words: Sequence[str], otherwise: int) -> int:
+    """Where the first stop string begins."""
+    return min((text.find(word) for word in words if word in text), default=otherwise)
+
+
+def _held(text: str, words: Sequence[str]) -> int:
+    """Characters at the end of `text` that may turn out to begin a stop string."""
+    starts = (word[:n] for word in words for n in range(1, len(word)))
+    return max((len(start) for start in starts if text.endswith(start)), default=0)
