@@ -13,10 +13,10 @@ _SECONDS_BETWEEN_LINES = 10.0
 class Progress:
     """Counts towards a total and shows rate, time left and chosen metrics. Use as a context manager."""
 
-    def __init__(self, total: int, label: str, *, unit: str = "steps", shown: bool = True) -> None:
+    def __init__(self, total: int | None, label: str, *, unit: str = "steps", shown: bool = True) -> None:
         """
         Args:
-            total: units of the whole loop.
+            total: units of the whole loop; None = not known.
             label: what is being done.
             unit: what is counted.
             shown: False counts in silence.
@@ -26,7 +26,7 @@ class Progress:
         self._metrics: dict[str, Any] = {}
         self._bar: Any = None
         self._task: Any = None
-        self._counted = 0  # units since the clock started: a resumed run must not count what an earlier process did
+        self._counted = 0  # units since the clock started
         self._last_line = 0.0
 
     def __enter__(self) -> Progress:
@@ -45,18 +45,18 @@ class Progress:
         elif self.shown and self._counted:
             print(self.line(), file=sys.stderr, flush=True)
 
-    def advance(self, n: int = 1, **metrics: Any) -> None:
-        """Counts `n` units as done and shows `metrics` from now on.
-
-        What a first call counts before any work was timed (the steps of an earlier process) stays out of the rate.
-        """
-        before_work = self.done == 0 and n > 1
+    def skip(self, n: int) -> None:
+        """Counts units that an earlier process did; they stay out of the rate."""
         self.done += n
-        self._counted += 0 if before_work else n
+        self._update_bar()
+
+    def advance(self, n: int = 1, **metrics: Any) -> None:
+        """Counts `n` units as done and shows `metrics` from now on."""
+        self.done += n
+        self._counted += n
         self._metrics |= metrics
-        if self._bar is not None:
-            self._bar.update(self._task, completed=self.done, rate=self._rate_text(), metrics=self._metrics_text())
-        elif self.shown and n and not before_work and time.monotonic() - self._last_line >= _SECONDS_BETWEEN_LINES:
+        self._update_bar()
+        if self._bar is None and self.shown and n and time.monotonic() - self._last_line >= _SECONDS_BETWEEN_LINES:
             self._last_line = time.monotonic()
             print(self.line(), file=sys.stderr, flush=True)
 
@@ -70,8 +70,9 @@ class Progress:
     def line(self) -> str:
         """`label 120/1000 steps  3.2 steps/s  4:35 left  loss 2.13`."""
         rate = self.rate
-        left = f"{_clock((self.total - self.done) / rate)} left" if rate else ""
-        parts = [f"{self.label} {self.done}/{self.total} {self.unit}", self._rate_text(), left, self._metrics_text()]
+        left = f"{_clock((self.total - self.done) / rate)} left" if rate and self.total is not None else ""
+        count = f"{self.done}" if self.total is None else f"{self.done}/{self.total}"
+        parts = [f"{self.label} {count} {self.unit}", self._rate_text(), left, self._metrics_text()]
         return "  ".join(part for part in parts if part)
 
     @property
@@ -79,6 +80,10 @@ class Progress:
         """Units per second in this process; 0.0 before the first."""
         seconds = time.monotonic() - self._start
         return self._counted / seconds if seconds > 0 else 0.0
+
+    def _update_bar(self) -> None:
+        if self._bar is not None:
+            self._bar.update(self._task, completed=self.done, rate=self._rate_text(), metrics=self._metrics_text())
 
     def _rate_text(self) -> str:
         rate = self.rate

@@ -89,7 +89,7 @@ class Session:
         """
         self._restore()
         with self.run.progress(total, label) as self.bar:
-            self.bar.advance(self.position.step)
+            self.bar.skip(self.position.step)
             while self.position.step < total and self.position.ended is None:
                 yield self.position.step
                 self.position.step += 1

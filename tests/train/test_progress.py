@@ -27,7 +27,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 def test_plain_lines_come_every_ten_seconds(clock: Clock, capsys: pytest.CaptureFixture[str]) -> None:
     with Progress(1000, "sft") as bar:
-        bar.advance(40)  # done by an earlier process
+        bar.skip(40)  # done by an earlier process
         for _ in range(6):
             clock.now += 4.0
             bar.advance(1, loss=2.5)
@@ -68,3 +68,10 @@ def test_fast_loops_show_units_per_second(clock: Clock) -> None:
         assert bar.rate == pytest.approx(25.0)
         assert bar.line() == "sample 50/100 prompts  25 prompts/s  0:02 left"
     assert progress._clock(59.6) == "1:00"
+
+
+def test_unknown_total_shows_no_time_left(clock: Clock) -> None:
+    with Progress(None, "score", unit="rows", shown=False) as bar:
+        clock.now += 2.0
+        bar.advance(256)
+        assert bar.line() == "score 256 rows  128 rows/s"
