@@ -47,7 +47,7 @@ def load_causal(
     else:
         model, _ = read_native(folder, config, dtype, device)
     model.generation_config = read_optional(folder / "generation_config.json")
-    model.source = str(path)
+    model.source = str(folder if Path(path).expanduser().is_dir() else path)  # a Hub id stays one
     return model
 
 
