@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 from pydantic import Field
 
-from goodheart.data.formats import iter_records, texts_of
+from goodheart.data.examples import Skipped
+from goodheart.data.formats import Loaded, iter_records, texts_of
 from goodheart.data.template import PLAIN_TEMPLATE
 from goodheart.data.tokenizer import train_bpe
 from goodheart.train.config import Settings
@@ -15,7 +17,7 @@ from goodheart.train.config import Settings
 class TokenizerConfig(Settings):
     """Settings of tokenizer training."""
 
-    data: str | list[str]  # text, or anything with text in it
+    data: str | list[str]  # documents, or rows of any kind: every turn and answer in them is read
     out: Path  # Hugging Face tokenizer folder
     vocab_size: int = Field(4096, ge=260)
 
@@ -23,6 +25,10 @@ class TokenizerConfig(Settings):
 def train(config: TokenizerConfig) -> Path:
     """Writes the tokenizer folder and returns it."""
     sources = [config.data] if isinstance(config.data, str) else config.data
-    texts = (text for record in iter_records(sources, "any") for text in texts_of(record))
-    train_bpe(texts, config.vocab_size, config.out, chat_template=PLAIN_TEMPLATE)
-    return config.out
+    loaded = Loaded()
+    texts = (text for record in iter_records(sources, "any", loaded=loaded) for text in texts_of(record))
+    made = train_bpe(texts, config.vocab_size, config.out, chat_template=PLAIN_TEMPLATE)
+    skipped = Skipped.of(loaded)
+    note = f"{made.vocab_size} tokens from {made.texts:,} texts with {made.characters:,} characters"
+    print(note + f"; set aside {skipped.total} rows: {skipped.summary()}" * bool(skipped.total), file=sys.stderr)
+    return made.folder
