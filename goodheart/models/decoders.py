@@ -82,7 +82,7 @@ def read_native(
     """
     with torch.device("meta"):
         model = Transformer(config, head=head)
-    model = model.to(dtype).to_empty(device=device)
+    model.allocate_(dtype, device)
     return model, fill(model, _renamed(folder, config, head), folder)
 
 

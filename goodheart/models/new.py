@@ -63,7 +63,7 @@ def new_model(
             model = Transformer(TransformerConfig.from_hf(config))
     except NotNative as reason:
         raise ModelError(f"the model description does not fit the {family} family: {reason}") from reason
-    model = model.to_empty(device="cpu")
+    model.allocate_(torch.float32, "cpu")
     init_weights(model, seed)
     return model.to(dtype)
 

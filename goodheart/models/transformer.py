@@ -217,6 +217,13 @@ class Transformer(CausalLM):
             fuse((attention.q_proj, attention.k_proj, attention.v_proj))
             fuse((mlp.gate_proj, mlp.up_proj))
 
+    def allocate_(self, dtype: torch.dtype, device: str | torch.device) -> None:
+        """Give a model that was described on the meta device memory, not yet filled.
+
+        torch's own `to_empty` imports its symbolic shapes first, which takes a second of every command.
+        """
+        self._apply(lambda t: torch.empty(t.shape, dtype=dtype if t.is_floating_point() else t.dtype, device=device))
+
     def load_state_dict(self, state_dict: Any, strict: bool = True, assign: bool = False) -> Any:
         """As in torch; a tied output layer may be absent from the state."""
         tied = self.config.tie and self.lm_head is not None
