@@ -112,6 +112,10 @@ def test_impossible_calibration(wrong: tuple) -> None:
 def test_number_of_bins() -> None:
     assert len(calibration([0.5], [1.0]).bins) == len(margin_calibration([1.0]).bins) == 10
     assert calibration([0.2, 0.6], [0.0, 1.0], bins=1).ece == pytest.approx(0.1)
+    empty = calibration([0.9], [1.0], bins=2).bins[0]
+    assert (empty.count, empty.predicted, empty.observed) == (0, 0.0, 0.0)
+    with pytest.raises(ValueError, match="shorter"):
+        calibration([0.2, 0.6], [0.0])
 
 
 def test_temperature_by_hand() -> None:
