@@ -27,6 +27,7 @@ class Progress:
         self._bar: Any = None
         self._task: Any = None
         self._counted = 0  # units since the clock started
+        self._told = 0  # of those, at the last line printed
         self._last_line = 0.0
 
     def __enter__(self) -> Progress:
@@ -42,7 +43,7 @@ class Progress:
     ) -> None:
         if self._bar is not None:
             self._bar.stop()
-        elif self.shown and self._counted:
+        elif self.shown and self._counted > self._told:
             print(self.line(), file=sys.stderr, flush=True)
 
     def skip(self, n: int) -> None:
@@ -57,7 +58,7 @@ class Progress:
         self._metrics |= metrics
         self._update_bar()
         if self._bar is None and self.shown and n and time.monotonic() - self._last_line >= _SECONDS_BETWEEN_LINES:
-            self._last_line = time.monotonic()
+            self._last_line, self._told = time.monotonic(), self._counted
             print(self.line(), file=sys.stderr, flush=True)
 
     def print(self, text: str) -> None:

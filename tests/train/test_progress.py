@@ -75,3 +75,10 @@ def test_unknown_total_shows_no_time_left(clock: Clock) -> None:
         clock.now += 2.0
         bar.advance(256)
         assert bar.line() == "score 256 rows  128 rows/s"
+
+
+def test_the_last_line_is_not_said_twice(clock: Clock, capsys: pytest.CaptureFixture[str]) -> None:
+    with Progress(1, "sft") as bar:
+        clock.now += 2.0
+        bar.advance(1)
+    assert capsys.readouterr().err == "sft 1/1 steps  2 s/step  0:00 left\n"
