@@ -60,6 +60,7 @@ def token_logprobs(
     return logps_N, entropy_N
 
 
+@torch.no_grad()
 def head_logits(
     hidden_ND: Tensor,
     weight_VD: Tensor,
@@ -71,8 +72,7 @@ def head_logits(
 ) -> Tensor:
     """The logits that `token_logprobs` normalises: the sampler uses this, so that both see the same rounding.
 
-    Matmul in the dtype of `weight_VD`, the rest in float32 (float64 for a float64 weight). Differentiable by autograd
-    only in the linear part's inputs without softcap, scale or bias: meant for sampling under `torch.no_grad`.
+    Matmul in the dtype of `weight_VD`, the rest in float32 (float64 for a float64 weight), without gradients.
     -> logits_NV, divided by the temperature.
     """
     return _Head(scale, softcap, temperature).logits(hidden_ND.to(weight_VD.dtype), weight_VD, bias_V)
