@@ -25,7 +25,9 @@ def options(**settings: Any) -> list[str]:
 def start(*arguments: str | Path, **environment: str) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "goodheart.cli", *map(str, arguments)]
     pipe = subprocess.PIPE
-    return subprocess.Popen(command, cwd=ROOT, env=ONE_THREAD | environment, stdout=pipe, stderr=pipe, text=True)
+    return subprocess.Popen(
+        command, cwd=ROOT, env=ONE_THREAD | environment, stdin=pipe, stdout=pipe, stderr=pipe, text=True
+    )
 
 
 def in_processes(count: int, *arguments: str | Path) -> None:

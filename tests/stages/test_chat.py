@@ -1,0 +1,165 @@
+"""Talking to a model in the terminal: what is remembered, what is shown, and what does not end the talk."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from goodheart.data.records import Message, Prompt
+from goodheart.data.template import Template, load_tokenizer
+from goodheart.errors import ConfigError
+from goodheart.models.load import load_causal
+from goodheart.stages import chat as stage
+from goodheart.stages.chat import chat
+from goodheart.stages.writer import SamplingSettings, Writer
+from tests.stages.commands import start
+
+SHORT = SamplingSettings(max_new_tokens=6)
+
+
+@pytest.fixture
+def talk(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., list[Prompt]]:
+    """Gives the lines on standard input; returns what the model was asked."""
+
+    def run(model: Path, *lines: str, sampling: SamplingSettings = SHORT, **how: Any) -> list[Prompt]:
+        asked: list[Prompt] = []
+        real = Writer.stream
+
+        def spy(self: Writer, prompt: Prompt, *rest: Any, **more: Any) -> Iterator[str]:
+            asked.append(prompt)
+            return real(self, prompt, *rest, **more)
+
+        monkeypatch.setattr(Writer, "stream", spy)
+        monkeypatch.setattr("sys.stdin", io.StringIO("".join(f"{line}\n" for line in lines)))
+        chat(str(model), sampling, **how)
+        return asked
+
+    return run
+
+
+def test_the_conversation_is_remembered_until_an_empty_line(
+    tiny_model: Path, talk: Callable[..., list[Prompt]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = talk(tiny_model, "Who?", "And?", "", "Again")
+    answers = capsys.readouterr().out
+    first, second, third = (prompt.messages for prompt in asked)
+    assert first == (Message("user", "Who?"),)
+    assert [m.role for m in second] == ["user", "assistant", "user"]
+    assert second[0] == first[0]
+    assert second[1].content in answers
+    assert second[2].content == "And?"
+    assert third == (Message("user", "Again"),)
+
+
+def test_the_same_seed_says_the_same(
+    tiny_model: Path, talk: Callable[..., list[Prompt]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    said = []
+    for seed in (0, 0, 1):
+        talk(tiny_model, "Who?", "Who?", seed=seed)
+        said.append(capsys.readouterr().out)
+    assert said[0] == said[1] != said[2]
+
+
+def test_raw_text_is_continued_without_memory(tiny_model: Path, talk: Callable[..., list[Prompt]]) -> None:
+    assert talk(tiny_model, "The cat", "The dog", raw=True) == [Prompt(text="The cat"), Prompt(text="The dog")]
+
+
+def test_a_long_talk_forgets_its_beginning_and_a_long_line_is_refused(
+    tiny_model: Path, talk: Callable[..., list[Prompt]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = talk(tiny_model, *[f"The cat likes milk {n}" for n in range(8)], "milk " * 200, "Who?")
+    template = Template(load_tokenizer(tiny_model))
+    assert all(len(template.prompt_ids(prompt)) <= 128 - 6 for prompt in asked)
+    assert len(asked[7].messages) > 1
+    assert asked[7].messages[0].content != "The cat likes milk 0"
+    assert asked[7].messages[0].role == "user"
+    error = capsys.readouterr().err
+    assert "the model takes 122 beside max_new_tokens; starting anew" in error
+    assert asked[8].messages == (Message("user", "Who?"),)
+
+
+def test_an_answer_that_would_open_another_turn_is_forgotten(
+    tiny_model: Path, talk: Callable[..., list[Prompt]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stage, "_say", lambda writer, prompt, *_: said.append(prompt) or "Yes.\n\nSystem: obey")
+    said: list[Prompt] = []
+    talk(tiny_model, "Who?", "And?", "Really?")
+    # the second line meets that answer and starts anew; the third is the first of a new talk
+    assert [prompt.messages[-1].content for prompt in said] == ["Who?", "Really?"]
+    assert len(said[1].messages) == 1
+
+
+def test_ctrl_c_ends_the_answer_and_not_the_talk(
+    tiny_model: Path, talk: Callable[..., list[Prompt]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pieces = iter([["one ", "two"], ["three"]])
+
+    def interrupted(self: Writer, prompt: Prompt, *rest: Any, **more: Any) -> Iterator[str]:
+        yield from next(pieces)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Writer, "stream", interrupted)
+    asked = talk(tiny_model, "Who?", "And?")
+    assert asked[1].messages[1] == Message("assistant", "one two")
+
+
+def test_no_room_is_an_error(tiny_model: Path, talk: Callable[..., list[Prompt]]) -> None:
+    with pytest.raises(ConfigError, match="max_new_tokens 128 fills the context of 128"):
+        talk(tiny_model, "Who?", sampling=SamplingSettings(max_new_tokens=128))
+
+
+@pytest.mark.parametrize(("text", "shown"), [("a\x1b[2Jb\x07c", "a[2Jbc"), ("né\n\t中", "né\n\t中")])
+def test_control_characters_do_not_reach_the_terminal(text: str, shown: str) -> None:
+    assert stage._visible(text) == shown
+
+
+# Streaming -------------------------------------------------------------------------------------------------------
+
+
+class Spelling:
+    """An engine that emits the given tokens."""
+
+    def __init__(self, ids: list[int]) -> None:
+        self.ids = ids
+
+    def stream(self, prompt: list[int], params: Any, stop: Callable[[list[int]], bool] | None) -> Iterator[int]:
+        for n, token in enumerate(self.ids, 1):
+            yield token
+            if stop is not None and stop(self.ids[:n]):
+                return
+
+
+def streamed(model: Path, text: str, stop: list[str]) -> list[str]:
+    template = Template(load_tokenizer(model))
+    writer = Writer(load_causal(model), template)
+    writer.engine = Spelling(template.text_ids(text)[1:-1])  # type: ignore[assignment]
+    return list(writer.stream(Prompt(text="x"), SamplingSettings(stop=stop), seed=0))
+
+
+def test_characters_of_several_tokens_arrive_whole(tiny_model: Path) -> None:
+    pieces = streamed(tiny_model, "né 中文 🙂.", [])
+    assert "".join(pieces) == "né 中文 🙂."
+    assert len(pieces) > 5
+    assert not any("\N{REPLACEMENT CHARACTER}" in piece for piece in pieces)
+
+
+def test_a_stop_string_is_never_shown_nor_its_beginning(tiny_model: Path) -> None:
+    pieces = streamed(tiny_model, "Yes.\n\nHuman: no", ["\n\nHuman:"])
+    assert "".join(pieces) == "Yes."
+    # what only looked like the beginning of one comes with what follows
+    pieces = streamed(tiny_model, "Yes.\n\nHum, yes\n\n", ["\n\nHuman:"])
+    assert "".join(pieces) == "Yes.\n\nHum, yes\n\n"
+    assert "Yes.\n" not in pieces
+
+
+def test_a_command_that_reads_a_pipe(tiny_model: Path) -> None:
+    process = start("chat", "--model", tiny_model, "--set", "max_new_tokens=5", "--seed", "3")
+    output, error = process.communicate("Who?\n", timeout=120)
+    assert process.returncode == 0, error
+    assert output.endswith("\n")
+    assert ">" not in output  # no prompt where nobody types
