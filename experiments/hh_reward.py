@@ -25,7 +25,7 @@ HELD_OUT = 0.2
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default="runs/hh-small/sft", help="where the reward model starts")
+    parser.add_argument("--model", default="runs/hh-small/pretrain", help="start; must not have seen the pairs")
     parser.add_argument("--out", type=Path, default=Path("runs/hh-reward"))
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--max-length", type=int, default=320)
@@ -38,7 +38,7 @@ def main() -> None:
         source = str(shared / "data" / name)
         for seed in range(arguments.seeds):
             row = {"data": name, "seed": seed, **reward_model(source, name, seed, arguments)}
-            rows.append(row | bag_of_words(source, seed))
+            rows.append(row | bag_of_words(source, seed, arguments))
             print({k: round(v, 3) if isinstance(v, float) else v for k, v in rows[-1].items()}, flush=True)
     results = HERE / "results"
     results.mkdir(exist_ok=True)
@@ -66,12 +66,18 @@ def reward_model(source: str, name: str, seed: int, arguments: argparse.Namespac
     return {key: run.results[key] for key in wanted}
 
 
-def bag_of_words(source: str, seed: int) -> dict:
-    """A linear model that knows words, not their order; on all held-out pairs, also those too long for the model."""
+def bag_of_words(source: str, seed: int, arguments: argparse.Namespace) -> dict:
+    """A linear model that knows words, not their order; trained and measured on the pairs that fit the reward model."""
     from sklearn.feature_extraction.text import CountVectorizer
     from sklearn.linear_model import LogisticRegression
 
+    from goodheart.data.examples import comparisons
+    from goodheart.data.template import Template, load_tokenizer
+    from goodheart.models.load import resolve
+
     records = read_records(source, "preference").records
+    template = Template(load_tokenizer(resolve(arguments.model)))
+    records = [r for r in records if comparisons([r], template, arguments.max_length).items]
     kept, aside = split_by_prompt(records, HELD_OUT, seed)
     counts = CountVectorizer(min_df=3, ngram_range=(1, 1)).fit([a.words for r in kept for a in r.answers])
 
@@ -87,16 +93,11 @@ def bag_of_words(source: str, seed: int) -> dict:
     model = LogisticRegression(C=0.03, max_iter=2000, fit_intercept=False).fit(vstack([step, -step]), labels)
     right = int((model.decision_function(difference(aside)) > 0).sum())
     low, high = wilson_interval(right, len(aside))
-    longest = sum(
-        (len(good) > len(bad)) + 0.5 * (len(good) == len(bad))
-        for good, bad in ((r.answers[0].words, r.answers[1].words) for r in aside)
-    )
     return {
         "bag_accuracy": right / len(aside),
         "bag_low": low,
         "bag_high": high,
         "bag_pairs": len(aside),
-        "longest_all": longest / len(aside),
     }
 
 

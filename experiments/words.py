@@ -43,7 +43,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("runs/words"))
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--steps", type=int, default=16)
+    parser.add_argument("--steps", type=int, default=12)
     arguments = parser.parse_args()
     shared = Path(os.environ.get("GOODHEART_SHARED", HERE.parents[1] / "shared"))
     if not shared.is_dir():
@@ -94,7 +94,7 @@ def one_seed(seed: int, model: Path, train_prompts: Path, test_prompts: Path, ar
     tuned, samples = measure(str(run.path), test_prompts, run.path / "tuned.jsonl", seed)
     spread = statistics.stdev(reference)
     lift = (statistics.mean(tuned) - statistics.mean(reference)) / spread
-    kl = read_metrics(run.path)[-1]["objective/kl"]
+    kl = answer_kl(str(run.path), str(model), run.path / "tuned.jsonl")
     return {
         "seed": seed,
         "reference_reward": statistics.mean(reference),
@@ -117,6 +117,32 @@ def measure(model: str, asked: Path, out: Path, seed: int) -> tuple[list[float],
     rows = [json.loads(line) for line in out.read_text(encoding="utf-8").splitlines()]
     texts = [text for row in rows for text in row["completions"]]
     return reward([], texts), [row["prompt"] + row["completions"][0] for row in rows]
+
+
+def answer_kl(policy: str, reference: str, answered: Path) -> float:
+    """KL of the finished policy from its reference in nats per answer, estimated on its own answers to test prompts."""
+    import torch
+
+    from goodheart.data.batches import pad
+    from goodheart.data.records import Prompt
+    from goodheart.data.template import Template, load_tokenizer
+    from goodheart.models.causal import completion_logprobs
+    from goodheart.models.load import load_causal, resolve
+
+    template = Template(load_tokenizer(resolve(policy)))
+    rows = [json.loads(line) for line in answered.read_text(encoding="utf-8").splitlines()]
+    examples = [
+        template.answer(Prompt(text=row["prompt"]), text, end=finish != "length")
+        for row in rows
+        for text, finish in zip(row["completions"], row["finish"], strict=True)
+    ]
+    batch = pad(examples, template.pad_id)
+    with torch.no_grad():
+        logps = [
+            completion_logprobs(load_causal(resolve(m)), batch.ids_BT, batch.mask_BT).logps_BT
+            for m in (policy, reference)
+        ]
+    return float((logps[0] - logps[1]).sum(1).mean())
 
 
 def draw(runs: list[Path], path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import traceback
 from pathlib import Path
@@ -236,13 +237,17 @@ def _train(name: str, config: Path | None, sets: list[str] | None, **options: An
     """Runs a training stage and prints where the result lies and how good it is."""
     from goodheart.loop.view import show_run
 
-    show_run(_run(name, config, sets, **options))
+    run = _run(name, config, sets, **options)
+    if run.main:  # one of several processes speaks
+        show_run(run)
 
 
 def _run(name: str, config: Path | None, sets: list[str] | None, **options: Any) -> Any:
     from goodheart.loop.registry import stage
     from goodheart.train.config import build
 
+    if name in {"sample", "score", "tokenizer"} and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise ConfigError(f"{name} runs in one process: start it without torchrun")
     single = {k: v[0] if isinstance(v, list) and len(v) == 1 else v for k, v in options.items()}
     settings, function = stage(name).load()
     return function(build(settings, file=config, sets=sets, overrides=single))
@@ -284,6 +289,9 @@ def _report(error: Exception, debug: bool) -> int:
         typer.secho(
             f"error: {error.filename or ''}: {error.strerror or error}".replace("error: : ", "error: "), err=True
         )
+        return 1
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        typer.secho(f"error: out of memory: {error}\nLower max_tokens (or slots while generating).", err=True)
         return 1
     if not debug:
         typer.secho(

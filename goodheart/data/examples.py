@@ -227,7 +227,9 @@ def prompts(
 
 
 def _answer(prompt: Prompt, answer: Answer, template: Template) -> Example:
-    return template.answer(prompt, answer.turns() if prompt.is_chat else answer.text)
+    """`meta["finish"]` of a sampled answer says how it ended; one that was cut off must not look complete."""
+    said = answer.turns() if prompt.is_chat else answer.text
+    return template.answer(prompt, said, end=answer.meta.get("finish") != "length")
 
 
 def _fitted(example: Example, max_length: int) -> Example:
@@ -255,7 +257,8 @@ def list_skipped(out: Path, skipped: Skipped) -> Path | None:
     """Writes what was set aside to `NAME.skipped.jsonl` beside `NAME.jsonl`; removes an older such file instead where
     nothing was. Returns the file written.
     """
-    file = out.with_name(f"{out.name.split('.')[0]}.skipped.jsonl")
+    name = out.name.removesuffix(".gz").removesuffix(".zst")
+    file = out.with_name(f"{Path(name).stem}.skipped.jsonl")
     if not skipped.total:
         file.unlink(missing_ok=True)
         return None

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from goodheart.data.batches import Example
 from goodheart.data.chat_text import PLAIN_TEMPLATE, ChatText
 from goodheart.data.records import Message, Prompt
+from goodheart.data.streams import visible
 from goodheart.data.token_text import TokenText
 from goodheart.data.tokenizer_files import load_tokenizer, stop_ids
 from goodheart.data.turns import NO_EOS, Turns, example_of
@@ -173,7 +174,7 @@ class Template:
             text = text or self._tokens.decode_after(held, keep_special=True)
             whole = "\N{REPLACEMENT CHARACTER}" not in text or len(held) == 4  # no character has more bytes
             if whole or t + 1 == len(example.ids) or example.mask[t + 1] != trained:
-                shown.append(text.replace("\n", "\\n"), style="bold green" if trained else "dim")
+                shown.append(visible(text.replace("\n", "\\n")), style="bold green" if trained else "dim")
                 shown.append("|", style="dim")
                 held = []
         return shown

@@ -34,9 +34,12 @@ class FunctionJudge:
         said = [
             [m.as_dict() for m in a.turns()] if p.is_chat else a.text for p, a in zip(prompts, answers, strict=True)
         ]
-        names = {name for p in prompts for name in p.meta}
+        names = {name for p in prompts for name in p.meta} - {"prompts", "completions"}
         columns = {name: [p.meta.get(name) for p in prompts] for name in sorted(names)}
-        scores = list(self.function(prompts=asked, completions=said, **columns))
+        try:
+            scores = list(self.function(prompts=asked, completions=said, **columns))
+        except Exception as error:
+            raise DataError(f"reward function {self.name} failed: {type(error).__name__}: {error}") from error
         if len(scores) != len(answers):
             raise DataError(f"reward function {self.name}: {len(scores)} scores for {len(answers)} completions")
         return [self._number(score, i) for i, score in enumerate(scores)]
@@ -61,10 +64,10 @@ def import_function(path: str) -> Callable[..., Any]:
     """
     module_name, _, name = path.partition(":")
     if "" not in sys.path:
-        sys.path.insert(0, "")
+        sys.path.append("")  # last: a file here must not shadow a package
     try:
         module = importlib.import_module(module_name)
-    except ImportError as error:
+    except (ImportError, SyntaxError) as error:
         raise ConfigError(f"reward {path}: cannot import module `{module_name}`: {error}") from error
     function = getattr(module, name, None)
     if not callable(function):

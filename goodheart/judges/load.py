@@ -2,22 +2,13 @@
 
 from __future__ import annotations
 
-import re
-from pathlib import Path
-
 import torch
 
 from goodheart.judges.function import FunctionJudge, import_function
 from goodheart.judges.reward import RewardJudge
+from goodheart.train.lineage import is_function
 
 Judge = FunctionJudge | RewardJudge
-
-_FUNCTION = re.compile(r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")
-
-
-def is_function(spec: str) -> bool:
-    """Whether `spec` names a Python function rather than a folder or Hub id."""
-    return bool(_FUNCTION.match(spec)) and not Path(spec).exists()
 
 
 def load_judge(

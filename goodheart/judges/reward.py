@@ -17,6 +17,7 @@ from goodheart.errors import TemplateError
 from goodheart.models.heads import RewardEnsemble, RewardModel
 from goodheart.models.load import load_reward, resolve
 
+_NO_LIMIT = 2**31
 PLAIN_PROMPTS = "plain_prompts"  # in goodheart.json: how the prompts were read that the model was trained on
 
 
@@ -34,7 +35,7 @@ class RewardJudge:
     ) -> None:
         self.model, self.template = model, template
         self.mean, self.std, self.max_tokens = mean, std, max_tokens
-        self.max_length = min(model.max_length or 4096, 4096)
+        self.max_length = model.max_length or _NO_LIMIT
         self.name = "reward model"
 
     @classmethod
@@ -90,4 +91,5 @@ class RewardJudge:
 
     def reads_tokens_of(self, template: Template) -> bool:
         """Whether token ids of another tokenizer mean the same here, so that sampled ids need not be re-tokenised."""
-        return self.template.fingerprint == template.fingerprint
+        same_prompts = self.template.plain_prompts == template.plain_prompts
+        return same_prompts and self.template.fingerprint == template.fingerprint

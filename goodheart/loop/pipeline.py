@@ -30,9 +30,12 @@ from goodheart import __version__
 from goodheart.errors import ConfigError
 from goodheart.loop.registry import Stage, stage
 from goodheart.train.config import Path_, Settings, apply_sets, load_yaml, nearest, place, validate
-from goodheart.train.files import replace_text, sha256_of, sha256_of_folder
+from goodheart.train.files import replace_text
+from goodheart.train.lineage import content
 
 _REFERENCE = re.compile(r"\$\{([^}]*)\}")
+# Settings that name what a stage reads.
+_INPUTS = ("model", "reference", "reward", "value_model", "data", "eval_data", "prompts")
 _KEYS = ("name", "out", "seed", "vars", "stages")
 
 
@@ -198,26 +201,16 @@ def _fill(text: str, known: Mapping[str, str], where: str, names: list[str]) -> 
 
 
 def _finished(step: Step) -> bool:
-    return step.output.is_file() if step.kind.suffix else (step.output / "DONE").exists()
+    return step.output.is_file() if step.kind.suffix else (step.output / step.kind.last).exists()
 
 
 def _identity(step: Step) -> dict[str, Any]:
-    """What the output depends on: settings, the content of every file they name, and the version of goodheart."""
+    """What the output depends on: settings, the content of everything they name, and the version of goodheart."""
     settings = step.settings.model_dump(mode="json", exclude={"quiet"})
-    inputs = {}
-    for text in _texts({k: v for k, v in settings.items() if k != "out"}):
-        path = Path(text)
-        path = path / "model" if (path / "model").is_dir() else path
-        if path.exists():
-            inputs[text] = sha256_of(path) if path.is_file() else sha256_of_folder(path)
+    named = [settings.get(name) for name in _INPUTS]
+    texts = [text for value in named for text in (value if isinstance(value, list) else [value]) if text]
+    inputs = {text: digest for text in texts if (digest := content(text)) is not None}
     return {"settings": settings, "inputs": inputs, "goodheart": __version__}
-
-
-def _texts(value: Any) -> list[str]:
-    if isinstance(value, str):
-        return [value] if value else []
-    children = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
-    return [text for child in children for text in _texts(child)]
 
 
 def _difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:

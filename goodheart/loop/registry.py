@@ -18,7 +18,8 @@ class Stage:
     module: str
     settings: str
     function: str
-    suffix: str = ""  # of the output: "" = a run folder, ".jsonl" = one file
+    suffix: str = ""  # of the output: "" = a folder, ".jsonl" = one file
+    last: str = "DONE"  # the file of an output folder that is written last
 
     def load(self) -> tuple[type[Settings], Callable[[Any], Any]]:
         module = importlib.import_module(f"goodheart.stages.{self.module}")
@@ -26,7 +27,7 @@ class Stage:
 
 
 STAGES = {
-    "tokenizer": Stage("tokenizer", "TokenizerConfig", "train"),
+    "tokenizer": Stage("tokenizer", "TokenizerConfig", "train", last="tokenizer_config.json"),
     "pretrain": Stage("pretrain", "PretrainConfig", "train"),
     "sft": Stage("sft", "SFTConfig", "train"),
     "reward": Stage("reward", "RewardConfig", "train"),

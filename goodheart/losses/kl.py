@@ -106,7 +106,7 @@ class KLController(Protocol):
 
 
 class FixedKL:
-    """A KL coefficient that stays as set; nothing to save, so a resumed run may be given another."""
+    """A KL coefficient that stays as set; nothing to save, it is a setting."""
 
     def __init__(self, coef: float) -> None:
         self.coef = coef

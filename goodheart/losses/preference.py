@@ -120,7 +120,8 @@ def ranked_pairs_loss(
     `bradley_terry_loss`.
     tie_margin: None drops tied pairs, as InstructGPT does; a number (> 0) takes them in by Rao and Kupper's model, as
     in `bradley_terry_loss`.
-    -> scalar loss; `rewards/accuracies` and `rewards/margins` over ordered pairs (equal scores count half).
+    -> scalar loss; `rewards/accuracies` (equal scores count half), `rewards/margins`, `rewards/chosen`,
+    `rewards/rejected` over ordered pairs.
     """
     if (tie_margin is not None and tie_margin <= 0) or not 0 <= label_smoothing < 0.5:
         given = f"{tie_margin=}, {label_smoothing=}"
@@ -197,7 +198,13 @@ def _pair_metrics(chosen_P: Tensor, rejected_P: Tensor, untied_P: Tensor) -> Met
 def _ranking_metrics(scores_PK: Tensor, beats_PKK: Tensor) -> MetricSums:
     metrics = MetricSums()
     difference_PKK = scores_PK[:, :, None] - scores_PK[:, None, :]
-    metrics.add_masked(beats_PKK, {"rewards/accuracies": _rightness(difference_PKK), "rewards/margins": difference_PKK})
+    values = {
+        "rewards/accuracies": _rightness(difference_PKK),
+        "rewards/margins": difference_PKK,
+        "rewards/chosen": scores_PK[:, :, None].expand_as(difference_PKK),
+        "rewards/rejected": scores_PK[:, None, :].expand_as(difference_PKK),
+    }
+    metrics.add_masked(beats_PKK, values)
     return metrics
 
 

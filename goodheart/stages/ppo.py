@@ -1,4 +1,4 @@
-"""Proximal policy optimisation against a reward model or function (MISSION T3).
+"""Proximal policy optimisation against a reward model or function.
 
     1 generate   answers to a batch of prompts, with the weights being trained
     2 score      by the judge; pass the policy, its reference and the value model over the answers once
@@ -25,7 +25,7 @@ import torch
 from pydantic import Field, model_validator
 
 from goodheart.data.batches import micro_batches
-from goodheart.data.examples import Prepared, require
+from goodheart.data.examples import Prepared, Skipped, require
 from goodheart.data.examples import prompts as prepare_prompts
 from goodheart.data.formats import read_records
 from goodheart.data.records import Prompt
@@ -41,7 +41,7 @@ from goodheart.stages.actors import Actors, load_actors
 from goodheart.stages.rollouts import Rollouts, collect, draw_prompts
 from goodheart.stages.writer import SamplingSettings, Writer
 from goodheart.train.config import TrainingSettings
-from goodheart.train.optimizer import AdamW, build_optimizer, lr_at
+from goodheart.train.optimizer import AdamW, build_optimizer, lr_at, resolve_dtype
 from goodheart.train.parallel import World
 from goodheart.train.policy import row_length, save_policy
 from goodheart.train.run import Run
@@ -50,6 +50,8 @@ from goodheart.train.step import train_step
 
 # How far the probability ratio of the first update may be from 1: rounding of the compute dtype, no more.
 _RATIO_TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 2e-2}
+# Mean difference of log-probabilities between sampler and trainer over which a run is not to be trusted.
+_SAMPLER_ALARM = 0.01
 
 
 class PPOConfig(TrainingSettings):
@@ -66,6 +68,7 @@ class PPOConfig(TrainingSettings):
     sampling: SamplingSettings = SamplingSettings()
     slots: int = Field(64, ge=1)  # answers generated side by side
 
+    checkpoint_every: int = Field(10, ge=1)  # PPO steps
     learning_rate: float = Field(1e-5, gt=0)
     schedule: Literal["linear", "cosine", "constant"] = "constant"
     value_learning_rate: float | None = Field(None, gt=0)  # None = learning_rate
@@ -113,14 +116,18 @@ class PPOConfig(TrainingSettings):
 def train(config: PPOConfig) -> Run:
     """Runs the stage; returns its finished run folder."""
     sources = [config.prompts] if isinstance(config.prompts, str) else config.prompts
-    parents = {"model": config.model, "reward": config.reward}
+    roles = {"model": config.model, "reward": config.reward, "reference": config.reference, "value": config.value_model}
+    parents = {role: name for role, name in roles.items() if name not in {None, "auto", "reward", "policy"}}
     with open_session("ppo", config, parents=parents, data=sources) as session:
         if session.finished:
             return session.run
 
         # 0. models, judge and prompts
         world = session.world
-        judge = load_judge(config.reward, device=session.device, max_tokens=config.max_tokens)
+        if config.batch_size < world.size:
+            raise ConfigError(f"batch_size {config.batch_size} is less than the {world.size} processes")
+        dtype = resolve_dtype(config.dtype, session.device)
+        judge = load_judge(config.reward, dtype=dtype, device=session.device, max_tokens=config.max_tokens)
         actors = load_actors(config, session, judge)
         policy, template = actors.policy, actors.template
         prepared = _prompts(config, sources, judge, actors)
@@ -162,6 +169,7 @@ def train(config: PPOConfig) -> Run:
             metrics |= {"kl_coef": kl.coef, "episodes": float((step + 1) * config.batch_size)}
             kl.update(metrics["objective/kl"], config.batch_size)
             session.log(step, metrics, shown=("objective/scores", "objective/kl", "objective/entropy"), timing=timing)
+            _warn_of_sampler(session, metrics["sampler/logprob_diff_mean"], step)
             if step % config.sample_every == 0 or step + 1 == total:
                 for row in batch.shown(template, 4):
                     session.run.sample(step + 1, row)
@@ -172,6 +180,14 @@ def train(config: PPOConfig) -> Run:
             save_policy(policy, template, folder, session)
         return session.finish(
             session.last_metrics("objective/") | {"prompts": len(asked), "skipped": prepared.skipped.total}
+        )
+
+
+def _warn_of_sampler(session: Session, difference: float, step: int) -> None:
+    if difference > _SAMPLER_ALARM:
+        session.run.note(
+            f"step {step + 1}: sampler and trainer differ by {difference:.3f} nats per token (under 0.005 is normal, over "
+            f"{_SAMPLER_ALARM:g} is broken); in bfloat16 try dtype float32"
         )
 
 
@@ -188,7 +204,7 @@ def _prompts(
             f"set max_length to {judge.max_length} or less"
         )
     loaded = read_records(sources, "prompt")
-    prepared = prepare_prompts(loaded.records, actors.template, room - wanted, loaded.bad)
+    prepared = prepare_prompts(loaded.records, actors.template, room - wanted, skipped=Skipped.of(loaded))
     require(prepared.items, prepared.skipped, "prompt", sources)
     return prepared
 

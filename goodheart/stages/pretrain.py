@@ -1,4 +1,4 @@
-"""Domain pre-training: causal language modelling on plain text, packed (MISSION T0).
+"""Domain pre-training: causal language modelling on plain text, packed.
 
 `model` continues an existing model; `new_model` starts one from scratch on the tokenizer of `model`
 (a folder written by `goodheart tokenizer`).

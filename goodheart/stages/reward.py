@@ -1,4 +1,4 @@
-"""Reward model: learn a score from what people preferred (MISSION T2).
+"""Reward model: learn a score from what people preferred.
 
 Pairs and K-way rankings: every untied pair of a prompt's answers, weighted so that each prompt counts once and kept in
 one batch element (Ouyang et al., arXiv:2203.02155, eq. 1), or Plackett-Luce; ratings: regression; thumbs: logistic.

@@ -119,6 +119,8 @@ def collect(
     generated = time.perf_counter()
     answers = [writer.answer(p, g, config.sampling.stop) for p, g in zip(prompts, generations, strict=True)]
     raw, scores = _scores(prompts, answers, generations, judge, actors.template, config)
+    if world.sum(float(sum(score is not None for score in raw))) == 0:
+        raise DataError(f"reward {config.reward}: no opinion (None) on all of {len(asked)} answers")
     scored = time.perf_counter()
     rollouts = _lay_out(len(asked), world, prompts, answers, generations, raw, scores, actors)
     _record(rollouts, actors, config)
@@ -144,8 +146,6 @@ def _scores(
         raw: list[float | None] = [float(x) for x in judge.score_tokens(rows).mean(dim=1)]
     else:
         raw = judge.score(prompts, answers)
-    if raw and all(score is None for score in raw):
-        raise DataError(f"reward {config.reward}: no opinion (None) on all of {len(raw)} answers")
     scale = judge.normalized if isinstance(judge, RewardJudge) and config.normalize_reward else float
     penalty = config.missing_eos_penalty or 0.0
     scores = [

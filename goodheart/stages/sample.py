@@ -1,4 +1,4 @@
-"""Draw K answers per prompt from one or several models, for people to compare (MISSION C1).
+"""Draw K answers per prompt from one or several models, for people to compare.
 
 Answers are kept as they come (`OUT.partial/`), so an interrupted run continues where it stood.
 """

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
@@ -174,6 +174,9 @@ def _sampled(data: Mapping[str, Any]) -> _Asked:
     """
     said = as_list(data["completions"]) or []
     answers = [Answer("") if item == "" else answer(item, f"answer {i}") for i, item in enumerate(said, 1)]
+    ends = as_list(data.get("finish")) or []
+    if len(ends) == len(answers):  # one that was cut off is read without an end token, as when it was sampled
+        answers = [replace(one, meta={**one.meta, "finish": end}) for one, end in zip(answers, ends, strict=True)]
     given = as_list(data.get("scores"))
     ranks = None
     if given and len(given) == len(answers) > 1 and None not in given:

@@ -59,7 +59,7 @@ class Writer:
         text = self.template.decode(generation.ids)
         for word in stop:
             text = text.partition(word)[0] if word in text else text
-        return Answer(text.strip() if self.is_chat(prompt) else text)
+        return Answer(text.strip() if self.is_chat(prompt) else text, meta={"finish": generation.finish})
 
     def stream(self, prompt: Prompt, sampling: SamplingSettings, *, seed: int) -> Iterator[str]:
         """Pieces of text as they come; a character split over several tokens arrives whole, a stop string never."""

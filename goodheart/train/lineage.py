@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import datetime
+import glob
 import json
 import os
 import platform
+import re
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -30,6 +32,8 @@ _PACKAGES = (
     "pydantic",
 )
 
+_FUNCTION = re.compile(r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")
+
 
 def inputs(parents: dict[str, str], data: list[str]) -> dict[str, Any]:
     """What a run is computed from, by content: parents' models and data files.
@@ -39,8 +43,8 @@ def inputs(parents: dict[str, str], data: list[str]) -> dict[str, Any]:
         data: files, folders, or names on the Hub.
     """
     return {
-        "parents": {role: {"path": path, **_model_hash(Path(path))} for role, path in parents.items()},
-        "data": [{"path": path, **_data_hash(Path(path))} for path in data],
+        "parents": {role: {"path": path, "sha256": content(path)} for role, path in parents.items()},
+        "data": [{"path": path, "sha256": content(path), "bytes": _size(path)} for path in data],
     }
 
 
@@ -101,18 +105,33 @@ def plain_value(value: Any) -> Any:
     return value.item() if hasattr(value, "item") else str(value)  # numbers of numpy and torch; paths and the like
 
 
-def _model_hash(path: Path) -> dict[str, Any]:
-    folder = path / "model" if (path / "model").is_dir() else path
-    return {"sha256": sha256_of_folder(folder) if folder.is_dir() else None}
+def is_function(spec: str) -> bool:
+    """Whether `spec` names a Python function (`package.module:function`) rather than a folder or Hub id."""
+    return bool(_FUNCTION.match(spec)) and not Path(spec).exists()
 
 
-def _data_hash(path: Path) -> dict[str, Any]:
+def content(text: str) -> str | None:
+    """Hash of what a setting names: a run or model folder, a data file, folder or pattern, or a function's source file.
+
+    None for what lies elsewhere, such as a name on the Hub.
+    """
+    path = Path(text).expanduser()
     if path.is_dir():
-        files = [p for p in path.rglob("*") if p.is_file()]
-        return {"sha256": sha256_of_folder(path), "bytes": sum(p.stat().st_size for p in files)}
+        return sha256_of_folder(path / "model" if (path / "model").is_dir() else path)
     if path.is_file():
-        return {"sha256": sha256_of(path), "bytes": path.stat().st_size}
-    return {"sha256": None, "bytes": None}
+        return sha256_of(path)
+    if is_function(text):
+        file = Path(*text.partition(":")[0].split(".")).with_suffix(".py")
+        return sha256_of(file) if file.is_file() else None
+    files = sorted(p for p in map(Path, glob.glob(str(path), recursive=True)) if p.is_file())
+    return " ".join(f"{file.name}:{sha256_of(file)}" for file in files) or None
+
+
+def _size(text: str) -> int | None:
+    path = Path(text).expanduser()
+    if path.is_file():
+        return path.stat().st_size
+    return sum(p.stat().st_size for p in path.rglob("*") if p.is_file()) if path.is_dir() else None
 
 
 def _version(package: str) -> str | None:

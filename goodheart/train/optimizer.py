@@ -257,7 +257,7 @@ def clip_grad_norm(
         where = "" if step is None else f"step {step}: "
         raise HealthError(
             f"{where}the gradient norm is {norm}, so the update was not made. Lower learning_rate or max_grad_norm, or "
-            "use dtype float32, and start again from the last checkpoint."
+            "use dtype float32, and start again under another --out."
         )
     if max_norm is not None and norm > max_norm:
         # torch's own clipping adds the same 1e-6, so that results can be compared with it.

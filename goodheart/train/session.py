@@ -33,6 +33,10 @@ from goodheart.train.metrics import read_metrics, tensorboard_tracker
 from goodheart.train.parallel import World
 from goodheart.train.run import Run
 
+# Slow steps are saved more often than every so many: this much work may be lost at most, and at the end of the loop,
+# where the results are still to be measured and written, a fifth of it.
+_SECONDS_BETWEEN_SAVES = 300.0
+
 
 class Position:
     """Where the loop stands; kept in every checkpoint."""
@@ -56,7 +60,7 @@ class Session:
         self.state = TrainState()
         self.position = Position()
         self.state.add("position", self.position)
-        self.started = time.monotonic()
+        self.started = self._saved = time.monotonic()
 
     def report_skipped(self, skipped: Skipped) -> None:
         """Says how many rows were set aside and why; the first of each reason go to skipped.jsonl."""
@@ -95,12 +99,18 @@ class Session:
                 self.position.step += 1
                 self.bar.advance(1)
                 asked = self.world.max(float(self.stop.requested)) > 0
-                if asked or self.position.step % checkpoint_every == 0:
+                overdue = self.world.max(time.monotonic() - self._saved) > _SECONDS_BETWEEN_SAVES
+                if asked or overdue or self.position.step % checkpoint_every == 0:
                     self.save()
                 if asked:
                     raise Interrupted(
                         f"stopped after step {self.position.step} of {total}; the same command continues from there"
                     )
+        self._save_the_end()
+
+    def _save_the_end(self) -> None:
+        if self.world.max(time.monotonic() - self._saved) > _SECONDS_BETWEEN_SAVES / 5:
+            self.save()
 
     def end(self, reason: str) -> None:
         """Makes `steps` stop after the current one."""
@@ -125,6 +135,7 @@ class Session:
 
     def save(self) -> None:
         self.run.checkpoints.save(self.position.step, self.state)
+        self._saved = time.monotonic()
 
     @contextmanager
     def model_folder(self) -> Iterator[Path]:

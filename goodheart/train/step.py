@@ -135,5 +135,5 @@ def _complaint(world: World, index: int, of: int, loss: float, piece: Any, step:
         named = f" (rows {', '.join(map(str, rows[:16]))}{', ...' if len(rows) > 16 else ''})"
     return (
         f"{where}{named}: the loss is {loss}, so the update was not made. Look at these rows; if they are sound, lower "
-        "learning_rate or use dtype float32, and start again from the last checkpoint."
+        "learning_rate or use dtype float32, and start again under another --out."
     )

@@ -10,7 +10,8 @@ import pytest
 from goodheart.data.records import Answer, Message, Prompt
 from goodheart.errors import ConfigError, DataError
 from goodheart.judges.function import FunctionJudge, import_function
-from goodheart.judges.load import is_function, load_judge
+from goodheart.judges.load import load_judge
+from goodheart.train.lineage import is_function
 
 RAW = Prompt(text="Say", meta={"limit": 3})
 CHAT = Prompt(messages=(Message("user", "Hi"),))

@@ -1,4 +1,4 @@
-"""Checkpoints are whole or absent, restore everything, and damaged ones are passed over (CORRECTNESS 37)."""
+"""Checkpoints are whole or absent, restore everything, and damaged ones are passed over."""
 
 from __future__ import annotations
 

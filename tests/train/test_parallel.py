@@ -1,4 +1,4 @@
-"""Two processes compute what one does (CORRECTNESS 23, 27, 30), whole or sharded."""
+"""Two processes compute what one does, whole or sharded."""
 
 from __future__ import annotations
 

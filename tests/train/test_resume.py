@@ -1,4 +1,4 @@
-"""A run that is killed at any instant and started again equals one that never was (CORRECTNESS 37)."""
+"""A run that is killed at any instant and started again equals one that never was."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One training step: any split gives the same update, and a NaN changes nothing (CORRECTNESS 27-30, 38)."""
+"""One training step: any split gives the same update, and a NaN changes nothing."""
 
 from __future__ import annotations
 
