@@ -189,7 +189,8 @@ def wilson_interval(successes: float, trials: float, z: float = _Z_95) -> tuple[
     share, shrink = successes / trials, 1 + z * z / trials
     centre = (share + z * z / (2 * trials)) / shrink
     half = z * math.sqrt(share * (1 - share) / trials + z * z / (4 * trials * trials)) / shrink
-    return max(centre - half, 0.0), min(centre + half, 1.0)
+    # rounding must not put the share itself outside
+    return max(min(centre - half, share), 0.0), min(max(centre + half, share), 1.0)
 
 
 def _numbers(values: Numbers) -> Sequence[float]:
