@@ -186,7 +186,7 @@ def train(config: PPOConfig) -> Run:
 def _warn_of_sampler(session: Session, difference: float, step: int) -> None:
     if difference > _SAMPLER_ALARM:
         session.run.note(
-            f"step {step + 1}: sampler and trainer differ by {difference:.3f} nats per token (under 0.005 is normal, over "
+            f"step {step + 1}: sampler and trainer differ by {difference:.3f} nats per token (0.005 is normal, over "
             f"{_SAMPLER_ALARM:g} is broken); in bfloat16 try dtype float32"
         )
 
