@@ -171,6 +171,17 @@ def test_gradient_of_a_bfloat16_head_is_summed_in_float32() -> None:
     torch.testing.assert_close(weight_VD.grad.float(), torch.tensor([[2048.0], [-2048.0]]))
 
 
+def test_gradient_of_bfloat16_hidden_states_is_summed_in_float32() -> None:
+    # Uniform over 4096 words, 512 blocks of 8: each adds -8/4096 = -2^-9 to the gradient, -1 in all. Summed in bfloat16
+    # it would stop at -1/2, where half a step is 2^-9.
+    hidden_ND = torch.zeros(1, 1, dtype=torch.bfloat16, requires_grad=True)
+    weight_VD = torch.ones(4096, 1, dtype=torch.bfloat16)
+    weight_VD[0] = 0
+    logps_N, _ = token_logprobs(hidden_ND, weight_VD, torch.tensor([0]), max_elements=8)
+    logps_N.sum().backward()
+    torch.testing.assert_close(hidden_ND.grad.float(), torch.tensor([[-1.0]]), atol=0.005, rtol=0)
+
+
 def test_bfloat16_normalises_in_float32() -> None:
     hidden_ND, weight_VD, _, targets_N = problem(torch.bfloat16)
     logps_N, entropy_N = token_logprobs(hidden_ND, weight_VD, targets_N, with_entropy=True)
