@@ -254,7 +254,13 @@ def test_ranked_pairs_by_hand() -> None:
     valid_PK = torch.tensor([[True, True, True], [True, True, False]])
     loss, metrics = ranked_pairs_loss(scores_PK, ranks_PK, valid_PK, num_prompts=2)
     torch.testing.assert_close(loss, torch.tensor((1.584484 + 0.126928) / 2))
-    assert metrics.means() == {"rewards/accuracies": 0.25, "rewards/margins": -0.5}
+    # better answers score 0, 0, 1 and 3, worse ones 1, 2, 2 and 1
+    assert metrics.means() == {
+        "rewards/accuracies": 0.25,
+        "rewards/margins": -0.5,
+        "rewards/chosen": 1.0,
+        "rewards/rejected": 1.5,
+    }
 
 
 def test_ranked_pairs_with_ties_by_hand() -> None:
