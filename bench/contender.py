@@ -40,6 +40,7 @@ class Watch:
         pairs = list(zip(self.ends, self.ends[1:], strict=False))
         return {
             "first_step_seconds": self.first_step,
+            "first_step_cpu_seconds": self.ends[0][1],
             "step_seconds": [after[0] - before[0] for before, after in pairs],
             "step_cpu_seconds": [after[1] - before[1] for before, after in pairs],
             "peak_mib": self.peak_mib,

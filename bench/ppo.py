@@ -18,7 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -55,8 +55,9 @@ def main() -> int:
         loads: list[float] = []
         results = _race(a, size, contenders, pythons, loads)
         print(f"\n## {size}, {a.rounds} rounds of {a.steps} steps, load {min(loads):.1f}-{max(loads):.1f}\n")
-        print("\n".join(_table(results)))
-        print("\n".join(["", *_split_table(results), ""]))
+        for dtype in dtypes:
+            print("\n".join([*_table(results, dtype), ""]))
+        print("\n".join([*_split_table(results), ""]))
         for fine, text in _same_work(results, a):
             same &= fine
             print(f"{'same' if fine else 'NOT THE SAME'}: {text}")
@@ -125,27 +126,34 @@ def _step(run: dict[str, Any]) -> float:
     return statistics.median(run["step_seconds"])
 
 
-def _cpu(run: dict[str, Any]) -> float:
-    return statistics.median(run["step_cpu_seconds"])
-
-
-def _table(results: Results) -> Iterator[str]:
-    """Time, memory and start-up: medians over the rounds, and how many times less than TRL in the same dtype."""
-    columns = ("", "s per step", "less than TRL", "CPU s per step", "less", "start to first step, s", "less")
-    yield f"| {' | '.join([*columns, 'peak MiB', 'of TRL'])} |"
-    yield "|---" * 9 + "|"
-    baseline = next(iter(results))
-    for contender, runs in results.items():
-        peers = results[Contender("trl", contender.dtype)] if contender.name != "trl" else results[baseline]
-        cells = [str(contender)]
-        for quantity in (_step, _cpu, lambda run: run["first_step_seconds"]):
-            ours = [quantity(run) for run in runs]
-            ratio = "-" if contender == baseline else str(Ratio.of([quantity(run) for run in peers], ours))
-            cells += [f"{statistics.median(ours):.2f}", ratio]
-        peak = statistics.median(run["peak_mib"] for run in runs)
-        share = peak / statistics.median(run["peak_mib"] for run in peers)
-        cells += [f"{peak:.0f}", "-" if contender == baseline else f"{share:.2f}"]
+def _table(results: Results, dtype: str) -> Iterator[str]:
+    """Medians over the rounds, and how many times less goodheart needs (with the lowest and highest round)."""
+    peer, us = results[Contender("trl", dtype)], results[Contender("goodheart", dtype)]
+    wide = dtype != "float32" and Contender("trl", "float32") in results
+    others = results[Contender("trl", "float32")] if wide else []
+    heads = [dtype, "TRL", "goodheart", "times less", *["times less than TRL float32"] * wide]
+    yield f"| {' | '.join(heads)} |"
+    yield "|---" * len(heads) + "|"
+    for name, quantity in _QUANTITIES.items():
+        theirs, ours = ([quantity(run) for run in side] for side in (peer, us))
+        cells = [
+            name,
+            f"{statistics.median(theirs):.4g}",
+            f"{statistics.median(ours):.4g}",
+            str(Ratio.of(theirs, ours)),
+        ]
+        if wide:
+            cells.append(str(Ratio.of([quantity(run) for run in others], ours)))
         yield f"| {' | '.join(cells)} |"
+
+
+_QUANTITIES: dict[str, Callable[[dict[str, Any]], float]] = {
+    "step, s": _step,
+    "step, processor s": lambda run: statistics.median(run["step_cpu_seconds"]),
+    "process start to end of first step, s": lambda run: run["first_step_seconds"],
+    "the same, processor s": lambda run: run["first_step_cpu_seconds"],
+    "peak memory, MiB": lambda run: run["peak_mib"],
+}
 
 
 def _split_table(results: Results) -> Iterator[str]:

@@ -25,7 +25,7 @@ def main() -> None:
         log(run, *args, **kwargs)
         watch.step_done()
 
-    Run.log = log_and_note  # type: ignore[method-assign]
+    Run.log = log_and_note  # type: ignore[method-assign, assignment]
     folder = Path(settings["folder"])
     run = train(
         PPOConfig(

@@ -15,7 +15,7 @@ from typing import Any
 
 SPECIALS = ("<unk>", "<pad>", "<s>", "</s>")
 
-# hidden, layers, heads, mlp, vocabulary: 1.1, 5.3, 13 and 111 million parameters
+# Hidden width, layers, heads, MLP width, vocabulary: 1.07, 5.34, 13.2 and 110 million parameters.
 SIZES = {
     "1M": (128, 4, 4, 352, 1024),
     "5M": (256, 6, 8, 704, 1024),
@@ -67,7 +67,9 @@ def build(folder: Path, size: str, *, batch_size: int, prompt_tokens: int, new_t
     """
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM, LlamaForSequenceClassification
+    from transformers.utils.logging import disable_progress_bar
 
+    disable_progress_bar()
     width, layers, heads, mlp, vocabulary = SIZES[size]
     config = LlamaConfig(
         vocab_size=vocabulary,

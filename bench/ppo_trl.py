@@ -27,9 +27,9 @@ def main() -> None:
         AutoTokenizer,
         TrainerCallback,
     )
-    from trl.experimental.ppo import PPOConfig, PPOTrainer, ppo_trainer
+    from trl.experimental.ppo import PPOConfig, PPOTrainer, ppo_trainer  # type: ignore[import-not-found]
 
-    class EndOfStep(TrainerCallback):  # type: ignore[misc]
+    class EndOfStep(TrainerCallback):
         def on_step_end(self, *_: Any, **__: Any) -> None:
             split.end_step()
             watch.step_done()
