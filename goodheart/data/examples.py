@@ -227,9 +227,11 @@ def prompts(
 
 
 def _answer(prompt: Prompt, answer: Answer, template: Template) -> Example:
-    """`meta["finish"]` of a sampled answer says how it ended; one that was cut off must not look complete."""
+    """`meta["finish"]` of a sampled answer says how it ended; one that was cut off must not look complete (but of
+    nothing at all only the end can be read).
+    """
     said = answer.turns() if prompt.is_chat else answer.text
-    return template.answer(prompt, said, end=answer.meta.get("finish") != "length")
+    return template.answer(prompt, said, end=answer.meta.get("finish") != "length" or not answer.words)
 
 
 def _fitted(example: Example, max_length: int) -> Example:

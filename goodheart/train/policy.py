@@ -29,10 +29,16 @@ def load_policy(config: TrainingSettings, session: Session) -> tuple[CausalLM, T
 
 
 def ready(model: M, config: TrainingSettings, session: Session) -> M:
-    """Adds adapters and activation checkpointing, and spreads the model over the processes."""
+    """Adds adapters and activation checkpointing, and spreads the model over the processes.
+
+    Raises:
+        ConfigError: the model came with an adapter, which fsdp cannot cut into pieces.
+    """
     if config.lora is not None:
         targets = config.lora.targets
         add_lora(model, LoraSpec(rank=config.lora.rank, alpha=config.lora.alpha, targets=targets), seed=config.seed)
+    if has_adapter(model) and config.parallel == "fsdp":
+        raise ConfigError("the model has an adapter: with parallel fsdp it cannot be trained; use parallel ddp")
     setattr(model, "checkpoint_activations", config.activation_checkpointing)  # noqa: B010 (every model here has it)
     return session.world.prepare(model, mode=config.parallel)
 

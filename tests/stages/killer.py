@@ -1,7 +1,7 @@
 """Gives a goodheart command again and again, kills it at random instants with SIGKILL, until its output is there.
 
-One process imports torch and forks, so that dozens of kills take seconds. Prints the newest checkpoint's step after
-each kill as JSON.
+One process imports torch and forks, so that a dozen kills take seconds. Prints the newest checkpoint's step after each
+kill as JSON.
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ import torch
 from goodheart import cli
 from goodheart.loop.registry import stage
 
+_KILLS = 10
+
 
 def main() -> None:
     done, arguments = Path(sys.argv[1]), sys.argv[2:]
@@ -28,7 +30,6 @@ def main() -> None:
 
     chance = random.Random(int(os.environ["KILL_SEED"]))
     kills: list[int] = []
-    longest = 0.3  # seconds before a kill; grows while a slow machine gets nowhere
     while not done.exists():
         child = os.fork()
         if child == 0:
@@ -37,18 +38,36 @@ def main() -> None:
                 cli.main()
             except SystemExit as stop:
                 os._exit(int(stop.code or 0))
-        # After many kills it may finish in peace, so that the test ends.
-        if len(kills) < 40:
-            time.sleep(chance.uniform(0.0, longest))
-            os.kill(child, signal.SIGKILL)
-        _, status = os.waitpid(child, 0)
+        status = wait_and_kill(child, done, chance) if len(kills) < _KILLS else os.waitpid(child, 0)[1]
         if os.WIFEXITED(status) and os.WEXITSTATUS(status) != 0:
             raise SystemExit("the command failed, rather than being killed")
         if os.WIFSIGNALED(status):
-            kept = [int(p.name[5:]) for p in done.parent.glob("checkpoints/step-*")]
-            longest *= 1.3 if kills and max(kept, default=0) == kills[-1] else 1.0
-            kills.append(max(kept, default=0))
+            kills.append(max((int(p.name[5:]) for p in done.parent.glob("checkpoints/step-*")), default=0))
     print(json.dumps(kills))
+
+
+def wait_and_kill(child: int, done: Path, chance: random.Random) -> int:
+    """Kills the child a moment after it has logged a few lines (none: while it starts); returns how it ended.
+
+    Counted in lines, because a delay alone is too short on a slow machine and too long on a fast one.
+    """
+    wanted, logged, before = chance.choice([0, 1, 2, 3, 5, 8]), 0, lines(done)
+    while logged < wanted:
+        ended, status = os.waitpid(child, os.WNOHANG)
+        if ended:
+            return status
+        time.sleep(0.001)
+        now = lines(done)
+        logged, before = logged + max(0, now - before), now
+    time.sleep(chance.uniform(0.0, 0.03 if wanted else 0.5))
+    os.kill(child, signal.SIGKILL)
+    return os.waitpid(child, 0)[1]
+
+
+def lines(done: Path) -> int:
+    """How far the log has come: of a run, or of a file that is being sampled."""
+    logs = [done.parent / "metrics.jsonl", *done.parent.glob(f"{done.name}.partial/*.jsonl")]
+    return sum(log.read_bytes().count(b"\n") for log in logs if log.is_file())
 
 
 if __name__ == "__main__":

@@ -263,8 +263,9 @@ def test_answers_to_other_prompts_are_not_taken_over(
 def test_killed_at_random_instants_equals_never_killed(tiny_model: Path, tmp_path: Path) -> None:
     data = write_rows(tmp_path / "p.jsonl", [{"prompt": f"The cat {i}"} for i in range(90)])
     settings: dict[str, Any] = {"answers": 8, "slots": 16, "sampling": {"max_new_tokens": 40}}
+    (tmp_path / "own").mkdir()
     whole = sample(config(tiny_model, data, tmp_path / "whole.jsonl", **settings))
-    out = tmp_path / "killed.jsonl"
+    out = tmp_path / "own" / "killed.jsonl"
     command = ["sample", "--model", tiny_model, "--prompts", data, "--out", out, "--quiet", *options(**settings)]
     assert len(killed_until_done(out, command, seed=1)) >= 2
     assert out.read_bytes() == whole.read_bytes()
