@@ -65,13 +65,13 @@ def save_causal(
     tensors = merged_state(model, state)
     if model.config.tie:
         tensors.pop("lm_head.weight", None)
-    config = model.config.to_hf(dtype_name(model))
+    config = model.config.to_hf(dtype_name(tensors))
     write_folder(folder, config, tensors, generation_config=model.generation_config, shard_bytes=shard_bytes)
 
 
-def dtype_name(model: torch.nn.Module) -> str:
+def dtype_name(tensors: Mapping[str, Tensor]) -> str:
     """Name of the dtype of the weights as config.json writes it, such as "bfloat16"."""
-    return str(next(model.parameters()).dtype).removeprefix("torch.")
+    return str(next(iter(tensors.values())).dtype).removeprefix("torch.")
 
 
 def read_native(

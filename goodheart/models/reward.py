@@ -175,7 +175,7 @@ def _save_native(
     assert score is not None
     tensors = merged_state(backbone, None if state is None else _below(state, "backbone."))
     weight = score.weight if state is None else state["score.weight"]
-    config = backbone.config.to_hf(dtype_name(model))
+    config = backbone.config.to_hf(dtype_name(tensors))
     name = config["architectures"][0].replace("ForCausalLM", "ForSequenceClassification")
     config["architectures"] = [_CLASSIFIERS.get(name, name)]
     write_folder(folder, {**config, **_classifier_config(model, pad_token_id)}, {**tensors, "score.weight": weight})

@@ -20,6 +20,8 @@ from goodheart.train.optimizer import build_optimizer, lr_at
 from goodheart.train.session import Session
 from goodheart.train.step import train_step
 
+_MOST_NATS = 700.0  # exp of more is no float
+
 
 @dataclass
 class Rows:
@@ -124,7 +126,7 @@ def fit(
     if not held_out.groups:
         return {}
     after = mean_loss(session, model, held_out, config.max_tokens)
-    return {"eval/loss_before": before, "eval/loss": after, "eval/perplexity": math.exp(after)}
+    return {"eval/loss_before": before, "eval/loss": after, "eval/perplexity": math.exp(min(after, _MOST_NATS))}
 
 
 def _piece_loss(

@@ -156,7 +156,11 @@ class World:
     def whole(self, model: nn.Module) -> Iterator[dict[str, Tensor]]:
         """The model's state dict with whole tensors, for saving; on the main process alone (empty on the others)."""
         state: dict[str, Tensor] = {}
-        dtypes = self._dtypes.get(model, {})
+        dtypes = {
+            f"{path}.{name}".removeprefix("."): dtype
+            for path, module in model.named_modules()  # an ensemble's members were made ready one by one
+            for name, dtype in self._dtypes.get(module, {}).items()
+        }
         for name, tensor in model.state_dict().items():
             # Gathered one by one and let go at once where it is not needed.
             gathered = full(tensor.detach())

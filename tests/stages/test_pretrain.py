@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from pydantic import ValidationError
+from safetensors.torch import load_file
 
 from goodheart.data.formats import read_records, split_by_prompt
 from goodheart.data.template import Template, load_tokenizer
@@ -139,17 +140,23 @@ def test_a_real_model_gets_better_at_a_real_text(stories260k: Path, shared: Path
     assert load_causal(run.model_dir).vocab_size == 512
 
 
-def test_two_processes_start_from_the_same_weights(vocabulary: Path, texts: Path, tmp_path: Path) -> None:
-    settings: dict[str, Any] = {"max_steps": 3, "max_length": 64, "batch_size": 4, "held_out": 0.1}
+def test_two_processes_start_from_the_same_weights_and_save_what_was_trained(
+    vocabulary: Path, texts: Path, tmp_path: Path
+) -> None:
+    settings: dict[str, Any] = {"max_steps": 3, "max_length": 64, "batch_size": 4, "held_out": 0.1, "dtype": "bfloat16"}
     alone = train(config(vocabulary, texts, tmp_path / "alone", new_model=SIZES, **settings))
     two = tmp_path / "two"
     sets = options(new_model=SIZES, learning_rate=5e-3, parallel="fsdp", **settings)
     in_processes(2, "pretrain", "--model", vocabulary, "--data", texts, "--out", two, "--quiet", *sets)
     for a, b in zip(log(alone.path), log(two), strict=True):
-        assert a == pytest.approx(b, abs=1e-4)
-    whole = load_causal(two).state_dict()
-    for name, tensor in load_causal(alone.model_dir).state_dict().items():
-        torch.testing.assert_close(whole[name], tensor, atol=1e-3, rtol=0)
+        assert a == pytest.approx(b, rel=1e-2)  # bfloat16 rounds other sums
+    assert log(alone.path)[0]["loss"] == pytest.approx(log(two)[0]["loss"], abs=1e-4)
+    # the pieces of fsdp are float32 masters; what is saved is what was computed with
+    whole = load_file(two / "model" / "model.safetensors")
+    assert {tensor.dtype for tensor in whole.values()} == {torch.bfloat16}
+    assert json.loads((two / "model" / "config.json").read_text())["torch_dtype"] == "bfloat16"
+    for name, tensor in load_file(alone.model_dir / "model.safetensors").items():
+        torch.testing.assert_close(whole[name].float(), tensor.float(), atol=0.02, rtol=0.02)
 
 
 @pytest.mark.parametrize(

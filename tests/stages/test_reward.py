@@ -468,7 +468,7 @@ def test_killed_at_random_instants_equals_never_killed(tiny_model: Path, pairs: 
 
 
 def test_two_processes_equal_one(tiny_model: Path, pairs: Path, tmp_path: Path) -> None:
-    settings: dict[str, Any] = {"heads": 2, "epochs": 2, "batch_size": 9, "held_out": 0.25, "learning_rate": 3e-3}
+    settings: dict[str, Any] = {"members": 2, "epochs": 2, "batch_size": 9, "held_out": 0.25, "learning_rate": 3e-3}
     alone = train(config(tiny_model, pairs, tmp_path / "alone", **settings))
     two = tmp_path / "two"
     sets = options(parallel="fsdp", max_tokens=200, **settings)
