@@ -11,7 +11,7 @@ import pytest
 
 from goodheart.data.records import Message, Prompt
 from goodheart.data.template import Template, load_tokenizer
-from goodheart.errors import ConfigError
+from goodheart.errors import ConfigError, TemplateError
 from goodheart.models.load import load_causal
 from goodheart.stages import chat as stage
 from goodheart.stages.chat import chat
@@ -77,10 +77,25 @@ def test_a_long_talk_forgets_its_beginning_and_a_long_line_is_refused(
     assert all(len(template.prompt_ids(prompt)) <= 128 - 6 for prompt in asked)
     assert len(asked[7].messages) > 1
     assert asked[7].messages[0].content != "The cat likes milk 0"
-    assert asked[7].messages[0].role == "user"
+    assert all(prompt.messages[0].role == "user" for prompt in asked)
     error = capsys.readouterr().err
     assert "the model takes 122 beside max_new_tokens; starting anew" in error
     assert asked[8].messages == (Message("user", "Who?"),)
+
+
+def test_whatever_is_forgotten_the_talk_begins_with_a_question(tiny_model: Path) -> None:
+    template = Template(load_tokenizer(tiny_model))
+    turns = tuple(Message(role, "The cat likes milk.") for _ in range(3) for role in ("user", "assistant"))
+    sizes = set()
+    for room in range(20, 128):
+        try:
+            prompt = stage._fitting("Who?", turns, template, room, raw=False)
+        except TemplateError:
+            continue
+        assert len(template.prompt_ids(prompt)) <= room
+        assert prompt.messages[0].role == "user"
+        sizes.add(len(prompt.messages))
+    assert sizes == {1, 3, 5, 7}
 
 
 def test_an_answer_that_would_open_another_turn_is_forgotten(

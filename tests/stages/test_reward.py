@@ -416,12 +416,28 @@ def test_rows_without_a_label_are_listed_and_nothing_else_is_an_error(tiny_model
 
 
 def test_eval_data_is_measured_and_an_overlap_is_said(tiny_model: Path, pairs: Path, tmp_path: Path) -> None:
-    other = write_rows(
-        tmp_path / "e.jsonl", [*pair_rows(3), *({**row, "prompt": f"New {n}"} for n, row in enumerate(pair_rows(4)))]
-    )
+    new = [{**row, "prompt": f"New {n}"} for n, row in enumerate(pair_rows(4))]
+    other = write_rows(tmp_path / "e.jsonl", [*pair_rows(3), *new, "{torn"])
     run = train(config(tiny_model, pairs, tmp_path / "r", eval_data=str(other), max_steps=1))
     assert (results(run.path)["trained_on"], results(run.path)["held_out"]) == (40, 7)
     assert "3 prompts of eval_data are in the training data too" in (run.path / "log.txt").read_text()
+    assert f"{other}:8" in (run.path / "skipped.jsonl").read_text()
+
+
+def test_plain_prompts_may_be_what_a_user_says(tiny_model: Path, tmp_path: Path) -> None:
+    plain = pair_rows(8)
+    chat = [
+        {
+            "prompt": [{"role": "user", "content": row["prompt"]}],
+            **{name: [{"role": "assistant", "content": row[name]}] for name in ("chosen", "rejected")},
+        }
+        for row in plain
+    ]
+    once: dict[str, Any] = {"held_out": 0, "max_steps": 1}
+    a = train(config(tiny_model, write_rows(tmp_path / "p.jsonl", plain), tmp_path / "a", plain_prompts="user", **once))
+    b = train(config(tiny_model, write_rows(tmp_path / "c.jsonl", chat), tmp_path / "b", **once))
+    assert log(a.path) == log(b.path)
+    assert json.loads((a.model_dir / "goodheart.json").read_text())["plain_prompts"] == "user"
 
 
 def test_too_few_prompts_to_hold_some_out(tiny_model: Path, tmp_path: Path) -> None:

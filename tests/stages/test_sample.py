@@ -83,6 +83,12 @@ def test_the_seed_and_nothing_else_decides(tiny_model: Path, prompts: Path, tmp_
     assert all(a != b for one, two in zip(first, other, strict=True) for a, b in zip(one, two, strict=True))
 
 
+def test_a_prompt_that_comes_twice_gets_other_answers(tiny_model: Path, tmp_path: Path) -> None:
+    data = write_rows(tmp_path / "p.jsonl", [{"prompt": "The cat"}] * 2)
+    first, second = rows(sample(config(tiny_model, data, tmp_path / "a.jsonl", answers=3)))
+    assert not set(first["completions"]) & set(second["completions"])
+
+
 def test_greedy_answers_are_all_the_same(tiny_model: Path, prompts: Path, tmp_path: Path) -> None:
     greedy = {"max_new_tokens": 8, "temperature": 0}
     for row in rows(sample(config(tiny_model, prompts, tmp_path / "a.jsonl", sampling=greedy))):
