@@ -35,15 +35,20 @@ class Actors:
     """Networks of one PPO run.
 
     reference: gives the reference model inside a `with`.
-    values: (ids_BT, lengths_B, hidden_BTD of the policy) -> token-aligned values_BT.
+    values: (ids_BT, lengths_B, hidden_BTD of the policy; None unless they share a trunk) -> token-aligned values_BT.
     """
 
     policy: CausalLM
     value: nn.Module
     reference: Callable[[], AbstractContextManager[CausalLM]]
-    values: Callable[[Tensor, Tensor, Tensor], Tensor]
+    values: Callable[[Tensor, Tensor, Tensor | None], Tensor]
     template: Template
     dtype: torch.dtype
+
+    @property
+    def separate(self) -> bool:
+        """Whether the value model has a trunk of its own."""
+        return isinstance(self.value, ValueModel)
 
     def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
         for role, module in (("policy", self.policy), ("value", self.value)):

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from functools import partial
 from typing import Literal
@@ -264,7 +264,7 @@ def _update(
                 world,
                 optimizer,
                 [[mine[i] for i in piece] for piece in pieces],
-                partial(_rows_loss, actors, batch, config, num_tokens, step >= config.value_warmup),
+                partial(ppo_losses, actors, batch, config, num_tokens, step >= config.value_warmup),
                 max_grad_norm=config.max_grad_norm,
                 lr=rate,
                 step=step + 1,
@@ -277,44 +277,59 @@ def _update(
     return _mean(collected) | {"policy/updates": float(len(collected)), "policy/stopped_early": 0.0}
 
 
-def _rows_loss(
+def ppo_losses(
     actors: Actors, batch: Rollouts, config: PPOConfig, num_tokens: int, policy_on: bool, places: list[int]
-) -> tuple[torch.Tensor, MetricSums]:
-    return ppo_loss(actors, batch.select(places), config, num_tokens, policy_on=policy_on)
-
-
-def ppo_loss(
-    actors: Actors, batch: Rollouts, config: PPOConfig, num_tokens: int, *, policy_on: bool = True
-) -> tuple[torch.Tensor, MetricSums]:
-    """Clipped surrogate plus value loss minus entropy bonus of some rows, over the token count of the mini-batch."""
+) -> Iterator[tuple[torch.Tensor, MetricSums]]:
+    """Policy loss, then value loss of some rows (both at once on a shared trunk), over the mini-batch's token count."""
+    rows = batch.select(places)
     with nullcontext() if policy_on else torch.no_grad():
-        out = completion_logprobs(
-            actors.policy,
-            batch.ids_BT,
-            batch.mask_BT,
-            lengths_B=batch.lengths_B,
-            temperature=config.sampling.temperature,
-            with_entropy=config.entropy_coef > 0,
-        )
-        loss, sums = ppo_policy_loss(
-            out.logps_BT,
-            batch.old_logps_BT,
-            batch.advantages_BT,
-            batch.mask_BT,
-            cliprange=config.cliprange,
-            num_tokens=num_tokens,
-        )
-        if out.entropy_BT is not None:
-            loss = loss - config.entropy_coef * out.entropy_BT.sum() / num_tokens
-    critic, critic_sums = value_loss(
-        actors.values(batch.ids_BT, batch.lengths_B, out.hidden_BTD),
-        batch.values_BT,
-        batch.returns_BT,
-        batch.mask_BT,
+        loss, sums, hidden_BTD = _policy_part(actors, rows, config, num_tokens)
+    if policy_on and actors.separate:
+        yield loss, sums
+        del loss, hidden_BTD
+        yield _value_part(actors, rows, None, config, num_tokens)
+    else:
+        critic, critic_sums = _value_part(actors, rows, hidden_BTD, config, num_tokens)
+        yield loss + critic, sums | critic_sums
+
+
+def _policy_part(
+    actors: Actors, rows: Rollouts, config: PPOConfig, num_tokens: int
+) -> tuple[torch.Tensor, MetricSums, torch.Tensor]:
+    """Clipped surrogate minus entropy bonus; and the policy's hidden states."""
+    out = completion_logprobs(
+        actors.policy,
+        rows.ids_BT,
+        rows.mask_BT,
+        lengths_B=rows.lengths_B,
+        temperature=config.sampling.temperature,
+        with_entropy=config.entropy_coef > 0,
+    )
+    loss, sums = ppo_policy_loss(
+        out.logps_BT,
+        rows.old_logps_BT,
+        rows.advantages_BT,
+        rows.mask_BT,
+        cliprange=config.cliprange,
+        num_tokens=num_tokens,
+    )
+    if out.entropy_BT is not None:
+        loss = loss - config.entropy_coef * out.entropy_BT.sum() / num_tokens
+    return loss, sums, out.hidden_BTD
+
+
+def _value_part(
+    actors: Actors, rows: Rollouts, hidden_BTD: torch.Tensor | None, config: PPOConfig, num_tokens: int
+) -> tuple[torch.Tensor, MetricSums]:
+    loss, sums = value_loss(
+        actors.values(rows.ids_BT, rows.lengths_B, hidden_BTD),
+        rows.values_BT,
+        rows.returns_BT,
+        rows.mask_BT,
         cliprange_value=config.cliprange_value,
         num_tokens=num_tokens,
     )
-    return loss + config.vf_coef * critic, sums | critic_sums
+    return config.vf_coef * loss, sums
 
 
 def _mini_batches(rows: int, config: PPOConfig, step: int, epoch: int) -> list[list[int]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, TypeVar
 
 import torch
@@ -15,7 +15,10 @@ from goodheart.train.optimizer import AdamW, clip_grad_norm
 from goodheart.train.parallel import World
 
 MicroBatch = TypeVar("MicroBatch")
-LossFn = Callable[[MicroBatch], tuple[Tensor, MetricSums]]
+Part = tuple[Tensor, MetricSums]
+# A loss, or its parts one after the other: each is differentiated before the next is asked for, so that the graphs of
+# two separate networks never stand in memory together.
+LossFn = Callable[[MicroBatch], Part | Iterable[Part]]
 
 
 def train_step(
@@ -75,17 +78,27 @@ def _backward(
     losses: list[Tensor] = []
     sums: list[MetricSums] = []
     for piece, counts in world.same_passes(pieces):
-        loss, metrics = loss_fn(piece)
+        parts: list[Tensor] = []
+        for loss, metrics in _parts(loss_fn(piece)):
+            if counts:
+                # Kept values must not keep the graph, and with it every activation, alive.
+                parts.append(loss.detach())
+                sums.append(metrics)
+            else:
+                loss = loss * 0.0
+            loss.backward()
+            # The name would keep the graph until the next part or micro-batch has built its own.
+            del loss
         if counts:
-            # Kept values must not keep the graph, and with it every activation, alive.
-            losses.append(loss.detach())
-            sums.append(metrics)
-        else:
-            loss = loss * 0.0
-        loss.backward()
-        # The name would keep the graph until the next micro-batch has built its own.
-        del loss
+            losses.append(torch.stack(parts).sum())
     return losses, sums
+
+
+def _parts(made: Part | Iterable[Part]) -> Iterator[Part]:
+    if isinstance(made, tuple):
+        yield made
+    else:
+        yield from made
 
 
 def _combine(
