@@ -18,14 +18,7 @@ from torch import Tensor
 from goodheart.generate.cache import KVCache
 from goodheart.generate.decode import Decoder
 from goodheart.generate.hf_cache import HFCache, caches_plainly
-from goodheart.generate.layers import plain_model
-from goodheart.generate.native import NativeDecoder
 from goodheart.models.causal import CausalLM
-
-# Prompts go through the C code when each is short enough for its simple attention (tokens), and all together are too
-# small for PyTorch's faster matmuls to make up for its modules (tokens x width).
-_SHORT_PROMPT = 512
-_SMALL_PREFILL = 2**18
 
 
 class Runner(Protocol):
@@ -47,24 +40,15 @@ class NativeRunner:
     def __init__(self, model: CausalLM, cache: KVCache) -> None:
         cache.clear()
         self.model, self.cache = model, cache
-        self.decoder = decoder(model, cache)
+        special = torch.is_autocast_enabled(cache.device.type)
+        self.decoder = None if special else Decoder.of(model, cache)
 
     @torch.no_grad()
     def admit(self, prompts: Sequence[Sequence[int]]) -> Tensor:
         distinct, sources = share(prompts)
-        longest, first = max(len(p) for p in distinct), len(self.cache.lengths)
+        ids_UT, lengths_U = pad(distinct, self.cache.device)
         self.cache.start([len(p) for p in prompts], sources)
-        small = sum(len(p) for p in distinct) * self.model.width <= _SMALL_PREFILL
-        if isinstance(self.decoder, NativeDecoder) and small and longest <= _SHORT_PROMPT:
-            owners = [first + sources.index(u) for u in range(len(distinct))]
-            hidden_UD = self.decoder.prefill(distinct, owners)
-            copies = [i for i, u in enumerate(sources) if first + i != owners[u]]
-            if copies:
-                self.cache.copy_rows([first + i for i in copies], [owners[sources[i]] for i in copies], longest)
-        else:
-            ids_UT, lengths_U = pad(distinct, self.cache.device)
-            hidden_UD = last_hidden(self.model(ids_UT, cache=self.cache), lengths_U)
-        return hidden_UD if len(distinct) == len(prompts) else hidden_UD[sources]
+        return last_hidden(self.model(ids_UT, cache=self.cache), lengths_U, sources)
 
     def step(self, tokens_N: Tensor) -> Tensor:
         positions_N = self.cache.step()
@@ -90,7 +74,7 @@ class HFRunner:
         self.cache.start([len(p) for p in prompts], sources)
         hidden_UTD = self.model(ids_UT, cache=self.cache)
         self.cache.merge()
-        return last_hidden(hidden_UTD, lengths_U)[sources]
+        return last_hidden(hidden_UTD, lengths_U, sources)
 
     @torch.no_grad()
     def step(self, tokens_N: Tensor) -> Tensor:
@@ -124,15 +108,7 @@ class RecomputingRunner:
 
     def _last(self, rows: Sequence[Sequence[int]]) -> Tensor:
         ids_NT, lengths_N = pad(rows, self.device)
-        return last_hidden(self.model(ids_NT, lengths_B=lengths_N), lengths_N)
-
-
-def decoder(model: CausalLM, cache: KVCache) -> NativeDecoder | Decoder | None:
-    """The fastest way to run single tokens; None when it is the model's own forward pass."""
-    if torch.is_autocast_enabled(cache.device.type):
-        return None
-    plain = plain_model(model, cache.max_length, cache.dtype)
-    return None if plain is None else NativeDecoder.of(plain, cache) or Decoder(plain, cache)
+        return last_hidden(self.model(ids_NT, lengths_B=lengths_N), lengths_N, range(len(rows)))
 
 
 def hf_runner(model: CausalLM, device: torch.device) -> type[HFRunner] | type[RecomputingRunner]:
@@ -174,6 +150,8 @@ def pad(rows: Sequence[Sequence[int]], device: torch.device) -> tuple[Tensor, Te
     return ids_NT.to(device), torch.tensor([len(r) for r in rows], device=device)
 
 
-def last_hidden(hidden_UTD: Tensor, lengths_U: Tensor) -> Tensor:
-    """Of each row's last real token. -> hidden_UD"""
-    return hidden_UTD[torch.arange(len(lengths_U), device=lengths_U.device), lengths_U - 1]
+def last_hidden(hidden_UTD: Tensor, lengths_U: Tensor, sources: Sequence[int]) -> Tensor:
+    """Of each row's last real token. -> hidden_PD"""
+    rows = torch.arange(len(lengths_U), device=lengths_U.device)
+    hidden_UD = hidden_UTD[rows, lengths_U - 1]
+    return hidden_UD if len(sources) == len(rows) else hidden_UD[torch.tensor(sources, device=rows.device)]
