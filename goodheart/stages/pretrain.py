@@ -59,7 +59,7 @@ def train(config: PretrainConfig) -> Run:
         loaded = read_records(sources, "text")
         kept, aside = split_by_prompt(loaded.records, config.held_out, config.seed)
         skipped = Skipped.of(loaded)
-        prepared = documents(kept, template, max_length, skipped)
+        prepared = documents(session.watched(kept, "making tokens"), template, max_length, skipped)
         unseen = documents(aside, template, max_length, skipped).items
         session.report_skipped(skipped)
         require(prepared.items, skipped, "text", sources)

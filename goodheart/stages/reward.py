@@ -82,7 +82,7 @@ def train(config: RewardConfig) -> Run:
         else:
             skipped = Skipped.of(loaded)
             kept, aside = split_by_prompt(loaded.records, config.held_out, config.seed)
-        prepared = comparisons(kept, template, max_length, skipped)
+        prepared = comparisons(session.watched(kept, "making tokens"), template, max_length, skipped)
         unseen = comparisons(aside, template, max_length, skipped).items
         session.report_skipped(skipped)
         items = prepared.items

@@ -45,7 +45,7 @@ def train(config: SFTConfig) -> Run:
             skipped = Skipped.of(loaded, unseen_loaded)
             kept, aside = loaded.records, unseen_loaded.records
             session.warn_shared(shared_prompts(kept, aside))
-        prepared = demonstrations(kept, template, max_length, skipped)
+        prepared = demonstrations(session.watched(kept, "making tokens"), template, max_length, skipped)
         unseen = demonstrations(aside, template, max_length, skipped).items
         session.report_skipped(skipped)
         require(prepared.items, skipped, "demonstration", sources)

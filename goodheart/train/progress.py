@@ -13,15 +13,18 @@ _SECONDS_BETWEEN_LINES = 10.0
 class Progress:
     """Counts towards a total and shows rate, time left and chosen metrics. Use as a context manager."""
 
-    def __init__(self, total: int | None, label: str, *, unit: str = "steps", shown: bool = True) -> None:
+    def __init__(
+        self, total: int | None, label: str, *, unit: str = "steps", shown: bool = True, patient: bool = False
+    ) -> None:
         """
         Args:
             total: units of the whole loop; None = not known.
             label: what is being done.
             unit: what is counted.
             shown: False counts in silence.
+            patient: off a terminal, says nothing of what is done within seconds.
         """
-        self.total, self.label, self.unit, self.shown = total, label, unit, shown
+        self.total, self.label, self.unit, self.shown, self.patient = total, label, unit, shown, patient
         self.done = 0
         self._metrics: dict[str, Any] = {}
         self._bar: Any = None
@@ -32,6 +35,7 @@ class Progress:
 
     def __enter__(self) -> Progress:
         self._start = time.monotonic()
+        self._last_line = self._start if self.patient else -_SECONDS_BETWEEN_LINES
         if self.shown and sys.stderr.isatty():
             self._bar = _rich_bar()
             self._task = self._bar.add_task(self.label, total=self.total, rate="", metrics="")
@@ -43,7 +47,7 @@ class Progress:
     ) -> None:
         if self._bar is not None:
             self._bar.stop()
-        elif self.shown and self._counted > self._told:
+        elif self.shown and self._counted > self._told and (self._told or not self.patient):
             print(self.line(), file=sys.stderr, flush=True)
 
     def skip(self, n: int) -> None:

@@ -152,10 +152,11 @@ class Run:
         self._append("samples.jsonl", {"step": step, **row})
 
     @contextlib.contextmanager
-    def progress(self, total: int, label: str, unit: str = "steps") -> Iterator[Progress]:
-        """A progress display; `.advance(n, **shown_metrics)` on what it yields."""
+    def progress(self, total: int, label: str, unit: str = "steps", *, patient: bool = False) -> Iterator[Progress]:
+        """A progress display; `.advance(n, **shown_metrics)` on what it yields. patient: see `Progress`."""
         outer = self._progress
-        with Progress(total, label, unit=unit, shown=self.main and not self.quiet and outer is None) as bar:
+        shown = self.main and not self.quiet and outer is None
+        with Progress(total, label, unit=unit, shown=shown, patient=patient) as bar:
             self._progress = outer or bar
             try:
                 yield bar

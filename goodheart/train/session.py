@@ -16,10 +16,10 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
@@ -36,6 +36,8 @@ from goodheart.train.run import Run
 # Slow steps are saved more often than every so many: this much work may be lost at most, and at the end of the loop,
 # where the results are still to be measured and written, a fifth of it.
 _SECONDS_BETWEEN_SAVES = 300.0
+
+T = TypeVar("T")
 
 
 class Position:
@@ -69,6 +71,13 @@ class Session:
         self.run.note(f"set aside {skipped.total} rows: {skipped.summary()} (listed in skipped.jsonl)")
         rows = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in skipped.shown)
         replace_text(self.run.path / "skipped.jsonl", rows)
+
+    def watched(self, records: Sequence[T], label: str) -> Iterator[T]:
+        """The records one by one; where that takes long, it is shown how far it is."""
+        with self.run.progress(len(records), label, "rows", patient=True) as bar:
+            for record in records:
+                yield record
+                bar.advance()
 
     def warn_shared(self, prompts: int) -> None:
         """Says that some of the data to measure on are trained on."""

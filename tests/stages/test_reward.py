@@ -369,7 +369,12 @@ def test_no_conversation_is_on_both_sides(tiny_model: Path, tmp_path: Path, monk
     first, second = write_rows(tmp_path / "a.jsonl", rows[::3]), write_rows(tmp_path / "b.jsonl", rows)
     given: list[list[Any]] = []
     real = stage.comparisons
-    monkeypatch.setattr(stage, "comparisons", lambda records, *rest: given.append(records) or real(records, *rest))
+
+    def spy(records: Any, *rest: Any) -> Any:
+        given.append(list(records))
+        return real(given[-1], *rest)
+
+    monkeypatch.setattr(stage, "comparisons", spy)
     train(config(tiny_model, [str(first), str(second)], tmp_path / "r", max_steps=1))
     kept, aside = ({opening(record) for record in part} for part in given)
     assert len(kept) + len(aside) == 30

@@ -82,3 +82,13 @@ def test_the_last_line_is_not_said_twice(clock: Clock, capsys: pytest.CaptureFix
         clock.now += 2.0
         bar.advance(1)
     assert capsys.readouterr().err == "sft 1/1 steps  2 s/step  0:00 left\n"
+
+
+def test_what_is_done_within_seconds_needs_no_line(clock: Clock, capsys: pytest.CaptureFixture[str]) -> None:
+    for seconds in (3.0, 4.0):
+        with Progress(3, "tokens", unit="rows", patient=True) as bar:
+            for _ in range(3):
+                clock.now += seconds
+                bar.advance()
+    # 9 s: nothing; 12 s: the third row is past the tenth second
+    assert capsys.readouterr().err == "tokens 3/3 rows  4 s/row  0:00 left\n"
