@@ -264,7 +264,12 @@ def main() -> None:
     except KeyboardInterrupt:
         typer.secho("stopped", err=True)
         code = 130
-    sys.exit(code if isinstance(code, int) else 0)
+    status = code if isinstance(code, int) else 0
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        from goodheart.train.parallel import World
+
+        World.current().leave(status)
+    sys.exit(status)
 
 
 def _report(error: Exception, debug: bool) -> int:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import atexit
 import ctypes
 import os
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -91,6 +92,18 @@ class World:
         if self.size > 1 and _dist().is_initialized():
             _dist().destroy_process_group()
         World._current = None
+
+    def leave(self, code: int) -> None:
+        """Ends one of several processes with this exit status; alone, does nothing.
+
+        Threads of torch's process groups now and then abort a process that ends in the ordinary way, after its work is
+        done; torchrun would take that for a failure.
+        """
+        if self.size > 1:
+            self.close()
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(code)
 
     @property
     def is_main(self) -> bool:

@@ -31,7 +31,7 @@ def python(*arguments: str | Path, **environment: str) -> str:
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_killed_at_random_instants_equals_never_killed(tmp_path: Path, dtype: str) -> None:
-    options = ["--steps", "40", "--dtype", dtype, "--dropout", "0.1", "--checkpoint-every", "2", "--sleep", "0.004"]
+    options = ["--steps", "40", "--dtype", dtype, "--dropout", "0.1", "--checkpoint-every", "2", "--sleep", "0.03"]
     python("tests.train.toy", tmp_path / "whole", *options)
     kills = json.loads(python("tests.train.killer", tmp_path / "killed", *options, KILL_SEED="3"))
 

@@ -191,3 +191,4 @@ if __name__ == "__main__":
         train(arguments.out, arguments.steps, arguments)
     except HealthError as error:
         print(f"HealthError: {error}", flush=True)
+    World.current().leave(0)
