@@ -18,7 +18,7 @@ from torch import Tensor
 from goodheart.generate.cache import KVCache
 from goodheart.generate.decode import Decoder
 from goodheart.generate.hf_cache import HFCache, caches_plainly
-from goodheart.models.causal import CausalLM
+from goodheart.models.causal import CausalLM, at_end
 
 
 class Runner(Protocol):
@@ -48,7 +48,8 @@ class NativeRunner:
         distinct, sources = share(prompts)
         ids_UT, lengths_U = pad(distinct, self.cache.device)
         self.cache.start([len(p) for p in prompts], sources)
-        return last_hidden(self.model(ids_UT, cache=self.cache), lengths_U, sources)
+        hidden_UD = self.model(ids_UT, cache=self.cache, keep_BT=at_end(lengths_U, ids_UT.shape[1]))
+        return shared_out(hidden_UD, sources)
 
     def step(self, tokens_N: Tensor) -> Tensor:
         positions_N = self.cache.step()
@@ -72,9 +73,9 @@ class HFRunner:
         distinct, sources = share(prompts)
         ids_UT, lengths_U = pad(distinct, self.cache.device)
         self.cache.start([len(p) for p in prompts], sources)
-        hidden_UTD = self.model(ids_UT, cache=self.cache)
+        hidden_UD = self.model(ids_UT, cache=self.cache, keep_BT=at_end(lengths_U, ids_UT.shape[1]))
         self.cache.merge()
-        return last_hidden(hidden_UTD, lengths_U, sources)
+        return shared_out(hidden_UD, sources)
 
     @torch.no_grad()
     def step(self, tokens_N: Tensor) -> Tensor:
@@ -108,7 +109,7 @@ class RecomputingRunner:
 
     def _last(self, rows: Sequence[Sequence[int]]) -> Tensor:
         ids_NT, lengths_N = pad(rows, self.device)
-        return last_hidden(self.model(ids_NT, lengths_B=lengths_N), lengths_N, range(len(rows)))
+        return self.model(ids_NT, lengths_B=lengths_N, keep_BT=at_end(lengths_N, ids_NT.shape[1]))
 
 
 def hf_runner(model: CausalLM, device: torch.device) -> type[HFRunner] | type[RecomputingRunner]:
@@ -150,8 +151,6 @@ def pad(rows: Sequence[Sequence[int]], device: torch.device) -> tuple[Tensor, Te
     return ids_NT.to(device), torch.tensor([len(r) for r in rows], device=device)
 
 
-def last_hidden(hidden_UTD: Tensor, lengths_U: Tensor, sources: Sequence[int]) -> Tensor:
-    """Of each row's last real token. -> hidden_PD"""
-    rows = torch.arange(len(lengths_U), device=lengths_U.device)
-    hidden_UD = hidden_UTD[rows, lengths_U - 1]
-    return hidden_UD if len(sources) == len(rows) else hidden_UD[torch.tensor(sources, device=rows.device)]
+def shared_out(hidden_UD: Tensor, sources: Sequence[int]) -> Tensor:
+    """States of distinct prompts to all that asked them. -> hidden_PD"""
+    return hidden_UD if len(sources) == len(hidden_UD) else hidden_UD[torch.tensor(sources, device=hidden_UD.device)]

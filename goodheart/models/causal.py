@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor, nn
 
 from goodheart.losses.logprobs import token_logprobs
@@ -23,11 +24,12 @@ class Unembedding(NamedTuple):
 
 
 class TokenLogps(NamedTuple):
-    """Log-probabilities in nats, float32; 0.0 outside the mask. hidden_BTD is the trunk's output, for a value head."""
+    """Log-probabilities in nats, float32; 0.0 outside the mask. hidden_ND: the states before the masked tokens, for a
+    value head."""
 
     logps_BT: Tensor
     entropy_BT: Tensor | None
-    hidden_BTD: Tensor
+    hidden_ND: Tensor
 
 
 class CausalLM(nn.Module):
@@ -72,14 +74,16 @@ class CausalLM(nn.Module):
         segments_BT: Tensor | None = None,
         lengths_B: Tensor | None = None,
         cache: Any = None,
+        keep_BT: Tensor | None = None,
     ) -> Tensor:
         """Hidden states after the final norm.
 
         ids_BT: token ids, right-padded. positions_BT: 0 .. T-1 when absent. segments_BT: packed rows, 1.. = number of
         the sequence within its row, 0 = padding; sequences do not see each other. lengths_B: real tokens per row
         (only models that need an attention mask look at it). cache: keys and values of earlier tokens, with
-        `attend(layer, q_BHTd, k_BGTd, v_BGTd, *, scale, window, softcap) -> out_BHTd`.
-        -> hidden_BTD
+        `attend(layer, q_BHTd, k_BGTd, v_BGTd, *, scale, window, softcap) -> out_BHTd`. keep_BT: True on the positions
+        whose states are wanted; what only the others would need is not computed.
+        -> hidden_BTD, or with keep_BT hidden_ND, row by row.
         """
         raise NotImplementedError
 
@@ -103,44 +107,42 @@ def completion_logprobs(
 
     ids_BT: right-padded tokens. mask_BT: True on tokens to score; column 0 is ignored (nothing precedes it).
     temperature: divides the logits; the same value as in sampling.
-    -> logps_BT float32 with 0.0 off the mask, entropy_BT likewise (None unless asked), hidden_BTD.
+    -> logps_BT float32 with 0.0 off the mask, entropy_BT likewise (None unless asked), hidden_ND of the states before
+    the masked tokens.
     """
-    hidden_BTD = model(ids_BT, positions_BT=positions_BT, segments_BT=segments_BT, lengths_B=lengths_B)
-    logps_BT, entropy_BT = score_tokens(
-        hidden_BTD, model.unembed(), ids_BT, mask_BT, temperature=temperature, with_entropy=with_entropy
+    hidden_ND = states_before(
+        model, ids_BT, mask_BT, positions_BT=positions_BT, segments_BT=segments_BT, lengths_B=lengths_B
     )
-    return TokenLogps(logps_BT, entropy_BT, hidden_BTD)
-
-
-def score_tokens(
-    hidden_BTD: Tensor,
-    head: Unembedding,
-    ids_BT: Tensor,
-    mask_BT: Tensor,
-    *,
-    temperature: float = 1.0,
-    with_entropy: bool = False,
-) -> tuple[Tensor, Tensor | None]:
-    """Log-probabilities of the masked tokens from hidden states that are already there; see `completion_logprobs`.
-
-    The one place where a token meets the hidden state before it.
-    """
-    selected = mask_BT[:, 1:]
+    head = model.unembed()
     logps_N, entropy_N = token_logprobs(
-        hidden_BTD[:, :-1][selected],
+        hidden_ND,
         head.weight_VD,
-        ids_BT[:, 1:][selected],
+        ids_BT[:, 1:][mask_BT[:, 1:]],
         bias_V=head.bias_V,
         scale=head.scale,
         softcap=head.softcap,
         temperature=temperature,
         with_entropy=with_entropy,
     )
-    return _scatter(logps_N, mask_BT), None if entropy_N is None else _scatter(entropy_N, mask_BT)
+    entropy_BT = None if entropy_N is None else at_tokens(entropy_N, mask_BT)
+    return TokenLogps(at_tokens(logps_N, mask_BT), entropy_BT, hidden_ND)
 
 
-def _scatter(values_N: Tensor, mask_BT: Tensor) -> Tensor:
-    """Put values of the masked tokens back in their place; zeros elsewhere. Differentiable."""
+def states_before(model: CausalLM, ids_BT: Tensor, mask_BT: Tensor, **inputs: Tensor | None) -> Tensor:
+    """Hidden states that the masked tokens are predicted from: the one place where a token meets the state before it.
+
+    inputs: further arguments of `CausalLM.forward`. -> hidden_ND, row by row; a mask in column 0 is ignored.
+    """
+    return model(ids_BT, keep_BT=nn.functional.pad(mask_BT[:, 1:], (0, 1)), **inputs)
+
+
+def at_end(lengths_B: Tensor, width: int) -> Tensor:
+    """True on the last real token of each row. -> bool_BT"""
+    return torch.arange(width, device=lengths_B.device) == (lengths_B - 1)[:, None]
+
+
+def at_tokens(values_N: Tensor, mask_BT: Tensor) -> Tensor:
+    """Put values of the masked tokens in their place; zeros elsewhere. Differentiable. -> values_BT"""
     selected = mask_BT.clone()
     selected[:, 0] = False
     return values_N.new_zeros(mask_BT.shape).masked_scatter(selected, values_N)

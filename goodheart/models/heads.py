@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from goodheart.errors import ModelError
-from goodheart.models.causal import CausalLM
+from goodheart.models.causal import CausalLM, at_end, at_tokens, states_before
 
 
 class RewardModel(nn.Module):
@@ -52,8 +52,7 @@ class RewardModel(nn.Module):
         """
         if self.score is None:
             return self.backbone(ids_BT, lengths_B).float()
-        hidden_BTD = self.backbone(ids_BT, lengths_B=lengths_B)
-        last_BD = hidden_BTD[torch.arange(len(ids_BT), device=ids_BT.device), lengths_B - 1]
+        last_BD = self.backbone(ids_BT, lengths_B=lengths_B, keep_BT=at_end(lengths_B, ids_BT.shape[1]))
         return last_BD.float() @ self.score.weight.float().t()
 
 
@@ -89,11 +88,12 @@ class ValueHead(nn.Module):
         nn.init.zeros_(self.value.weight)
         nn.init.zeros_(self.value.bias)
 
-    def forward(self, hidden_BTD: Tensor) -> Tensor:
-        """-> values_BT, float32: [b, t] is the value of the state before token t; column 0 is 0.0."""
+    def forward(self, hidden_ND: Tensor, mask_BT: Tensor) -> Tensor:
+        """hidden_ND: the states before the masked tokens. -> values_BT, float32: [b, t] is the value of the state
+        before token t; 0.0 off the mask and in column 0.
+        """
         weight, bias = self.value.weight.float(), self.value.bias.float()
-        values_BT = nn.functional.linear(hidden_BTD[:, :-1].float(), weight, bias).squeeze(-1)
-        return nn.functional.pad(values_BT, (1, 0))
+        return at_tokens(nn.functional.linear(hidden_ND.float(), weight, bias).squeeze(-1), mask_BT)
 
 
 class ValueModel(nn.Module):
@@ -129,9 +129,12 @@ class ValueModel(nn.Module):
     def checkpoint_activations(self, on: bool) -> None:
         self.backbone.checkpoint_activations = on
 
-    def forward(self, ids_BT: Tensor, lengths_B: Tensor | None = None) -> Tensor:
-        """ids_BT: right-padded tokens. -> values_BT float32, see `ValueHead`."""
-        return self.head(self.backbone(ids_BT, lengths_B=lengths_B))
+    def forward(self, ids_BT: Tensor, mask_BT: Tensor, lengths_B: Tensor | None = None) -> Tensor:
+        """ids_BT: right-padded tokens. mask_BT: True on tokens before which a value is wanted.
+
+        -> values_BT float32, see `ValueHead`.
+        """
+        return self.head(states_before(self.backbone, ids_BT, mask_BT, lengths_B=lengths_B), mask_BT)
 
 
 def reward_from_causal(model: CausalLM, num_heads: int = 1, *, seed: int = 0) -> RewardModel:

@@ -64,6 +64,7 @@ class HFCausal(CausalLM):
         segments_BT: Tensor | None = None,
         lengths_B: Tensor | None = None,
         cache: Any = None,
+        keep_BT: Tensor | None = None,
     ) -> Tensor:
         """See `CausalLM.forward`. Position ids are always passed, so that learned positions never depend on padding.
 
@@ -73,16 +74,12 @@ class HFCausal(CausalLM):
         if positions_BT is None:
             positions_BT = torch.arange(ids_BT.shape[1], device=ids_BT.device).expand(len(ids_BT), -1)
         if cache is not None:
-            return self._run(ids_BT, positions_BT, cache.mask(ids_BT), cache.past)
-        if segments_BT is None:
-            return self._run(ids_BT, positions_BT, None)  # right padding is invisible to a causal model
-        if self._packs is None:
-            self._packs = self._probe_packing()
-        if not self._packs:
-            raise ModelError(
-                f"{self.hf_config.get('model_type')} cannot keep packed sequences apart; switch packing off"
-            )
-        return self._run(ids_BT, positions_BT, self._segment_mask(segments_BT))
+            hidden_BTD = self._run(ids_BT, positions_BT, cache.mask(ids_BT), cache.past)
+        elif segments_BT is None:
+            hidden_BTD = self._run(ids_BT, positions_BT, None)  # right padding is invisible to a causal model
+        else:
+            hidden_BTD = self._run(ids_BT, positions_BT, self._packed_mask(segments_BT))
+        return hidden_BTD if keep_BT is None else hidden_BTD[keep_BT]
 
     def unembed(self) -> Unembedding:
         """See `CausalLM.unembed`."""
@@ -131,6 +128,15 @@ class HFCausal(CausalLM):
             use_cache=past is not None,
         )
         return out.last_hidden_state
+
+    def _packed_mask(self, segments_BT: Tensor) -> Tensor:
+        if self._packs is None:
+            self._packs = self._probe_packing()
+        if not self._packs:
+            raise ModelError(
+                f"{self.hf_config.get('model_type')} cannot keep packed sequences apart; switch packing off"
+            )
+        return self._segment_mask(segments_BT)
 
     def _segment_mask(self, segments_BT: Tensor) -> Tensor:
         allowed = patterns([None], segments_BT.shape[1], segments_BT, segments_BT.device)[None].allowed

@@ -3,7 +3,7 @@
 One block is   x += norm?(attention(norm(x)));  x += norm?(mlp(norm(x)))   with the second norm only in Gemma 2 and 3.
 Families differ in `TransformerConfig` alone. There is no dropout, also while training.
 
-Shapes: B batch, T time, D width, H query heads, G key/value heads, d head size, V vocabulary.
+Shapes: B batch, T time, N kept tokens, D width, H query heads, G key/value heads, d head size, V vocabulary.
 """
 
 from __future__ import annotations
@@ -52,7 +52,9 @@ class Attention(nn.Module):
             self.q_norm = RMSNorm(c.head_dim, c.norm_eps, c.norm_offset)
             self.k_norm = RMSNorm(c.head_dim, c.norm_eps, c.norm_offset)
 
-    def forward(self, x_BTD: Tensor, angles: Tensor | None, pattern: Pattern, cache: Any) -> Tensor:
+    def forward(
+        self, x_BTD: Tensor, angles: Tensor | None, pattern: Pattern, cache: Any, kept_N: Tensor | None
+    ) -> Tensor:
         c, (B, T, _) = self.c, x_BTD.shape
         qkv = fused_linear(x_BTD, (self.q_proj, self.k_proj, self.v_proj)).view(B, T, -1, c.head_dim)
         if c.qk_norm or angles is None:
@@ -71,7 +73,7 @@ class Attention(nn.Module):
             )  # fmt: skip
         else:
             out_BHTd = attend(q_BHTd, k_BGTd, v_BGTd, pattern, scale=c.attention_scale, softcap=c.attention_softcap)
-        return self.o_proj(out_BHTd.transpose(1, 2).reshape(B, T, -1))
+        return self.o_proj(_keep(out_BHTd.transpose(1, 2).reshape(B, T, -1), kept_N))
 
 
 class MLP(nn.Module):
@@ -103,13 +105,25 @@ class Block(nn.Module):
             self.pre_feedforward_layernorm = RMSNorm(c.width, c.norm_eps, c.norm_offset)
             self.post_feedforward_layernorm = RMSNorm(c.width, c.norm_eps, c.norm_offset)
 
-    def forward(self, x_BTD: Tensor, angles: Tensor | None, pattern: Pattern, cache: Any) -> Tensor:
-        attended_BTD = self.self_attn(self.input_layernorm(x_BTD), angles, pattern, cache)
+    def forward(
+        self, x_BTD: Tensor, angles: Tensor | None, pattern: Pattern, cache: Any, kept_N: Tensor | None = None
+    ) -> Tensor:
+        """kept_N: flat positions whose output is wanted (None = all); every position is still attended to.
+
+        -> x_BTD, or x_ND of the kept ones.
+        """
+        attended = self.self_attn(self.input_layernorm(x_BTD), angles, pattern, cache, kept_N)
+        x = _keep(x_BTD, kept_N)
         if self.sandwich:
-            x_BTD = x_BTD + self.post_attention_layernorm(attended_BTD)
-            return x_BTD + self.post_feedforward_layernorm(self.mlp(self.pre_feedforward_layernorm(x_BTD)))
-        x_BTD = x_BTD + attended_BTD
-        return x_BTD + self.mlp(self.post_attention_layernorm(x_BTD))
+            x = x + self.post_attention_layernorm(attended)
+            return x + self.post_feedforward_layernorm(self.mlp(self.pre_feedforward_layernorm(x)))
+        x = x + attended
+        return x + self.mlp(self.post_attention_layernorm(x))
+
+
+def _keep(x_BTD: Tensor, kept_N: Tensor | None) -> Tensor:
+    """The kept positions as rows; index_select, whose backward is faster than that of indexing by a mask."""
+    return x_BTD if kept_N is None else x_BTD.reshape(-1, x_BTD.shape[-1]).index_select(0, kept_N)
 
 
 class Trunk(nn.Module):
@@ -129,8 +143,16 @@ class Trunk(nn.Module):
         """The layers."""
         return list(self.layers)  # type: ignore[arg-type]
 
-    def forward(self, ids_BT: Tensor, positions_BT: Tensor | None, segments_BT: Tensor | None, cache: Any) -> Tensor:
+    def forward(
+        self,
+        ids_BT: Tensor,
+        positions_BT: Tensor | None,
+        segments_BT: Tensor | None,
+        cache: Any,
+        keep_BT: Tensor | None = None,
+    ) -> Tensor:
         c, T = self.c, ids_BT.shape[1]
+        kept_N = None if keep_BT is None else keep_BT.flatten().nonzero().squeeze(1)
         x_BTD = self.embed_tokens(ids_BT)
         if c.embedding_scale is not None:  # rounded to the dtype first, as these models were trained
             x_BTD = x_BTD * torch.tensor(c.embedding_scale).to(x_BTD.dtype).item()
@@ -138,8 +160,15 @@ class Trunk(nn.Module):
             rope: rotary.angles(positions_BT, T, ids_BT.device, x_BTD.dtype) for rope, rotary in self._rotaries.items()
         }
         pattern = {} if cache is not None else patterns(set(c.windows), T, segments_BT, ids_BT.device)
-        for layer, rope, window in zip(self.layers, c.ropes, c.windows, strict=True):
-            inputs = (x_BTD, None if rope is None else angles[rope], pattern.get(window, Pattern()), cache)
+        for i, (layer, rope, window) in enumerate(zip(self.layers, c.ropes, c.windows, strict=True)):
+            last = i == c.layers - 1  # only there is nobody left who would attend to the positions not kept
+            inputs = (
+                x_BTD,
+                None if rope is None else angles[rope],
+                pattern.get(window, Pattern()),
+                cache,
+                kept_N if last else None,
+            )
             if self.checkpoint_activations and cache is None and torch.is_grad_enabled():
                 x_BTD = checkpoint(layer, *inputs, use_reentrant=False, preserve_rng_state=False)
             else:
@@ -198,9 +227,10 @@ class Transformer(CausalLM):
         segments_BT: Tensor | None = None,
         lengths_B: Tensor | None = None,
         cache: Any = None,
+        keep_BT: Tensor | None = None,
     ) -> Tensor:
         """See `CausalLM.forward`. Pads on the right cannot reach real tokens, so lengths_B is not needed."""
-        return self.model(ids_BT, positions_BT, segments_BT, cache)
+        return self.model(ids_BT, positions_BT, segments_BT, cache, keep_BT)
 
     def unembed(self) -> Unembedding:
         """See `CausalLM.unembed`."""

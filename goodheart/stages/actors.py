@@ -35,13 +35,14 @@ class Actors:
     """Networks of one PPO run.
 
     reference: gives the reference model inside a `with`.
-    values: (ids_BT, lengths_B, hidden_BTD of the policy; None unless they share a trunk) -> token-aligned values_BT.
+    values: (ids_BT, mask_BT, lengths_B, hidden_ND of the policy; None unless they share a trunk) -> values_BT of the
+        masked tokens.
     """
 
     policy: CausalLM
     value: nn.Module
     reference: Callable[[], AbstractContextManager[CausalLM]]
-    values: Callable[[Tensor, Tensor, Tensor | None], Tensor]
+    values: Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]
     template: Template
     dtype: torch.dtype
 
@@ -63,9 +64,9 @@ def load_actors(config: PPOConfig, session: Session, judge: Judge) -> Actors:
     reference = _reference(config, policy, dtype, session)
     if config.shared_trunk:
         head = ValueHead(policy.width).to(session.device)
-        return Actors(policy, head, reference, lambda _ids, _lengths, hidden: head(hidden), template, dtype)
+        return Actors(policy, head, reference, lambda _ids, mask, _lengths, hidden: head(hidden, mask), template, dtype)
     value = _value_model(config, session, judge, template, dtype)
-    return Actors(policy, value, reference, lambda ids, lengths, _hidden: value(ids, lengths), template, dtype)
+    return Actors(policy, value, reference, lambda ids, mask, lengths, _: value(ids, mask, lengths), template, dtype)
 
 
 def _reference(

@@ -283,13 +283,13 @@ def ppo_losses(
     """Policy loss, then value loss of some rows (both at once on a shared trunk), over the mini-batch's token count."""
     rows = batch.select(places)
     with nullcontext() if policy_on else torch.no_grad():
-        loss, sums, hidden_BTD = _policy_part(actors, rows, config, num_tokens)
+        loss, sums, hidden_ND = _policy_part(actors, rows, config, num_tokens)
     if policy_on and actors.separate:
         yield loss, sums
-        del loss, hidden_BTD
+        del loss, hidden_ND
         yield _value_part(actors, rows, None, config, num_tokens)
     else:
-        critic, critic_sums = _value_part(actors, rows, hidden_BTD, config, num_tokens)
+        critic, critic_sums = _value_part(actors, rows, hidden_ND, config, num_tokens)
         yield loss + critic, sums | critic_sums
 
 
@@ -315,14 +315,14 @@ def _policy_part(
     )
     if out.entropy_BT is not None:
         loss = loss - config.entropy_coef * out.entropy_BT.sum() / num_tokens
-    return loss, sums, out.hidden_BTD
+    return loss, sums, out.hidden_ND
 
 
 def _value_part(
-    actors: Actors, rows: Rollouts, hidden_BTD: torch.Tensor | None, config: PPOConfig, num_tokens: int
+    actors: Actors, rows: Rollouts, hidden_ND: torch.Tensor | None, config: PPOConfig, num_tokens: int
 ) -> tuple[torch.Tensor, MetricSums]:
     loss, sums = value_loss(
-        actors.values(rows.ids_BT, rows.lengths_B, hidden_BTD),
+        actors.values(rows.ids_BT, rows.mask_BT, rows.lengths_B, hidden_ND),
         rows.values_BT,
         rows.returns_BT,
         rows.mask_BT,

@@ -210,7 +210,7 @@ def _record(rollouts: Rollouts, actors: Actors, config: PPOConfig) -> None:
             temperature=temperature,
             with_entropy=True,
         )
-        values_BT = actors.values(part.ids_BT, part.lengths_B, old.hidden_BTD)
+        values_BT = actors.values(part.ids_BT, part.mask_BT, part.lengths_B, old.hidden_ND)
         with actors.reference() as reference:
             ref = completion_logprobs(
                 reference, part.ids_BT, part.mask_BT, lengths_B=part.lengths_B, temperature=temperature
@@ -220,5 +220,5 @@ def _record(rollouts: Rollouts, actors: Actors, config: PPOConfig) -> None:
         rollouts.old_logps_BT[index, :width] = old.logps_BT
         assert old.entropy_BT is not None
         rollouts.entropy_BT[index, :width] = old.entropy_BT
-        rollouts.values_BT[index, :width] = values_BT.float() * part.mask_BT
+        rollouts.values_BT[index, :width] = values_BT
         rollouts.ref_logps_BT[index, :width] = ref.logps_BT

@@ -24,8 +24,9 @@ class Bigram(CausalLM):
         p = torch.tensor([[0.5, 0.25, 0.25], [0.125, 0.125, 0.75], [1 / 3, 1 / 3, 1 / 3]])
         self.weight_VD = torch.nn.Parameter(p.log().t().contiguous())
 
-    def forward(self, ids_BT: Tensor, **_: Any) -> Tensor:
-        return torch.nn.functional.one_hot(ids_BT, 3).float()
+    def forward(self, ids_BT: Tensor, keep_BT: Tensor | None = None, **_: Any) -> Tensor:
+        hidden_BTD = torch.nn.functional.one_hot(ids_BT, 3).float()
+        return hidden_BTD if keep_BT is None else hidden_BTD[keep_BT]
 
     def unembed(self) -> Unembedding:
         return Unembedding(self.weight_VD)
@@ -45,7 +46,7 @@ def test_token_aligned_by_hand() -> None:
     torch.testing.assert_close(
         out.entropy_BT, torch.tensor([[0.0, after_0, after_1, 0.0], [0.0, 0.0, after_0, after_0]])
     )
-    assert out.hidden_BTD.shape == (2, 4, 3)
+    assert out.hidden_ND.shape == (4, 3)  # the states before the four tokens that have one
 
 
 def test_temperature_by_hand() -> None:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from goodheart.errors import ModelError
-from goodheart.models.causal import CausalLM
+from goodheart.models.causal import CausalLM, states_before
 from goodheart.models.heads import RewardEnsemble, RewardModel, ValueHead, ValueModel, reward_from_causal
 from goodheart.models.load import load_causal
 from tests.models.families import saved, some_ids
@@ -33,9 +33,10 @@ class Counter(CausalLM):
     def width(self) -> int:
         return 2
 
-    def forward(self, ids_BT: Tensor, **_: Any) -> Tensor:
+    def forward(self, ids_BT: Tensor, keep_BT: Tensor | None = None, **_: Any) -> Tensor:
         at = torch.arange(1, ids_BT.shape[1] + 1).expand_as(ids_BT)
-        return torch.stack((at, ids_BT), dim=-1).float()
+        hidden_BTD = torch.stack((at, ids_BT), dim=-1).float()
+        return hidden_BTD if keep_BT is None else hidden_BTD[keep_BT]
 
 
 def test_score_reads_the_last_real_token() -> None:
@@ -49,12 +50,13 @@ def test_score_reads_the_last_real_token() -> None:
 
 def test_value_is_of_the_state_before_the_token() -> None:
     head = ValueHead(2)
-    assert (head(torch.randn(2, 4, 2)) == 0).all()  # starts at zero
+    assert (head(torch.randn(4, 2), torch.ones(2, 3, dtype=torch.bool)) == 0).all()  # starts at zero
     head.value.weight.data = torch.tensor([[1.0, 100.0]])
     head.value.bias.data = torch.tensor([0.5])
-    hidden_BTD = Counter()(torch.tensor([[5, 6, 7]]))
+    mask_BT = torch.tensor([[True, True, True], [False, False, True]])
+    hidden_ND = states_before(Counter(), torch.tensor([[5, 6, 7], [8, 9, 4]]), mask_BT)
     # Token 1 is judged from the state after token 0: 1 + 100 * 5 + 0.5; token 2 from that after token 1: 2 + 600 + 0.5.
-    assert head(hidden_BTD).tolist() == [[0.0, 501.5, 602.5]]
+    assert head(hidden_ND, mask_BT).tolist() == [[0.0, 501.5, 602.5], [0.0, 0.0, 902.5]]
 
 
 def test_value_model_starts_from_a_reward_model() -> None:
@@ -67,7 +69,7 @@ def test_value_model_starts_from_a_reward_model() -> None:
     # The value before an imagined fourth token is the reward of the three: the same state, the same weights.
     score = reward(ids_BT, torch.tensor([3]))[0, 1]
     longer_BT = torch.tensor([[5, 6, 7, 8]])
-    torch.testing.assert_close(value(longer_BT)[0, 3], score)
+    torch.testing.assert_close(value(longer_BT, longer_BT > 0)[0, 3], score)
 
 
 @pytest.mark.parametrize("name", ["llama2", "gemma3", "qwen2-window"])
@@ -130,7 +132,7 @@ def test_gradients_reach_trunk_and_heads(tmp_path: Path) -> None:
     value.checkpoint_activations = True
     assert value.backbone.checkpoint_activations
     reward(some_ids(), torch.tensor([23, 9, 1])).square().sum().backward()
-    (value(some_ids()) - 1).square().sum().backward()
+    (value(some_ids(), some_ids() >= 0) - 1).square().sum().backward()
     assert all(p.grad is not None for p in reward.parameters())
     assert value.head.value.weight.grad is not None
     assert value.head.value.weight.grad.abs().sum() > 0

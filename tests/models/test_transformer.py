@@ -187,6 +187,25 @@ def test_gradients_or_none_give_the_same_bits(name: str, tmp_path: Path) -> None
         assert torch.equal(model(some_ids()), with_gradients)
 
 
+@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize("name", ["llama2", "gemma3", "qwen3-bias"])
+def test_kept_positions_equal_the_same_positions_of_all(name: str, checkpointing: bool, tmp_path: Path) -> None:
+    saved(name, tmp_path)
+    model = load_causal(tmp_path)
+    model.checkpoint_activations = checkpointing
+    ids_BT = some_ids()
+    keep_BT = torch.rand(ids_BT.shape, generator=torch.Generator().manual_seed(0)) < 0.4
+    keep_BT[1] = False  # a row of which nothing is wanted
+    found = []
+    for hidden_ND in (model(ids_BT, keep_BT=keep_BT), model(ids_BT)[keep_BT]):
+        model.zero_grad()
+        hidden_ND.square().sum().backward()
+        found.append([hidden_ND, *[p.grad for p in model.parameters() if p.grad is not None]])
+    assert len(found[0]) == len(found[1]) > 10
+    for kept, whole in zip(*found, strict=True):
+        torch.testing.assert_close(kept, whole, rtol=1e-4, atol=1e-4)
+
+
 def test_training_mode_computes_the_same(tmp_path: Path) -> None:
     saved("qwen2", tmp_path, attention_dropout=0.5)
     model = load_causal(tmp_path)
