@@ -51,6 +51,7 @@ class KVCache:
         self._prefill: _Prefill | None = None
         self._views: tuple[int, int, list[tuple[Tensor, Tensor]]] = (0, 0, [])
         self._masks: dict[int | None, Tensor] = {}
+        self._places: tuple[Tensor, ...] | None = None
         self._stale = True  # the rows changed since the last step
 
     @property
@@ -81,15 +82,21 @@ class KVCache:
         self.lengths = [*self.lengths, *lengths]
         self._stale = True
 
+    def copy_rows(self, new: Sequence[int], old: Sequence[int], length: int) -> None:
+        """Fill rows `new` with the first `length` tokens of rows `old`."""
+        self._store[:, :, list(new), :, :length] = self._store[:, :, list(old), :, :length]
+
     def step(self) -> Tensor:
         """Prepare a forward over one new token per row. -> positions_N of those tokens."""
         self._prefill = None
         if self._stale:
-            self._place_rows()
+            self.positions_N = torch.tensor(self.lengths, dtype=torch.long, device=self.device)
+            self._places = None
+            self._stale = False
         else:
             self.positions_N += 1
-            self._positions_X11 += 1
-            self._write_Z += 1
+            if self._places is not None:
+                self._places = tuple(place.add_(1) for place in self._places)
         self.lengths = [length + 1 for length in self.lengths]
         self.span = min(round_up(max(self.lengths)), self.max_length)
         self._masks = {}
@@ -99,8 +106,7 @@ class KVCache:
         """Row i becomes what row order[i] was; the others are gone."""
         new, old = moves(order)
         if new:
-            span = max(self.lengths[i] for i in old)
-            self._store[:, :, new, :, :span] = self._store[:, :, old, :, :span]
+            self.copy_rows(new, old, max(self.lengths[i] for i in old))
         self.lengths = [self.lengths[i] for i in order]
         self._stale = True
 
@@ -129,9 +135,14 @@ class KVCache:
         q_Xgd = q_BHTd.reshape(N * self.kv_heads, -1, d).to(self.dtype)
         return self.read(layer, q_Xgd, scale=scale, window=window, softcap=softcap).view(N, H, 1, d)
 
+    def blocks(self, layer: int) -> tuple[Tensor, Tensor]:
+        """All the room of one layer: keys and values, (slots, G, max_length, d) each."""
+        keys, values = self._store[layer]
+        return keys, values
+
     def write(self, layer: int, kv_Zd: Tensor) -> None:
         """Store one token per row: of each row its G keys, then its G values."""
-        self._flat[layer].index_copy_(0, self._write_Z, kv_Zd)
+        self._flat[layer].index_copy_(0, self._row_places()[0], kv_Zd)
 
     def read(
         self, layer: int, q_Xgd: Tensor, *, scale: float, window: int | None = None, softcap: float | None = None
@@ -150,14 +161,16 @@ class KVCache:
             )[0]
         return torch.bmm(scores_XgL.softmax(2).to(self.dtype), v_XLd)
 
-    def _place_rows(self) -> None:
-        """Where each row writes next."""
-        self.positions_N = torch.tensor(self.lengths, dtype=torch.long, device=self.device)
-        self._positions_X11 = self.positions_N.repeat_interleave(self.kv_heads).view(-1, 1, 1)
-        N, G = len(self.lengths), self.kv_heads
-        block_Z = torch.arange(2 * self.slots * G, device=self.device).view(2, self.slots, G)[:, :N].transpose(0, 1)
-        self._write_Z = (block_Z * self.max_length + self.positions_N.view(N, 1, 1)).reshape(-1)
-        self._stale = False
+    def _row_places(self) -> tuple[Tensor, ...]:
+        """Where each row writes its newest token: of its keys and values in the flat store, (Z,), and by position,
+        (X, 1, 1). Advanced by `step` until the rows change."""
+        if self._places is None:
+            N, G = len(self.lengths), self.kv_heads
+            with torch.inference_mode(False):  # `step` changes them later, wherever they were first asked for
+                blocks = torch.arange(2 * self.slots * G, device=self.device).view(2, self.slots, G)[:, :N]
+                write_Z = blocks.transpose(0, 1) * self.max_length + self.positions_N.view(N, 1, 1)
+                self._places = (write_Z.reshape(-1), self.positions_N.repeat_interleave(G).view(-1, 1, 1))
+        return self._places
 
     def _layer_views(self) -> list[tuple[Tensor, Tensor]]:
         """Per layer: keys, transposed, and values of the running rows, up to the span."""
@@ -177,9 +190,10 @@ class KVCache:
             window = None
         if window not in self._masks:
             at_L = self._at[: self.span]
-            hidden_X1L = at_L > self._positions_X11
+            positions_X11 = self._row_places()[1]
+            hidden_X1L = at_L > positions_X11
             if window is not None:
-                hidden_X1L |= at_L <= self._positions_X11 - window
+                hidden_X1L |= at_L <= positions_X11 - window
             self._masks[window] = torch.where(hidden_X1L, self._never, self._always)
         return self._masks[window]
 

@@ -22,10 +22,10 @@ from torch import Tensor
 
 from goodheart.errors import ConfigError, HealthError
 from goodheart.generate.cache import KVCache, round_up
+from goodheart.generate.native import NativeSampler
 from goodheart.generate.runners import HFRunner, NativeRunner, RecomputingRunner, Runner, hf_runner
-from goodheart.generate.sampling import SamplingParams, UniformRows, draw
+from goodheart.generate.sampling import Sampler, SamplingParams, UniformRows
 from goodheart.generate.scheduler import Row, Scheduler, compact, requests
-from goodheart.losses.logprobs import head_logits
 from goodheart.models.causal import CausalLM
 from goodheart.models.transformer import Transformer
 
@@ -140,7 +140,10 @@ class _Call:
         stop: Stop | None,
         sequence_ids: Sequence[int] | None,
     ) -> None:
-        self.engine, self.params, self.stop, self.head = engine, params, stop, engine.model.unembed()
+        self.engine, self.params, self.stop = engine, params, stop
+        head = engine.model.unembed()
+        autocast = torch.is_autocast_enabled(head.weight_VD.device.type)
+        self.sampler = (None if autocast else NativeSampler.of(head, params)) or Sampler(head, params)
         self.eos_ids = frozenset(params.eos_ids)
         self.sequence_ids = range(len(prompts)) if sequence_ids is None else sequence_ids
         for name, given in (("max_new_tokens", params.max_new_tokens), ("sequence_ids", self.sequence_ids)):
@@ -151,7 +154,7 @@ class _Call:
         self.scheduler = Scheduler(rows, min(engine.slots, max(1, len(rows))))
         self.running: list[Row] = []
         self.until_limit = 0  # steps until a running row may have reached its limit
-        self.device = self.head.weight_VD.device
+        self.device = head.weight_VD.device
         self.tokens_N = torch.zeros(0, dtype=torch.long, device=self.device)
         if rows:
             self.runner = engine._runner(self.scheduler.slots, max(len(r.prompt) + r.limit - 1 for r in rows))
@@ -179,17 +182,11 @@ class _Call:
         self.tokens_N, drawn = self._draw(self.runner.step(self.tokens_N), 0)
         return rows, self._record(rows, drawn)
 
-    @torch.inference_mode()
     def _draw(self, hidden_ND: Tensor, first: int) -> tuple[Tensor, list[list[float]]]:
-        """Tokens for the rows from `first` on. -> tokens_N on the device, and [tokens, log-probabilities] as numbers,
-        fetched in one transfer: float32 is exact for ids below 2^24."""
-        weight_VD, bias_V, scale, softcap = self.head
-        logits_NV = head_logits(
-            hidden_ND, weight_VD, bias_V=bias_V, scale=scale, softcap=softcap, temperature=self.params.divisor
-        )
+        """Tokens for the rows from `first` on. -> tokens_N on the device; [tokens, log-probabilities] as numbers."""
         u_N1 = None if self.uniforms is None else self.uniforms.take(first)
-        tokens_N, logps_N = draw(logits_NV, u_N1, self.params)
-        return tokens_N, torch.stack((tokens_N, logps_N)).tolist()
+        drawn_2N = self.sampler(hidden_ND, u_N1)
+        return drawn_2N[0].long(), drawn_2N.tolist()
 
     def _record(self, rows: list[Row], drawn: list[list[float]]) -> list[tuple[Row, Finish]]:
         """Add the tokens to their rows, and drop the rows that end."""

@@ -19,6 +19,8 @@ from torch import Tensor
 
 from goodheart.errors import ConfigError
 from goodheart.generate.scheduler import moves
+from goodheart.losses.logprobs import head_logits
+from goodheart.models.causal import Unembedding
 
 # Tokens that top-p looks at before it sorts the whole vocabulary: most nuclei are smaller than this.
 _NUCLEUS_GUESS = 256
@@ -120,6 +122,23 @@ class UniformRows:
         u_N = self._u_NS.view(-1).index_select(0, at_N)
         at_N += 1
         return u_N.unsqueeze(1)
+
+
+class Sampler:
+    """Hidden states to tokens, in PyTorch, for any device and dtype."""
+
+    def __init__(self, head: Unembedding, params: SamplingParams) -> None:
+        self.head, self.params = head, params
+
+    @torch.inference_mode()
+    def __call__(self, hidden_ND: Tensor, u_N1: Tensor | None) -> Tensor:
+        """hidden_ND: after the final norm. u_N1: see `draw`. -> (2, N): tokens, and their log-probabilities; both as
+        floats, so that one transfer fetches both. float32 is exact for ids below 2^24."""
+        weight_VD, bias_V, scale, softcap = self.head
+        logits_NV = head_logits(
+            hidden_ND, weight_VD, bias_V=bias_V, scale=scale, softcap=softcap, temperature=self.params.divisor
+        )
+        return torch.stack(draw(logits_NV, u_N1, self.params))
 
 
 def draw(logits_NV: Tensor, u_N1: Tensor | None, params: SamplingParams) -> tuple[Tensor, Tensor]:

@@ -10,8 +10,10 @@ import pytest
 import torch
 
 from goodheart.errors import ConfigError, HealthError, ModelError
-from goodheart.generate import decode
+from goodheart.generate import native
 from goodheart.generate.engine import Engine, Generation
+from goodheart.generate.native import NativeDecoder
+from goodheart.generate.runners import NativeRunner
 from goodheart.generate.sampling import SamplingParams
 from goodheart.models.causal import CausalLM, completion_logprobs
 from goodheart.models.load import LoraSpec, add_lora, load_causal
@@ -102,6 +104,15 @@ def test_a_real_model_greedy_and_every_eos(stories260k: Path) -> None:
     assert largest_difference(model, drawn, 1.0) < 1e-4
 
 
+@pytest.fixture(params=["C", "PyTorch"])
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The engine with its C code and without."""
+    if request.param == "PyTorch":
+        monkeypatch.setattr(native, "load", lambda: None)
+    return request.param
+
+
+@pytest.mark.usefixtures("way")
 @pytest.mark.parametrize("temperature", [1.0, 0.6, 1.7])
 def test_logps_are_the_trainers_and_slots_change_nothing(temperature: float) -> None:
     model = small_model()
@@ -127,6 +138,7 @@ def test_truncated_logps_are_of_what_could_be_drawn() -> None:
     assert {logp for g in only_one for logp in g.logps} == {0.0}
 
 
+@pytest.mark.usefixtures("way")
 def test_samples_follow_the_models_distribution() -> None:
     # Two tokens from a vocabulary of 5: all 25 outcomes enumerated with the whole forward pass, 8000 draws.
     model, prompt, draws = small_model(vocab=5), [1, 3, 2], 8000
@@ -161,13 +173,13 @@ def test_weights_are_shared_and_updates_are_seen_at_once() -> None:
 
 def test_finished_rows_leave_the_batch_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     widths: list[int] = []
-    step = decode.Decoder.step
+    step = NativeRunner.step
 
-    def counted(self: decode.Decoder, tokens_N: torch.Tensor) -> torch.Tensor:
+    def counted(self: NativeRunner, tokens_N: torch.Tensor) -> torch.Tensor:
         widths.append(len(tokens_N))
         return step(self, tokens_N)
 
-    monkeypatch.setattr(decode.Decoder, "step", counted)
+    monkeypatch.setattr(NativeRunner, "step", counted)
     prompts, limits = some_prompts([6] * 30), [1 + 3 * i for i in range(30)]
     made = Engine(small_model(), slots=8).generate(prompts, SamplingParams(limits))
     assert [len(g.ids) for g in made] == limits
@@ -226,12 +238,14 @@ def test_sequence_ids_draw_the_same_in_pieces() -> None:
     assert [g.ids for g in engine.generate(prompts, SamplingParams(10, seed=4))] != [g.ids for g in whole]
 
 
-def test_copies_of_a_prompt_are_computed_once_and_drawn_apart() -> None:
+def test_copies_of_a_prompt_are_computed_once_and_drawn_apart(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
     model, prompt = small_model(), some_prompts()[3]
-    seen: list[torch.Size] = []
-    model.model.register_forward_pre_hook(lambda _, args: seen.append(args[0].shape))
+    seen: list[int] = []
+    model.model.register_forward_pre_hook(lambda _, args: seen.append(len(args[0])))
+    prefill = NativeDecoder.prefill
+    monkeypatch.setattr(NativeDecoder, "prefill", lambda self, p, s: (seen.append(len(p)), prefill(self, p, s))[1])
     made = Engine(model, slots=6).generate([prompt] * 6, SamplingParams(8, seed=1))
-    assert seen[0] == (1, len(prompt))
+    assert seen == [1]
     assert len({tuple(g.ids) for g in made}) == 6
     assert largest_difference(model, made, 1.0) < 1e-4
 
@@ -272,6 +286,7 @@ def test_bad_calls_are_refused() -> None:
         Engine(engine.model, slots=0)
 
 
+@pytest.mark.usefixtures("way")
 def test_broken_weights_are_named_and_leave_nothing_behind() -> None:
     model, prompts = small_model(), some_prompts()
     engine = Engine(model)
