@@ -1,39 +1,72 @@
-"""Which stages there are, and where their settings and functions live; imported only when one is used."""
+"""Which stages there are, what they read and write, and where their code lives; imported only when one is used."""
 
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from goodheart.errors import ConfigError
-from goodheart.train.config import Settings, nearest
+from goodheart.train.config import Path_, Settings, nearest
+
+# Values of an input that are words, not places.
+_WORDS = ("auto", "reward", "policy")
 
 
 @dataclass(frozen=True)
 class Stage:
-    """A stage by name: its settings class, its function, and what it writes."""
+    """A kind of stage: its settings class, its function, and what it reads and writes."""
 
     module: str
     settings: str
     function: str
+    models: tuple[str, ...] = ()  # settings that name a model folder, a judge or a Hub id
+    data: tuple[str, ...] = ()  # settings that name data: files, folders, patterns, data sets on the Hub
     suffix: str = ""  # of the output: "" = a folder, ".jsonl" = one file
     last: str = "DONE"  # the file of an output folder that is written last
 
     def load(self) -> tuple[type[Settings], Callable[[Any], Any]]:
-        module = importlib.import_module(f"goodheart.stages.{self.module}")
+        module = importlib.import_module(self.module)
         return getattr(module, self.settings), getattr(module, self.function)
+
+    def inputs(self, settings: Mapping[str, Any]) -> Iterator[tuple[Path_, str, bool]]:
+        """What the settings name as input: where it stands in them, its text, and whether it is data (not a model)."""
+        for name in (*self.models, *self.data):
+            for path, text in _texts((name,), settings.get(name)):
+                if text not in _WORDS:
+                    yield path, text, name in self.data
 
 
 STAGES = {
-    "tokenizer": Stage("tokenizer", "TokenizerConfig", "train", last="tokenizer_config.json"),
-    "pretrain": Stage("pretrain", "PretrainConfig", "train"),
-    "sft": Stage("sft", "SFTConfig", "train"),
-    "reward": Stage("reward", "RewardConfig", "train"),
-    "ppo": Stage("ppo", "PPOConfig", "train"),
-    "sample": Stage("sample", "SampleConfig", "sample", ".jsonl"),
-    "score": Stage("score", "ScoreConfig", "score", ".jsonl"),
+    "playground": Stage("goodheart.loop.world", "PlaygroundConfig", "make", last="world.json"),
+    "tokenizer": Stage(
+        "goodheart.stages.tokenizer", "TokenizerConfig", "train", data=("data",), last="tokenizer_config.json"
+    ),
+    "pretrain": Stage(
+        "goodheart.stages.pretrain", "PretrainConfig", "train", models=("model",), data=("data", "eval_data")
+    ),
+    "sft": Stage("goodheart.stages.sft", "SFTConfig", "train", models=("model",), data=("data", "eval_data")),
+    "sample": Stage(
+        "goodheart.stages.sample", "SampleConfig", "sample", models=("model",), data=("prompts",), suffix=".jsonl"
+    ),
+    "label": Stage(
+        "goodheart.loop.label", "LabelConfig", "label", models=("aspects", "truth"), data=("answers",), suffix=".jsonl"
+    ),
+    "reward": Stage("goodheart.stages.reward", "RewardConfig", "train", models=("model",), data=("data", "eval_data")),
+    "ppo": Stage(
+        "goodheart.stages.ppo",
+        "PPOConfig",
+        "train",
+        models=("model", "reference", "reward", "value_model", "audit"),
+        data=("prompts", "audit_prompts"),
+    ),
+    "score": Stage(
+        "goodheart.stages.score", "ScoreConfig", "score", models=("reward",), data=("data",), suffix=".jsonl"
+    ),
+    "evaluate": Stage(
+        "goodheart.evaluate.stage", "EvaluateConfig", "evaluate", models=("score", "aspects"), data=("answers",)
+    ),
 }
 
 
@@ -46,3 +79,14 @@ def stage(name: str, where: str = "") -> Stage:
     if name not in STAGES:
         raise ConfigError(f"{where}unknown stage `{name}`{nearest(name, list(STAGES))}")
     return STAGES[name]
+
+
+def _texts(path: Path_, value: Any) -> Iterator[tuple[Path_, str]]:
+    """Every text in a setting: it may be one, a list, or a block of them."""
+    if value is None:
+        return
+    parts = value.items() if isinstance(value, Mapping) else enumerate(value) if isinstance(value, list | tuple) else ()
+    if not isinstance(value, Mapping | list | tuple):
+        yield path, str(value)
+    for key, part in parts:
+        yield from _texts((*path, key), part)

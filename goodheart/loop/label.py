@@ -1,0 +1,207 @@
+"""Stage `label`: simulated people rank the answers that a model gave, and what they say is compared with the truth.
+
+Writes one row per labeller and prompt, {"prompt", "completions", "ranks", "rater", ...}, which every stage that learns
+from preferences reads; who the people are is written beside it (`NAME.labellers.json`).
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from random import Random
+from typing import Any
+
+from pydantic import Field
+
+from goodheart.data.cells import answer, prompt, spare
+from goodheart.data.examples import Compared, Skipped, list_skipped, require
+from goodheart.data.files import Row, read_rows
+from goodheart.data.formats import write_rows
+from goodheart.data.layouts import to_rows
+from goodheart.data.messages import RowError, as_list
+from goodheart.data.reading import as_sources, bad_row
+from goodheart.data.records import Answer, Judgement, Prompt
+from goodheart.errors import DataError
+from goodheart.judges.function import FunctionJudge, import_function
+from goodheart.judges.reliability import pair_report
+from goodheart.loop.agreement import agreement
+from goodheart.playground.labellers import Aspects
+from goodheart.playground.population import Crowd, assign, population
+from goodheart.train.config import Settings, nearest
+from goodheart.train.files import replace_text
+
+# Columns of an answer file that say how each answer was made; a labeller's row may hold fewer answers.
+_ABOUT_ANSWERS = ("models", "finish", "tokens", "settings", "ranks", "scores")
+_TOO_FEW = "fewer than two different answers that say something: nothing to rank"
+
+Asked = tuple[Row, Prompt, tuple[Answer, ...]]
+
+
+class LabelConfig(Settings):
+    """Settings of simulated labelling."""
+
+    answers: str | list[str]  # files of `goodheart sample`: rows with prompt and completions
+    out: Path  # .jsonl (or another kind of file that goodheart writes)
+    aspects: str = "goodheart.playground.truth:aspects"  # package.module:function that scores answers aspect by aspect
+    truth: str | None = None  # function of one total score to hold labels against; None = the people's common taste
+    population: Crowd = Field(default_factory=lambda: Crowd.model_validate("crowd"))  # preset, or a block
+    guideline: str | None = None  # which version of population.guidelines is in force
+    overlap: int = Field(1, ge=1)  # people per prompt
+    limit: int | None = Field(None, ge=1)  # only the first so many prompts
+    seed: int = 0
+    quiet: bool = False
+
+
+@dataclass
+class Labelled:
+    """What was written, and how good it is."""
+
+    out: Path
+    results: dict[str, Any] = field(default_factory=dict)
+    skipped: Skipped = field(default_factory=Skipped)
+    listed: Path | None = None  # where the rows set aside are named
+
+    def summary(self) -> str:
+        found = self.results
+        lines = [f"{found['labels']} labels of {found['people']} people on {found['prompts']} prompts, in {self.out}"]
+        if found["pairs"]:
+            lines.append(f"{_rate('accuracy', found)} against the truth on {found['pairs']} untied pairs")
+            lines.append(f"{_rate('always_longest', found)}; {_rate('always_first', found)}")
+        if found.get("agreement") is not None:
+            lines.append(f"{_rate('agreement', found)} between two people; 0.5 by chance")
+        if found.get("agreement_with_majority") is not None:
+            lines.append(f"{_rate('agreement_with_majority', found)} of the others")
+        if self.skipped.total:
+            lines.append(f"set aside {self.skipped.total} rows: {self.skipped.summary()} (listed in {self.listed})")
+        return "\n".join(lines)
+
+
+def label(config: LabelConfig) -> Labelled:
+    """Writes the labels; returns where they are, how far people agree with each other and with the truth.
+
+    Raises:
+        ConfigError: no such function or version of the guidelines, or more `overlap` than people.
+        DataError: no usable row, or the aspects are not what the labellers' weights name.
+    """
+    done = Labelled(config.out)
+    asked = list(_read(config, done.skipped))
+    require(asked, done.skipped, "prompt with answers", [str(s) for s in as_sources(config.answers)])
+    people = population(config.population, config.seed)
+    guideline = config.population.guideline(config.guideline)
+    scored = _aspects(config, asked)
+    judgements: list[Judgement] = []
+    truths: list[list[float]] = []
+    for row, chosen in enumerate(assign(len(asked), len(people), config.overlap, config.seed)):
+        _, question, answers = asked[row]
+        common = [config.population.common.taste(a, guideline) for a in scored[row]]
+        for i in chosen:
+            chance = Random(f"label {config.seed} {people[i].name} {row}")
+            judgements.append(people[i].compare(question, answers, scored[row], chance, guideline))
+            truths.append(common)
+    if config.truth is not None:
+        truths = _truths(config.truth, judgements)
+    write_rows(config.out, (out for judgement in judgements for out in to_rows(judgement, "ranked")))
+    listed = [asdict(person) for person in people]
+    replace_text(beside(config.out, "labellers"), json.dumps(listed, indent=1, ensure_ascii=False) + "\n")
+    done.listed = list_skipped(config.out, done.skipped)
+    done.results = {"labels": len(judgements), "people": len(people)} | _quality(judgements, truths)
+    return done
+
+
+def beside(out: Path, what: str) -> Path:
+    """`labels.jsonl` -> `labels.WHAT.json`."""
+    name = out.name.removesuffix(".gz").removesuffix(".zst")
+    return out.with_name(f"{Path(name).stem}.{what}.json")
+
+
+def _read(config: LabelConfig, skipped: Skipped) -> Iterator[Asked]:
+    """Rows with at least two different answers; an empty answer is not shown to anybody."""
+    count = 0
+    for source in as_sources(config.answers):
+        for row in read_rows(source):
+            try:
+                found = _asked(row)
+            except RowError as error:
+                skipped.add_bad([bad_row(row, error)])
+                continue
+            yield found
+            count += 1
+            if count == config.limit:
+                return
+
+
+def _asked(row: Row) -> Asked:
+    if row.error is not None:
+        raise RowError(row.error)
+    said = as_list(row.data.get("completions"))
+    if said is None:
+        raise RowError("there is no column `completions` with a list of answers")
+    models = as_list(row.data.get("models")) or [None] * len(said)
+    if len(models) != len(said):
+        raise RowError(f"{len(said)} completions but {len(models)} models")
+    meta = spare(row.data, "prompt", "completions", *_ABOUT_ANSWERS)
+    question = prompt(row.data.get("prompt"), meta, system=row.data.get("system"))
+    answers = tuple(
+        replace(answer(text, f"answer {i}"), model=model)
+        for i, (text, model) in enumerate(zip(said, models, strict=True), 1)
+        if not (isinstance(text, str) and not text.strip())
+    )
+    if len({a.words for a in answers}) < 2:
+        raise RowError(_TOO_FEW)
+    return row, question, answers
+
+
+def _aspects(config: LabelConfig, asked: Sequence[Asked]) -> list[list[Aspects]]:
+    """For each row, each answer's aspects, from one call of the user's function."""
+    function = FunctionJudge(import_function(config.aspects), name=config.aspects)
+    prompts = [question for _, question, answers in asked for _ in answers]
+    given = function.call(prompts, [one for _, _, answers in asked for one in answers])
+    known: set[str] = set()
+    for i, aspects in enumerate(given):
+        if not isinstance(aspects, Mapping) or not all(_is_score(value) for value in aspects.values()):
+            raise DataError(
+                f"aspects {config.aspects}: result {i} is {aspects!r:.200}; return a dict of finite numbers or None"
+            )
+        known |= aspects.keys()
+    for name, weight in config.population.weights.items():
+        if weight and name not in known:
+            raise DataError(
+                f"aspects {config.aspects} never gives `{name}`, which population.weights names"
+                f"{nearest(name, sorted(known))}"
+            )
+    rest = iter(given)
+    return [[next(rest) for _ in answers] for _, _, answers in asked]
+
+
+def _is_score(value: Any) -> bool:
+    return value is None or (isinstance(value, int | float) and math.isfinite(value))
+
+
+def _truths(function: str, judgements: Sequence[Judgement]) -> list[list[float]]:
+    judge = FunctionJudge(import_function(function), name=function)
+    prompts = [j.prompt for j in judgements for _ in j.answers]
+    scores = iter(judge.score(prompts, [a for j in judgements for a in j.answers]))
+    found = [[next(scores) for _ in j.answers] for j in judgements]
+    if any(score is None for row in found for score in row):
+        raise DataError(f"truth {function}: it gives None for some answers; truth needs a number for each")
+    return [[float(score or 0.0) for score in row] for row in found]
+
+
+def _quality(judgements: Sequence[Judgement], truths: Sequence[Sequence[float]]) -> dict[str, Any]:
+    """Agreement of the labels with the truth, beside two rulers, and of people with each other."""
+    compared = []
+    for j in judgements:
+        lengths = tuple(len(a.words) for a in j.answers)
+        compared.append(Compared((), j.ranks, prompt_key=j.prompt.key, words=lengths, shown_order=j.shown_order))
+    report = pair_report(compared, truths)
+    names = [f"{name}{end}" for name in ("accuracy", "always_longest", "always_first") for end in ("", "_low", "_high")]
+    numbers = {name: report[name] for name in ("prompts", "pairs", "ties", *names) if name in report}
+    return numbers | agreement(judgements)
+
+
+def _rate(name: str, found: Mapping[str, Any]) -> str:
+    low, high = found[f"{name}_low"], found[f"{name}_high"]
+    return f"{name.replace('_', ' ')} {found[name]:.3f} (95 % interval {low:.3f} to {high:.3f})"

@@ -1,0 +1,166 @@
+"""The stage `label`: files that the readers read, and agreement that is counted by hand here."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from goodheart.data.formats import read_records
+from goodheart.data.records import Answer, Judgement, Message, Prompt
+from goodheart.errors import ConfigError, DataError
+from goodheart.loop.agreement import agreement
+from goodheart.loop.label import LabelConfig, label
+from goodheart.train.config import build
+
+ASPECTS = """\
+def aspects(prompts, completions, topic, **columns):
+    assert len(prompts) == len(completions) == len(topic)
+    said = [c if isinstance(c, str) else c[0]["content"] for c in completions]
+    return [{"good": len(set(s)) / 10, "kind": None if t == "sum" else 0.5} for s, t in zip(said, topic)]
+
+
+def total(prompts, completions, **columns):
+    return [-len(set(c if isinstance(c, str) else c[0]["content"])) for c in completions]
+"""
+WEIGHTS = {"weights": {"good": 1.0, "kind": 1.0}, "temperature": 0.0, "people": 4}
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    (tmp_path / "label_aspects.py").write_text(ASPECTS, encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    rows = [
+        {
+            "prompt": [{"role": "user", "content": f"question {i}"}],
+            "completions": ["aaaa", "abab", "abcd"],
+            "models": ["m"] * 3,
+            "finish": ["eos"] * 3,
+            "topic": "sum" if i % 2 else "how",
+            "task": {"n": i},
+        }
+        for i in range(10)
+    ]
+    (tmp_path / "answers.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return tmp_path
+
+
+def config(**settings: object) -> LabelConfig:
+    given = {"answers": "answers.jsonl", "aspects": "label_aspects:aspects", "out": "labels.jsonl"}
+    return build(LabelConfig, overrides=given | {"population": WEIGHTS} | settings)
+
+
+def test_labels_are_read_as_rankings(folder: Path) -> None:
+    done = label(config(overlap=2))
+    judgements = read_records("labels.jsonl", "preference").records
+    assert len(judgements) == 20 == done.results["labels"]
+    for judgement in judgements:
+        assert isinstance(judgement, Judgement)
+        assert judgement.ranks == (2, 1, 0)  # 1, 2 and 4 different letters
+        assert sorted(judgement.shown_order or ()) == [0, 1, 2]
+        assert (judgement.seconds or 0) > 0
+        assert judgement.prompt.meta["topic"] in ("sum", "how")
+        assert "finish" not in judgement.prompt.meta
+    assert len({j.rater for j in judgements if isinstance(j, Judgement)}) == 4
+    assert len({j.shown_order for j in judgements if isinstance(j, Judgement)}) > 1
+    people = json.loads((folder / "labels.labellers.json").read_text(encoding="utf-8"))
+    assert [p["name"] for p in people] == ["p1", "p2", "p3", "p4"]
+    assert people[0]["weights"] == {"good": 1.0, "kind": 1.0}
+
+
+def test_quality_beside_rulers(folder: Path) -> None:
+    found = label(config(overlap=3)).results
+    assert (found["prompts"], found["pairs"], found["ties"]) == (10, 90, 0)
+    assert found["accuracy"] == 1.0
+    assert found["always_longest"] == 0.5  # all are equally long
+    assert found["agreement"] == found["agreement_with_majority"] == 1.0
+    # against a truth that is the opposite
+    assert label(config(truth="label_aspects:total")).results["accuracy"] == 0.0
+    # one person per prompt has nobody to agree with
+    assert label(config()).results["agreement"] is None
+
+
+def test_noise_shows_in_the_quality(folder: Path) -> None:
+    found = label(config(overlap=4, population=WEIGHTS | {"temperature": 50.0})).results
+    # 120 labels of coin tosses: an accuracy of 0.5, standard deviation about sqrt(0.25 / 120) = 0.046 or a little more
+    assert 0.3 < found["accuracy"] < 0.7
+    assert 0.3 < found["agreement"] < 0.7
+
+
+def test_the_seed_decides(folder: Path) -> None:
+    noisy = WEIGHTS | {"temperature": 0.3}
+    texts = []
+    for seed in (1, 1, 2):
+        label(config(seed=seed, population=noisy))
+        texts.append((folder / "labels.jsonl").read_text(encoding="utf-8"))
+    assert texts[0] == texts[1] != texts[2]
+
+
+def test_empty_answers_are_shown_to_nobody(folder: Path) -> None:
+    rows = [
+        {"prompt": "a", "completions": ["", "x", "yy"], "topic": "how"},
+        {"prompt": "b", "completions": ["", "x", "x"], "topic": "how"},
+        {"prompt": "c", "completions": "x", "topic": "how"},
+        {"prompt": "d", "topic": "how"},
+        {"prompt": "e", "completions": ["x", "yz"], "models": ["m"], "topic": "how"},
+    ]
+    (folder / "odd.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    done = label(config(answers="odd.jsonl"))
+    (judgement,) = read_records("labels.jsonl", "preference").records
+    assert isinstance(judgement, Judgement)
+    assert [a.text for a in judgement.answers] == ["x", "yy"]
+    assert judgement.prompt.text == "a"
+    assert done.skipped.total == 4
+    assert done.listed == Path("labels.skipped.jsonl")
+    assert "nothing to rank" in done.summary()
+
+
+@pytest.mark.parametrize(
+    ("settings", "kind", "message"),
+    [
+        ({"aspects": "label_aspects:aspect"}, ConfigError, "no function `aspect`"),
+        ({"overlap": 5}, ConfigError, "`overlap` 5 is more than the 4 people"),
+        ({"guideline": "v2"}, ConfigError, "no version `v2`"),
+        (
+            {"population": {"weights": {"god": 1.0}}},
+            DataError,
+            "never gives `god`, which population.weights names; ",
+        ),
+        ({"aspects": "label_aspects:total"}, DataError, "return a dict of finite numbers or None"),
+        ({"aspects": "math:fsum"}, DataError, "math:fsum failed: TypeError"),
+    ],
+)
+def test_wrong_settings(folder: Path, settings: dict[str, object], kind: type[Exception], message: str) -> None:
+    with pytest.raises(kind) as error:
+        label(config(**settings))
+    assert message in str(error.value)
+    assert not (folder / "labels.jsonl").exists()
+
+
+def test_wrong_population_names_the_key(folder: Path) -> None:
+    with pytest.raises(ConfigError, match=r"unknown key `population\.poeple`; did you mean `people`"):
+        config(population={"poeple": 3})
+    with pytest.raises(ConfigError, match="`population`: no preset `croud`; did you mean `crowd`"):
+        config(population="croud")
+
+
+def by(*ranks: tuple[int, ...], question: str = "q") -> list[Judgement]:
+    answers = tuple(Answer(text) for text in "abc"[: len(ranks[0])])
+    return [Judgement(Prompt(messages=(Message("user", question),)), answers, r) for r in ranks]
+
+
+def test_agreement_counted_by_hand() -> None:
+    # pairs ab, ac, bc. 1st: a a b; 2nd: a c c (ranks 1,2,0: a over b, c over both); 3rd: tied ab, a over c, b over c
+    found = agreement(by((0, 1, 2), (1, 2, 0), (0, 0, 1)))
+    # 1-2: yes no no; 1-3: (tie) yes yes; 2-3: (tie) no no -> 3 of 7
+    assert found["agreement"] == pytest.approx(3 / 7)
+    # ab: 1 and 2 agree with each other, the 3rd has no say -> 2 yes.
+    # ac (+ - +): 1st's others (- +) are split, out; 2nd's (+ +) -> no; 3rd's split. bc the same -> 2 yes of 4
+    assert found["agreement_with_majority"] == pytest.approx(2 / 4)
+
+
+def test_each_prompt_weighs_one() -> None:
+    one = by((0, 1, 2), (0, 1, 2), (0, 1, 2), question="many")  # 9 of 9
+    other = by((0, 1), (1, 0), question="few")  # 0 of 1
+    assert agreement(one + other)["agreement"] == 0.5
