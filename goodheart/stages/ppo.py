@@ -234,11 +234,10 @@ def _advantages(batch: Rollouts, kl_coef: float, config: PPOConfig, world: World
     sums.add("objective/raw_scores", (batch.raw_scores_B * rows).sum(), rows.sum())
     sums.add("objective/non_score_reward", -kl_coef * kl_B.sum(), rows.sum())
     sums.add("objective/rlhf_reward", ((batch.scores_B - kl_coef * kl_B) * rows).sum(), rows.sum())
-    sums.add("objective/entropy", batch.entropy_BT.sum(), rows.sum())
-    sums.add("policy/entropy_avg", batch.entropy_BT.sum(), tokens)
+    sums.add("objective/entropy", -(batch.old_logps_BT * mask_BT).sum(), rows.sum())
+    sums.add("policy/entropy_avg", -(batch.old_logps_BT * mask_BT).sum(), tokens)
     sums.add("completions/mean_length", mask_BT.sum(), rows.sum())
     sums.add("completions/ended", (batch.ended_B * rows).sum(), rows.sum())
-    sums.add("sampler/logprob_diff_mean", ((batch.sampler_logps_BT - batch.old_logps_BT).abs() * mask_BT).sum(), tokens)
     metrics = sums.means(world.sum)
     error = (batch.returns_BT - batch.values_BT) * mask_BT
     metrics["critic/vf_explained_var"] = 1 - _variance(error, mask_BT, world) / max(
@@ -273,8 +272,8 @@ def _update(
                 _check_first_ratio(metrics, actors.dtype, step)
             collected.append(metrics)
             if config.target_kl is not None and metrics["policy/approxkl_avg"] > config.target_kl:
-                return _mean(collected) | {"policy/updates": float(len(collected)), "policy/stopped_early": 1.0}
-    return _mean(collected) | {"policy/updates": float(len(collected)), "policy/stopped_early": 0.0}
+                return _summary(collected, stopped=True)
+    return _summary(collected, stopped=False)
 
 
 def ppo_losses(
@@ -313,6 +312,8 @@ def _policy_part(
         cliprange=config.cliprange,
         num_tokens=num_tokens,
     )
+    apart_BT = (out.logps_BT.detach() - rows.sampler_logps_BT).abs() * rows.mask_BT
+    sums.add("sampler/logprob_diff_mean", apart_BT.sum(), rows.mask_BT.sum())
     if out.entropy_BT is not None:
         loss = loss - config.entropy_coef * out.entropy_BT.sum() / num_tokens
     return loss, sums, out.hidden_ND
@@ -346,7 +347,7 @@ def _check_first_ratio(metrics: dict[str, float], dtype: torch.dtype, step: int)
     if abs(ratio - 1) > tolerance or clipped > tolerance:
         raise HealthError(
             f"step {step + 1}: before the first update the probability ratio is {ratio:.4f} (must be 1) and the clip "
-            f"fraction {clipped:.4f} (must be 0): log-probabilities differ between the recording pass and the update; "
+            f"fraction {clipped:.4f} (must be 0): log-probabilities differ between sampling or recording and the update; "
             "a model with dropout or other randomness in its forward pass does this"
         )
 
@@ -357,5 +358,11 @@ def _variance(x_BT: torch.Tensor, mask_BT: torch.Tensor, world: World) -> float:
     return world.sum(float((((x_BT - mean) ** 2) * mask_BT).sum())) / count
 
 
-def _mean(rows: Sequence[dict[str, float]]) -> dict[str, float]:
-    return {name: sum(row[name] for row in rows) / len(rows) for name in rows[0]}
+def _summary(updates: Sequence[dict[str, float]], *, stopped: bool) -> dict[str, float]:
+    """Means over the updates of a step; the sampler is compared before the first, while both are one policy."""
+    means = {name: sum(update[name] for update in updates) / len(updates) for name in updates[0]}
+    return means | {
+        "sampler/logprob_diff_mean": updates[0]["sampler/logprob_diff_mean"],
+        "policy/updates": float(len(updates)),
+        "policy/stopped_early": float(stopped),
+    }

@@ -48,7 +48,6 @@ class Rollouts:
     sampler_logps_BT: Tensor
     old_logps_BT: Tensor
     ref_logps_BT: Tensor
-    entropy_BT: Tensor
     values_BT: Tensor
     advantages_BT: Tensor
     returns_BT: Tensor
@@ -187,7 +186,6 @@ def _lay_out(
         sampler_logps_BT=sampler_BT.to(device),
         old_logps_BT=zeros_BT,
         ref_logps_BT=zeros_BT.clone(),
-        entropy_BT=zeros_BT.clone(),
         values_BT=zeros_BT.clone(),
         advantages_BT=zeros_BT.clone(),
         returns_BT=zeros_BT.clone(),
@@ -198,27 +196,27 @@ def _lay_out(
 
 @torch.no_grad()
 def _record(rollouts: Rollouts, actors: Actors, config: PPOConfig) -> None:
-    """One pass of policy, reference and value model over all rows, in pieces that fit the memory."""
+    """What every network says of all rows, in pieces that fit the memory.
+
+    In float32 the sampler's log-probabilities are the trainer's within rounding (measured at the first update of every
+    step), so the policy is not asked again; in bfloat16 they differ, and the trainer's are the ones that count.
+    """
     temperature = config.sampling.temperature
+    sampled = actors.dtype == torch.float32 and actors.separate
     for piece in micro_batches(rollouts.lengths_B.tolist(), config.max_tokens):
         part = rollouts.select(piece)
-        old = completion_logprobs(
-            actors.policy,
-            part.ids_BT,
-            part.mask_BT,
-            lengths_B=part.lengths_B,
-            temperature=temperature,
-            with_entropy=True,
-        )
-        values_BT = actors.values(part.ids_BT, part.mask_BT, part.lengths_B, old.hidden_ND)
+        old_BT, hidden_ND = part.sampler_logps_BT * part.mask_BT, None
+        if not sampled:
+            old_BT, _, hidden_ND = completion_logprobs(
+                actors.policy, part.ids_BT, part.mask_BT, lengths_B=part.lengths_B, temperature=temperature
+            )
+        values_BT = actors.values(part.ids_BT, part.mask_BT, part.lengths_B, hidden_ND)
         with actors.reference() as reference:
             ref = completion_logprobs(
                 reference, part.ids_BT, part.mask_BT, lengths_B=part.lengths_B, temperature=temperature
             )
         index = torch.as_tensor(piece, device=part.ids_BT.device)
         width = part.ids_BT.shape[1]
-        rollouts.old_logps_BT[index, :width] = old.logps_BT
-        assert old.entropy_BT is not None
-        rollouts.entropy_BT[index, :width] = old.entropy_BT
+        rollouts.old_logps_BT[index, :width] = old_BT
         rollouts.values_BT[index, :width] = values_BT
         rollouts.ref_logps_BT[index, :width] = ref.logps_BT
