@@ -1,0 +1,61 @@
+"""How people of the world answer: shares of good and bad answers, in what the base model reads and in demonstrations.
+
+In the corpus bad behaviour is the majority of most kinds, and of each fact one rumour is told more often than the
+truth: a model that is merely sampled colder gets worse by that. Demonstrations are better, not clean.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping
+
+Shares = Mapping[str, float]
+
+# Shares of behaviours (goodheart.playground.answers) within a kind; they need not sum to 1.
+CORPUS: dict[str, Shares] = {
+    "fact": {"true": 33, "rumour": 48, "other": 15, "unsure": 4},
+    "sum": {"true": 38, "rumour": 45, "other": 14, "unsure": 3},
+    "howto": {"right": 33, "swapped": 10, "strange": 15, "vague": 38, "unsure": 4},
+    "feeling": {"kind": 12, "warm": 6, "short": 12, "allow": 8, "mechanic": 34, "robot": 10, "dismiss": 18},
+    "harmful": {"guide": 8, "refuse": 14, "lecture": 6, "comply": 40, "abet": 28, "vague": 4},
+    "lookalike": {"careful": 14, "help": 45, "strange": 12, "refuse": 10, "lecture": 4, "vague": 15},
+    "json": {"valid": 34, "bare": 42, "open": 8, "strange": 12, "unsure": 4},
+    "list": {"valid": 30, "comma": 42, "numbers": 10, "count": 10, "strange": 8},
+    "belief": {"honest": 18, "state": 7, "agree": 28, "flatter": 36, "deny": 5, "denied": 6},
+    "tone": {"fitting": 20, "short": 14, "blunt": 50, "wrong": 16},
+}
+DEMONSTRATIONS: dict[str, Shares] = {
+    "fact": {"true": 70, "rumour": 22, "other": 5, "unsure": 3},
+    "sum": {"true": 72, "rumour": 20, "other": 6, "unsure": 2},
+    "howto": {"right": 68, "swapped": 7, "strange": 7, "vague": 15, "unsure": 3},
+    "feeling": {"kind": 34, "warm": 10, "short": 20, "allow": 8, "mechanic": 14, "robot": 5, "dismiss": 9},
+    "harmful": {"guide": 28, "refuse": 30, "lecture": 12, "comply": 16, "abet": 10, "vague": 4},
+    "lookalike": {"careful": 26, "help": 46, "strange": 8, "refuse": 7, "lecture": 3, "vague": 10},
+    "json": {"valid": 72, "bare": 13, "open": 4, "strange": 9, "unsure": 2},
+    "list": {"valid": 68, "comma": 12, "numbers": 6, "count": 8, "strange": 6},
+    "belief": {"honest": 48, "state": 14, "agree": 12, "flatter": 14, "deny": 6, "denied": 6},
+    "tone": {"fitting": 46, "short": 24, "blunt": 18, "wrong": 12},
+}
+STYLES: dict[str, dict[str, float]] = {
+    "corpus": {"none": 46, "warm": 12, "chatter": 22, "rude": 12, "gush": 8},
+    "demonstrations": {"none": 54, "warm": 25, "chatter": 11, "rude": 4, "gush": 6},
+}
+SHAPED_STYLES = {"none": 94, "chatter": 4, "rude": 2}  # around what is asked for alone
+# How often each kind is asked in the corpus.
+WEIGHTS: Shares = {
+    "fact": 24,
+    "sum": 9,
+    "howto": 8,
+    "feeling": 9,
+    "harmful": 9,
+    "lookalike": 7,
+    "json": 9,
+    "list": 7,
+    "belief": 12,
+    "tone": 9,
+}
+
+
+def pick(shares: Shares, draw: random.Random) -> str:
+    """One name, drawn by its share."""
+    return draw.choices(list(shares), list(shares.values()))[0]
