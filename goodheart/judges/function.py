@@ -30,6 +30,15 @@ class FunctionJudge:
         Raises:
             DataError: it returns another number of scores, or something that is not a finite number or None.
         """
+        scores = self.call(prompts, answers)
+        return [self._number(score, i) for i, score in enumerate(scores)]
+
+    def call(self, prompts: Sequence[Prompt], answers: Sequence[Answer]) -> list[Any]:
+        """What the function returns, one value per answer, whatever it is; the prompts' other columns go with them.
+
+        Raises:
+            DataError: the function fails, or returns another number of values.
+        """
         asked = [p.as_column() for p in prompts]
         said = [
             [m.as_dict() for m in a.turns()] if p.is_chat else a.text for p, a in zip(prompts, answers, strict=True)
@@ -37,12 +46,12 @@ class FunctionJudge:
         names = {name for p in prompts for name in p.meta} - {"prompts", "completions"}
         columns = {name: [p.meta.get(name) for p in prompts] for name in sorted(names)}
         try:
-            scores = list(self.function(prompts=asked, completions=said, **columns))
+            found = list(self.function(prompts=asked, completions=said, **columns))
         except Exception as error:
             raise DataError(f"reward function {self.name} failed: {type(error).__name__}: {error}") from error
-        if len(scores) != len(answers):
-            raise DataError(f"reward function {self.name}: {len(scores)} scores for {len(answers)} completions")
-        return [self._number(score, i) for i, score in enumerate(scores)]
+        if len(found) != len(answers):
+            raise DataError(f"reward function {self.name}: {len(found)} scores for {len(answers)} completions")
+        return found
 
     def _number(self, score: Any, index: int) -> float | None:
         if score is None:

@@ -1,0 +1,199 @@
+"""Compare models by their answers to the same prompts: win rates, leaderboard, aspects, tics, examples.
+
+1 read     the answer files; only prompts that all of them answer
+2 score    every answer by the judge that decides wins, and by the function that gives aspects
+3 compare  all pairs of models
+4 write    results.json, and scored.jsonl with every answer and its scores
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import combinations
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, model_validator
+
+from goodheart.data.writing import write_rows
+from goodheart.errors import DataError
+from goodheart.evaluate.answers import Answers, read_answers
+from goodheart.evaluate.aspects import aspects_of
+from goodheart.evaluate.examples import choose_examples
+from goodheart.evaluate.interval import Bootstrap, Samples, measures, prompt_means, select
+from goodheart.evaluate.leaderboard import leaderboard
+from goodheart.evaluate.style import tic_measures, tics_changed, tics_of
+from goodheart.evaluate.wins import by_prompt, mirrored, pairs, win_record
+from goodheart.judges.load import load_judge
+from goodheart.train.config import RunSettings
+from goodheart.train.lineage import plain
+from goodheart.train.optimizer import resolve_dtype
+from goodheart.train.parallel import World
+from goodheart.train.run import Run
+
+SCORE = "score"  # the name of the deciding judge's scores among the aspects
+
+
+class EvaluateConfig(RunSettings):
+    """Settings of an evaluation."""
+
+    answers: dict[str, Path] = Field(min_length=1)  # name -> file of `goodheart sample`; the first is the base
+    score: str  # decides who wins: run folder, sequence-classification folder, or package.module:function
+    aspects: str | None = None  # package.module:function that gives one dict of name -> number or None per answer
+    tie: float = Field(0.0, ge=0)  # scores that differ by no more count as equal
+    changes: list[tuple[str, str]] | None = None  # pairs (from, to) whose tics are told; None = to the last model
+    resamples: int = Field(2000, ge=1000)  # of the intervals
+    examples: int = Field(16, ge=0)
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    max_tokens: int = Field(16384, ge=1)  # padded tokens per forward pass of a reward model
+
+    @model_validator(mode="after")
+    def _known(self) -> EvaluateConfig:
+        for pair in self.changes or []:
+            for name in pair:
+                if name not in self.answers:
+                    raise ValueError(f"changes: no answers are named `{name}`; there are {', '.join(self.answers)}")
+        return self
+
+
+def evaluate(config: EvaluateConfig) -> Path:
+    """Runs the stage; returns its folder with `results.json`.
+
+    Raises:
+        DataError: a file cannot be read, no prompt is shared, or the judge has no opinion on anything.
+        ConfigError, ModelError: no such judge.
+    """
+    files = [str(file) for file in config.answers.values()]
+    parents = {"score": config.score} | ({} if config.aspects is None else {"aspects": config.aspects})
+    settings = config.model_dump(mode="json")
+    with Run.open(
+        config.out,
+        stage="evaluate",
+        config=settings,
+        parents=parents,
+        data=files,
+        seed=config.seed,
+        quiet=config.quiet,
+    ) as run:
+        if not run.finished:
+            found = read_answers(config.answers)
+            scored = _score(config, found, run)
+            write_rows(run.path / "scored.jsonl", _rows(found, scored))
+            run.finish(plain(results(config, found, scored)))
+        return run.path
+
+
+def results(config: EvaluateConfig, found: Answers, scored: Mapping[str, dict[str, Samples]]) -> dict[str, Any]:
+    """Everything that results.json holds; `scored`: aspect -> model -> values per prompt and answer."""
+    bootstrap = Bootstrap(len(found.prompts), config.resamples, config.seed)
+    tics = tics_of(found.models)
+    wins, rates = _wins(found, scored[SCORE], tics["length"], bootstrap, config.tie)
+    last = found.names[-1]
+    changes = config.changes or [(name, last) for name in found.names[:-1]]
+    return {
+        "prompts": len(found.prompts),
+        "left_out": found.left_out,
+        "models": _table(scored, bootstrap),
+        "differences": _differences(found, scored, bootstrap),
+        "wins": wins,
+        "leaderboard": leaderboard(found.names, rates, bootstrap),
+        "tics": tic_measures(tics, bootstrap),
+        "tics_changed": [row for start, to in changes for row in tics_changed(tics, start, to, bootstrap)],
+        "by_kind": _by(found, scored, bootstrap, "kind"),
+        "by_language": _by(found, scored, bootstrap, "language"),
+        "examples": choose_examples(found, scored, config.examples),
+        "judge": config.score,
+    }
+
+
+def _score(config: EvaluateConfig, found: Answers, run: Run) -> dict[str, dict[str, Samples]]:
+    device = World.start(config.device).device
+    judge = load_judge(
+        config.score, dtype=resolve_dtype(config.dtype, device), device=device, max_tokens=config.max_tokens
+    )
+    scored: dict[str, dict[str, Samples]] = {SCORE: {}}
+    with run.progress(len(found.models), "scoring", "models") as bar:
+        for name, samples in found.models.items():
+            flat = [(prompt, a) for prompt, own in zip(found.prompts, samples, strict=True) for a in own]
+            asked, said = [p for p, _ in flat], [a for _, a in flat]
+            scored[SCORE][name] = _split(judge.score(asked, said), samples)
+            if config.aspects is not None:
+                for aspect, values in aspects_of(config.aspects, asked, said).items():
+                    scored.setdefault(aspect, {})[name] = _split(values, samples)
+            bar.advance()
+    for name, scores in scored[SCORE].items():
+        if not any(x is not None for own in scores for x in own):
+            raise DataError(f"{config.answers[name]}: {config.score} has no opinion on any answer of `{name}`")
+    # An aspect that the function gave for some models only does not apply to the others.
+    blank: dict[str, Samples] = {name: [[None] * len(own) for own in samples] for name, samples in found.models.items()}
+    return {aspect: {name: own.get(name, blank[name]) for name in found.models} for aspect, own in scored.items()}
+
+
+def _split(values: Sequence[float | None], samples: Sequence[Sequence[Any]]) -> Samples:
+    place = iter(values)
+    return [[next(place) for _ in own] for own in samples]
+
+
+def _table(scored: Mapping[str, dict[str, Samples]], bootstrap: Bootstrap) -> dict[str, dict[str, Any]]:
+    """model -> aspect -> measure."""
+    table: dict[str, dict[str, Any]] = {}
+    for aspect, models in scored.items():
+        for name, measure in measures(models, bootstrap).items():
+            table.setdefault(name, {})[aspect] = measure.as_dict()
+    return table
+
+
+def _by(
+    found: Answers, scored: Mapping[str, dict[str, Samples]], bootstrap: Bootstrap, column: str
+) -> dict[str, dict[str, dict[str, Any]]]:
+    """model -> value of the prompts' column -> aspect -> measure; aspects that do not apply are left out."""
+    groups = list(dict.fromkeys(str(p.meta[column]) for p in found.prompts if p.meta.get(column) is not None))
+    table: dict[str, dict[str, dict[str, Any]]] = {}
+    for group in groups:
+        inside = [str(p.meta.get(column)) == group for p in found.prompts]
+        part: dict[str, dict[str, Samples]] = {
+            aspect: {name: select(samples, inside.__getitem__) for name, samples in models.items()}
+            for aspect, models in scored.items()
+        }
+        for name, found_here in _table(part, bootstrap).items():
+            table.setdefault(name, {})[group] = {aspect: m for aspect, m in found_here.items() if m["n"]}
+    return table
+
+
+def _differences(
+    found: Answers, scored: Mapping[str, dict[str, Samples]], bootstrap: Bootstrap
+) -> dict[str, dict[str, dict[str, Any]]]:
+    """a -> b -> aspect -> mean over prompts of a's value minus b's, for every later a and earlier b."""
+    table: dict[str, dict[str, dict[str, Any]]] = {}
+    for earlier, later in combinations(found.names, 2):
+        row = {
+            aspect: bootstrap.difference(prompt_means(models[later]), prompt_means(models[earlier])).as_dict()
+            for aspect, models in scored.items()
+        }
+        table.setdefault(later, {})[earlier] = row
+    return table
+
+
+def _wins(
+    found: Answers, scores: dict[str, Samples], lengths: dict[str, Samples], bootstrap: Bootstrap, tie: float
+) -> tuple[dict[str, dict[str, Any]], dict[tuple[str, str], Any]]:
+    """Every pair of models, told from both sides; and the shares won by prompt."""
+    table: dict[str, dict[str, Any]] = {name: {} for name in found.names}
+    rates = {}
+    for a, b in combinations(found.names, 2):
+        compared = pairs(scores[a], scores[b], lengths[a], lengths[b], tie)
+        rates[a, b] = by_prompt(compared)
+        table[a][b] = win_record(compared, bootstrap)
+        table[b][a] = mirrored(table[a][b])
+    return table, rates
+
+
+def _rows(found: Answers, scored: Mapping[str, dict[str, Samples]]) -> Any:
+    for i, prompt in enumerate(found.prompts):
+        for name, samples in found.models.items():
+            yield {
+                "prompt": prompt.as_column(),
+                "model": name,
+                "completions": [a.words for a in samples[i]],
+                **{aspect: list(models[name][i]) for aspect, models in scored.items()},
+            }
