@@ -117,7 +117,7 @@ def collect(
     generations = writer.generate([asked[i][1] for i in mine], config.sampling, seed=seed, sequence_ids=mine)
     generated = time.perf_counter()
     answers = [writer.answer(p, g, config.sampling.stop) for p, g in zip(prompts, generations, strict=True)]
-    raw, scores = _scores(prompts, answers, generations, judge, actors.template, config)
+    raw, scores = judge_scores(prompts, answers, generations, judge, actors.template, config)
     if world.sum(float(sum(score is not None for score in raw))) == 0:
         raise DataError(f"reward {config.reward}: no opinion (None) on all of {len(asked)} answers")
     scored = time.perf_counter()
@@ -131,7 +131,7 @@ def collect(
     return rollouts, timing
 
 
-def _scores(
+def judge_scores(
     prompts: Sequence[Prompt],
     answers: Sequence[Answer],
     generations: Sequence[Generation],

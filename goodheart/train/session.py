@@ -147,10 +147,13 @@ class Session:
         self._saved = time.monotonic()
 
     @contextmanager
-    def model_folder(self) -> Iterator[Path]:
-        """A folder to write the result into; becomes the run's `model/` whole or not at all."""
-        target = self.run.model_dir
-        temporary = target.with_name("model.partial")
+    def model_folder(self, name: str = "model") -> Iterator[Path]:
+        """A folder to write a model into; becomes the run's `model/`, the result, whole or not at all.
+
+        name: another folder of the run, for models kept on the way.
+        """
+        target = self.run.path / name
+        temporary = target.with_name(f"{name}.partial")
         if self.world.is_main:
             shutil.rmtree(temporary, ignore_errors=True)
             temporary.mkdir(parents=True)

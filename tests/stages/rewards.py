@@ -17,3 +17,13 @@ def every_other(prompts: list, completions: list, **columns: list) -> list[float
 def silent(prompts: list, completions: list, **columns: list) -> list[None]:
     """No opinion at all."""
     return [None] * len(completions)
+
+
+def few_vowels(prompts: list, completions: list, **columns: list) -> list[float]:
+    """The opposite of `vowels`: what an audit says of a policy that chases vowels."""
+    return [-score for score in vowels(prompts, completions)]
+
+
+def vowels_again(prompts: list, completions: list, **columns: list) -> list[float]:
+    """An audit that agrees with the reward."""
+    return vowels(prompts, completions)

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 
 from goodheart.errors import ConfigError, DataError, HealthError
 from goodheart.models.load import load_causal, load_reward
-from goodheart.stages import ppo
+from goodheart.stages import ppo_update
 from goodheart.stages.ppo import PPOConfig, train
 from goodheart.stages.rollouts import draw_prompts
 from goodheart.train.metrics import comparable, read_metrics
@@ -23,14 +23,6 @@ from goodheart.train.session import Session
 
 VOWELS = "tests.stages.rewards:vowels"
 ROOT = Path(__file__).resolve().parents[2]
-
-
-@pytest.fixture(scope="module")
-def prompts(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("prompts") / "prompts.jsonl"
-    texts = ["The cat", "The dog likes", "Who", "Sun and milk", "Bones", "The sun likes the dog"]
-    path.write_text("".join(json.dumps({"prompt": t}) + "\n" for t in texts), encoding="utf-8")
-    return path
 
 
 def config(tiny_model: Path, prompts: Path, out: Path, **changes: Any) -> PPOConfig:
@@ -189,13 +181,13 @@ def test_answers_without_an_opinion_are_left_out(tiny_model: Path, prompts: Path
 def test_randomness_in_the_forward_pass_is_caught(
     tiny_model: Path, prompts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    exact = ppo.completion_logprobs
+    exact = ppo_update.completion_logprobs
 
     def noisy(*arguments: Any, **named: Any) -> Any:
         out = exact(*arguments, **named)
         return out._replace(logps_BT=out.logps_BT + 0.3)
 
-    monkeypatch.setattr(ppo, "completion_logprobs", noisy)  # the update's pass alone, not the recording one
+    monkeypatch.setattr(ppo_update, "completion_logprobs", noisy)  # the update's pass alone, not the recording one
     with pytest.raises(HealthError, match=r"step 1: before the first update the probability ratio is 1\.3"):
         train(config(tiny_model, prompts, tmp_path / "r"))
 
