@@ -188,20 +188,19 @@ class Checkpoints:
         """
         Args:
             run_path: the run folder.
-            keep: newest checkpoints that stay; the best one stays besides.
+            keep: newest checkpoints that stay.
             note: told about damaged checkpoints.
             before_save: called first, so that logs are on disk before the checkpoint that counts on them.
         """
         self.folder, self.keep = run_path / "checkpoints", keep
         self._note, self._before_save = note, before_save
 
-    def save(self, step: int, state: TrainState, *, keep_best: float | None = None) -> Path:
+    def save(self, step: int, state: TrainState) -> Path:
         """Writes `checkpoints/step-<step>`, then prunes. All processes call it together.
 
         Args:
             step: steps done.
             state: what to save.
-            keep_best: score of this checkpoint, larger is better; the one with the largest is never pruned.
 
         Raises:
             RunError: the disk is full; the older checkpoints are whole and nothing half-written is left.
@@ -218,7 +217,7 @@ class Checkpoints:
         try:
             hashes = state.save(temporary)
             if main:
-                self._complete(temporary, final, hashes, {"step": step, "score": keep_best})
+                self._complete(temporary, final, hashes, {"step": step})
         except BaseException:
             if main:
                 shutil.rmtree(temporary, ignore_errors=True)
@@ -238,14 +237,6 @@ class Checkpoints:
         found = World.current().broadcast_object(found)
         return None if found is None else (found, self.folder / f"step-{found}")
 
-    def best(self) -> tuple[int, Path] | None:
-        """Step and folder of the checkpoint with the largest score, if any was saved with one."""
-        scored = [(score, step, folder) for step, folder in self._steps() if (score := _score(folder)) is not None]
-        if not scored:
-            return None
-        _, step, folder = max(scored, key=lambda item: item[:2])
-        return step, folder
-
     def _complete(self, temporary: Path, final: Path, hashes: dict[str, str], about: dict[str, Any]) -> None:
         try:
             write_json(temporary / _CHECKSUMS, hashes)
@@ -264,11 +255,10 @@ class Checkpoints:
 
     def _prune(self, newest: int) -> None:
         """Drops what is old, what lies after the step training now stands at, and what a killed process left behind."""
-        best = self.best()
         steps = self._steps()
         kept = {step for step, _ in [s for s in steps if s[0] <= newest][-self.keep :]}
         for step, folder in steps:
-            if step not in kept and (best is None or step != best[0]):
+            if step not in kept:
                 shutil.rmtree(folder, ignore_errors=True)
         for leftover in self.folder.glob(".*-step-*"):
             shutil.rmtree(leftover, ignore_errors=True)
@@ -291,14 +281,6 @@ def _damage(folder: Path) -> str | None:
     except (OSError, ValueError, KeyError, TypeError) as error:
         return f"cannot be read: {error}"
     return f"{' and '.join(wrong)} changed since it was written" if wrong else None
-
-
-def _score(folder: Path) -> float | None:
-    try:
-        score = json.loads((folder / _COMPLETE).read_text(encoding="utf-8"))["score"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-    return score if isinstance(score, float | int) else None
 
 
 def _gathered(name: str, tensor: Tensor, taken: set[str]) -> LazyTensor:

@@ -138,15 +138,14 @@ def kept(tmp_path: Path) -> list[int]:
     return sorted(int(p.name.removeprefix("step-")) for p in (tmp_path / "checkpoints").iterdir())
 
 
-def test_newest_and_best_are_kept(tmp_path: Path) -> None:
+def test_the_newest_are_kept(tmp_path: Path) -> None:
     checkpoints = Checkpoints(tmp_path, keep=2)
-    for step, score in ((9, 0.1), (10, 0.9), (11, 0.3), (100, 0.2), (101, None)):
-        checkpoints.save(step, TrainState(count=Counter()), keep_best=score)
-    assert kept(tmp_path) == [10, 100, 101]
-    assert checkpoints.best() == (10, tmp_path / "checkpoints" / "step-10")
+    for step in (9, 10, 11, 100, 101):
+        checkpoints.save(step, TrainState(count=Counter()))
+    assert kept(tmp_path) == [100, 101]
     # A step made again after falling back: what lies after it is from a past that did not happen.
-    checkpoints.save(12, TrainState(count=Counter()))
-    assert kept(tmp_path) == [10, 12]
+    checkpoints.save(100, TrainState(count=Counter()))
+    assert kept(tmp_path) == [100]
 
 
 @pytest.mark.parametrize("place", ["goodheart.train.checkpoint.sync_folder", "pathlib.Path.rename"])
@@ -241,4 +240,4 @@ def test_logs_are_flushed_before_the_checkpoint_counts_on_them(tmp_path: Path) -
     checkpoints = Checkpoints(tmp_path, before_save=lambda: order.append(folder.exists()))
     checkpoints.save(1, TrainState(count=Counter()))
     assert order == [False]
-    assert json.loads((folder / "COMPLETE").read_text()) == {"step": 1, "score": None}
+    assert json.loads((folder / "COMPLETE").read_text()) == {"step": 1}
