@@ -6,7 +6,8 @@
     |   `-- TemplateError    a chat cannot be turned into tokens and a mask exactly
     |-- ModelError       a model folder cannot be read, written or used for this
     |-- RunError         a run folder or a checkpoint is damaged, taken or unfinished
-    `-- HealthError      training itself went wrong (NaN, broken invariants)
+    |-- HealthError      training itself went wrong (NaN, broken invariants)
+    `-- GateError        a gate of a pipeline does not hold
 
 Each message names the place (file and line, field, row or step), what is wrong, and what to do about it.
 The command line prints the message alone; `--debug` adds the traceback.
@@ -39,6 +40,10 @@ class RunError(GoodheartError):
 
 class HealthError(GoodheartError):
     """Training broke: a NaN, an infinite loss, or an invariant that must hold and does not."""
+
+
+class GateError(GoodheartError):
+    """A gate of a pipeline does not hold: what was made is not good enough to go on with."""
 
 
 class Interrupted(GoodheartError):

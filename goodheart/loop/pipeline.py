@@ -1,53 +1,32 @@
-"""The pipeline file: stages in order, finished ones skipped, changed ones run again with all that depends on them.
+"""Walks a pipeline: finished stages are skipped, changed ones run again, gates stop it.
 
-    out: runs/hh-small
-    vars:
-      data: ../shared/data
-    stages:
-      sft:
-        model: HuggingFaceTB/SmolLM2-135M
-        data: ${data}/demonstrations.jsonl
-      reward:
-        model: ${sft}                 # the run folder of the stage `sft`
-        data: ${data}/pairs.jsonl
-      reward-large:
-        stage: reward                 # where the name is not the kind of stage
-        ...
-
-`${name}` is a variable or the output of an earlier stage. Paths are relative to the current folder.
+A finished stage stands as long as its settings, the content of all it reads and the code that makes it are what they
+were; otherwise it runs again, and then those that read its output do, unless it came out the same. A stage that was
+interrupted goes on where it stood.
 """
 
 from __future__ import annotations
 
+import datetime
 import json
-import re
-from collections.abc import Mapping
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, Protocol
 
-from goodheart import __version__
-from goodheart.errors import ConfigError
-from goodheart.loop.registry import Stage, stage
-from goodheart.train.config import Path_, Settings, apply_sets, load_yaml, nearest, place, validate
-from goodheart.train.files import replace_text
-from goodheart.train.lineage import content
+from goodheart.errors import ConfigError, GateError
+from goodheart.loop.gates import Gate, Verdict
+from goodheart.loop.reading import PipelineFile
+from goodheart.loop.record import Record
+from goodheart.loop.step import Step, difference, results_of
+from goodheart.train.config import nearest
+from goodheart.train.lineage import environment
+from goodheart.train.lock import FolderLock
 
-_REFERENCE = re.compile(r"\$\{([^}]*)\}")
-# Settings that name what a stage reads.
-_INPUTS = ("model", "reference", "reward", "value_model", "data", "eval_data", "prompts")
-_KEYS = ("name", "out", "seed", "vars", "stages")
-
-
-@dataclass
-class Step:
-    """One stage of a pipeline, its settings resolved."""
-
-    name: str
-    kind: Stage
-    settings: Settings
-    output: Path
-    parents: list[str] = field(default_factory=list)  # names of earlier stages it reads
+SAME_AGAIN = "what it reads came out the same"
 
 
 @dataclass
@@ -59,6 +38,29 @@ class Plan:
     reason: str
 
 
+class View(Protocol):
+    """Whoever wants to see a pipeline run."""
+
+    def begins(self, plan: Plan) -> None: ...
+
+    def ends(self, plan: Plan, state: Literal["done", "kept", "failed"], seconds: float) -> None: ...
+
+    def gate(self, gate: Gate, verdict: Verdict) -> None: ...
+
+
+class Unseen:
+    """Nobody looks."""
+
+    def begins(self, plan: Plan) -> None:
+        """Says nothing."""
+
+    def ends(self, plan: Plan, state: Literal["done", "kept", "failed"], seconds: float) -> None:
+        """Says nothing."""
+
+    def gate(self, gate: Gate, verdict: Verdict) -> None:
+        """Says nothing."""
+
+
 @dataclass
 class Pipeline:
     """A pipeline file, checked as a whole before anything runs."""
@@ -66,163 +68,164 @@ class Pipeline:
     file: Path
     out: Path
     steps: list[Step]
+    gates: list[Gate] = field(default_factory=list)
+    trust_code: bool = False  # outputs of other code count as good as new ones
 
     @classmethod
-    def load(cls, file: Path, sets: list[str] | None = None) -> Pipeline:
-        """Reads and checks the file.
+    def load(cls, file: Path, sets: list[str] | None = None, *, trust_code: bool = False) -> Pipeline:
+        """Reads and checks the file, see `PipelineFile.read`.
 
         Raises:
-            ConfigError: with file and line: unknown key, stage or reference, wrong type, missing field.
+            ConfigError: what is wrong with it, with file and line.
         """
-        values, lines = load_yaml(file)
-        if not isinstance(values, dict) or not isinstance(values.get("stages"), dict) or not values["stages"]:
-            raise ConfigError(f"{file}: a pipeline needs a block `stages:` with at least one stage")
-        apply_sets(values, sets or [])
-        for key in values:
-            if key not in _KEYS:
-                raise ConfigError(f"{place(file, lines, (key,))}unknown key `{key}`{nearest(key, _KEYS)}")
-        out = Path(_fill(str(values.get("out", f"runs/{file.stem}")), {}, f"{place(file, lines, ('out',))}`out`", []))
-        known: dict[str, str] = {name: str(value) for name, value in (values.get("vars") or {}).items()}
-        steps: list[Step] = []
-        for name, block in values["stages"].items():
-            steps.append(_step(file, lines, values, name, block, known, out, [s.name for s in steps]))
-            known[name] = str(steps[-1].output)
-        return cls(file, out, steps)
+        read = PipelineFile.read(file, sets)
+        return cls(file, read.out, read.steps, read.gates, trust_code)
 
     def plan(self) -> list[Plan]:
         """Which steps would run, in order, each with its reason."""
-        done = self._record()
         plans: list[Plan] = []
         running: set[str] = set()
         for step in self.steps:
-            changed = [name for name in step.parents if name in running]
-            before = done.get(step.name)
-            if changed:
-                plan = Plan(step, True, f"{', '.join(changed)} runs before it")
-            elif not _finished(step):
-                plan = Plan(step, True, "not finished" if step.output.exists() else "not run yet")
-            elif before is None:
-                plan = Plan(step, True, "no record of how its output was made")
-            else:
-                why = _difference(before, _identity(step))
-                plan = Plan(step, bool(why), why or "unchanged")
-            if plan.runs:
+            before = [name for name in step.parents if name in running]
+            why = f"{', '.join(before)} runs before it" if before else self._why(step)
+            plans.append(Plan(step, bool(why), why or "unchanged"))
+            if why:
                 running.add(step.name)
-            plans.append(plan)
         return plans
 
-    def run(self, only: str | None = None) -> list[Plan]:
-        """Runs what the plan says, in order; returns the plan with what was done.
+    def run(self, only: str | None = None, view: View | None = None) -> list[Plan]:
+        """Runs what the plan says, in order, and checks the gates; returns the plan with what was done.
+
+        Args:
+            only: run this stage alone.
+            view: told what happens.
 
         Raises:
-            ConfigError: `only` names no stage.
+            ConfigError: `only` names no stage, or one whose inputs are not there yet; a gate names no result.
+            GateError: a gate does not hold.
+            RunError: another process runs this pipeline.
         """
-        if only is not None and only not in [s.name for s in self.steps]:
-            raise ConfigError(f"{self.file}: no stage `{only}`{nearest(only, [s.name for s in self.steps])}")
-        plans = self.plan()
-        for plan in plans:
-            if plan.runs and only in (None, plan.step.name):
-                self._run(plan.step)
+        view = view or Unseen()
+        chosen = [step.name for step in ([self._alone(only)] if only is not None else self.steps)]
+        with _held(FolderLock(self.out)):
+            plans = [plan for plan in self.plan() if plan.step.name in chosen]
+            for plan in plans:
+                self._follow(plan, view)
+                for gate in self.due(plan.step):
+                    self._pass(gate, view)
         return plans
 
+    def results(self) -> dict[str, dict[str, Any]]:
+        """The results of every finished stage, by name."""
+        done = Record(self.out).read()["done"]
+        found: dict[str, dict[str, Any]] = {}
+        for step in self.steps:
+            file = step.results_file
+            if step.finished and file is not None:
+                found[step.name] = json.loads(file.read_text(encoding="utf-8"))
+            elif step.finished:
+                found[step.name] = done.get(step.name, {}).get("results", {})
+        return found
+
+    def due(self, step: Step) -> Iterator[Gate]:
+        """The gates to check when `step` is done: those that name it last, if all else they name is done too."""
+        names = [s.name for s in self.steps]
+        finished = {s.name for s in self.steps if s.finished}
+        for gate in self.gates:
+            last = max(gate.stages, key=names.index)
+            if last == step.name and finished.issuperset(gate.stages):
+                yield gate
+
+    def _why(self, step: Step) -> str:
+        """Why a step must run, apart from what runs before it; empty where its output stands."""
+        if not step.finished:
+            return "not finished" if step.output.exists() else "not run yet"
+        before = Record(self.out).done(step.name)
+        if before is None:
+            return "no record of how its output was made"
+        return difference(before, step.identity(), with_code=not self.trust_code)
+
+    def _alone(self, name: str) -> Step:
+        names = [step.name for step in self.steps]
+        if name not in names:
+            raise ConfigError(f"{self.file}: no stage `{name}`{nearest(name, names)}")
+        step = self.steps[names.index(name)]
+        for parent in step.parents:
+            if not self.steps[names.index(parent)].finished:
+                raise ConfigError(f"{self.file}: `{name}` reads `{parent}`, which is not finished: run that first")
+        return step
+
+    def _follow(self, plan: Plan, view: View) -> None:
+        if plan.runs and not (why := self._why(plan.step)):
+            plan.runs, plan.reason = False, SAME_AGAIN
+        elif plan.runs:
+            plan.reason = why
+        if not plan.runs:
+            view.ends(plan, "kept", 0.0)
+            return
+        begun = time.monotonic()
+        view.begins(plan)
+        try:
+            self._run(plan.step)
+        except BaseException:
+            view.ends(plan, "failed", time.monotonic() - begun)
+            raise
+        view.ends(plan, "done", time.monotonic() - begun)
+
     def _run(self, step: Step) -> None:
-        identity = _identity(step)
-        begun = self._record("begun").get(step.name)
-        if step.output.exists() and begun != identity:
+        record = Record(self.out)
+        identity = step.identity()
+        if step.output.exists() and record.begun(step.name) != identity:
             _set_aside(step.output, self.out / "replaced")
-        self._note("begun", step.name, identity)
+        record.begin(step.name, identity)
+        begun = time.monotonic()
         _, function = step.kind.load()
-        function(step.settings)
-        self._note("done", step.name, identity)
+        returned = function(step.settings)
+        made = {
+            "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            "seconds": round(time.monotonic() - begun, 2),
+            **_software(),
+        }
+        record.finish(step.name, identity, made, {} if step.results_file else results_of(returned))
 
-    def _record(self, part: str = "done") -> dict[str, Any]:
-        path = self.out / "pipeline.json"
-        return json.loads(path.read_text(encoding="utf-8")).get(part, {}) if path.exists() else {}
+    def _pass(self, gate: Gate, view: View) -> None:
+        """Checks a gate.
 
-    def _note(self, part: str, name: str, identity: dict[str, Any]) -> None:
-        record = {p: self._record(p) for p in ("begun", "done")}
-        record[part][name] = identity
-        if part == "begun":
-            record["done"].pop(name, None)
-        self.out.mkdir(parents=True, exist_ok=True)
-        replace_text(self.out / "pipeline.json", json.dumps(record, indent=1, ensure_ascii=False) + "\n")
-
-
-def _step(
-    file: Path,
-    lines: Mapping[Path_, int],
-    pipeline: Mapping[str, Any],
-    name: str,
-    block: Any,
-    known: Mapping[str, str],
-    out: Path,
-    earlier: list[str],
-) -> Step:
-    root: Path_ = ("stages", name)
-    if not isinstance(block, dict):
-        raise ConfigError(f"{place(file, lines, root)}stage `{name}` needs settings below it")
-    later = [n for n in pipeline["stages"] if n not in earlier]
-    parents: list[str] = []
-
-    def fill(value: Any, path: Path_) -> Any:
-        if isinstance(value, str):
-            where = f"{place(file, lines, root + path)}`{'.'.join(map(str, path))}`"
-            for reference in _REFERENCE.findall(value):
-                if reference in later and reference not in known:
-                    raise ConfigError(f"{where}: stage `{reference}` does not come before `{name}`: move it up")
-            parents.extend(r for r in _REFERENCE.findall(value) if r in earlier)
-            return _fill(value, known, where, list(known))
-        if isinstance(value, dict):
-            return {k: fill(v, (*path, k)) for k, v in value.items()}
-        if isinstance(value, list):
-            return [fill(v, (*path, i)) for i, v in enumerate(value)]
-        return value
-
-    filled = fill(block, ())
-    kind = stage(str(filled.pop("stage", name)), place(file, lines, (*root, "stage")))
-    output = out / f"{name}{kind.suffix}"
-    filled.setdefault("out", str(output))
-    settings_class, _ = kind.load()
-    if "seed" in pipeline and "seed" in settings_class.model_fields:
-        filled.setdefault("seed", pipeline["seed"])
-    settings = validate(settings_class, filled, lines, file, root)
-    return Step(name, kind, settings, Path(filled["out"]), list(dict.fromkeys(parents)))
-
-
-def _fill(text: str, known: Mapping[str, str], where: str, names: list[str]) -> str:
-    def value(match: re.Match[str]) -> str:
-        if match[1] not in known:
-            raise ConfigError(
-                f"{where}: `${{{match[1]}}}` is neither a variable nor an earlier stage{nearest(match[1], names)}"
+        Raises:
+            GateError: it does not hold, with the evidence.
+        """
+        verdict = gate.check(self.results())
+        Record(self.out).gate(gate, verdict)
+        view.gate(gate, verdict)
+        if verdict.holds:
+            return
+        last = [step.name for step in self.steps if step.name in gate.stages][-1]
+        files = [step.results_file or Record(self.out).file for step in self.steps if step.name in gate.stages]
+        raise GateError(
+            "\n  ".join(
+                [
+                    f"{gate.place}the gate `{gate.text}` does not hold; the pipeline stops after `{last}`",
+                    *verdict.lines(),
+                    f"see {', '.join(map(str, files))}",
+                ]
             )
-        return known[match[1]]
-
-    return _REFERENCE.sub(value, text)
+        )
 
 
-def _finished(step: Step) -> bool:
-    return step.output.is_file() if step.kind.suffix else (step.output / step.kind.last).exists()
+@cache
+def _software() -> dict[str, Any]:
+    """What runs, for the lineage of outputs that keep no record of their own."""
+    known = environment(seed=0)
+    return {name: known[name] for name in ("goodheart", "git_commit", "python", "packages")}
 
 
-def _identity(step: Step) -> dict[str, Any]:
-    """What the output depends on: settings, the content of everything they name, and the version of goodheart."""
-    settings = step.settings.model_dump(mode="json", exclude={"quiet"})
-    named = [settings.get(name) for name in _INPUTS]
-    texts = [text for value in named for text in (value if isinstance(value, list) else [value]) if text]
-    inputs = {text: digest for text in texts if (digest := content(text)) is not None}
-    return {"settings": settings, "inputs": inputs, "goodheart": __version__}
-
-
-def _difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
-    """In words, why a finished step no longer stands; empty where it does."""
-    old, new = before["settings"], now["settings"]
-    reasons = [f"{k}: {old.get(k)!r} -> {new.get(k)!r}" for k in sorted({*old, *new}) if old.get(k) != new.get(k)]
-    reasons += [
-        f"{path} changed" for path, digest in now["inputs"].items() if before["inputs"].get(path, digest) != digest
-    ]
-    if before["goodheart"] != now["goodheart"]:
-        reasons.append(f"goodheart {before['goodheart']} -> {now['goodheart']}")
-    return "; ".join(reasons)
+@contextmanager
+def _held(lock: FolderLock) -> Iterator[None]:
+    lock.take()
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _set_aside(output: Path, folder: Path) -> None:

@@ -1,0 +1,136 @@
+"""Which code made an output: every file that a stage's module imports, directly or through others, by content.
+
+Only that code counts, so that work on one stage leaves the others' outputs standing. Comments, docstrings and layout do
+not count, nor does the version number, so that better words and releases cost nobody a training. What other packages do
+(torch, transformers) is noted in the lineage and does not count either.
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import importlib.util
+import sys
+from collections.abc import Iterator
+from functools import lru_cache
+from pathlib import Path
+
+import goodheart
+from goodheart.train.files import sha256_of
+
+_PACKAGE = Path(goodheart.__file__).parent
+_VERSION = _PACKAGE / "__init__.py"
+_COMPILED = "*/*.[ch]"  # sources in C lie in a folder beside the module that compiles them
+
+
+def code_of(module: str) -> dict[str, str]:
+    """Every file of our own that a module needs, as `goodheart/stages/ppo.py` -> hash; empty where it cannot be found.
+
+    Own are goodheart, the package that the module is part of, and what lies in the current folder.
+    """
+    start = _locate(module)
+    if start is None:
+        return {}
+    found: dict[str, str] = {}
+    open_ = [(module, start)]
+    while open_:
+        name, file = open_.pop()
+        if file == _VERSION:
+            continue
+        root = _root(name, file)
+        if (known := file.relative_to(root).as_posix()) in found:
+            continue
+        found[known], imported = _read(name, file)
+        for target in imported:
+            if _own(target, module, root) and (path := _file(target, root)) is not None:
+                open_.append((target, path))
+    folders = {(_PACKAGE.parent / name).parent for name in found if name.startswith("goodheart/")}
+    for source in sorted(source for folder in folders for source in folder.glob(_COMPILED)):
+        found[source.relative_to(_PACKAGE.parent).as_posix()] = sha256_of(source)[:16]
+    return found
+
+
+def changed(before: dict[str, str], now: dict[str, str]) -> list[str]:
+    """The files that differ."""
+    return sorted(name for name in before.keys() | now.keys() if before.get(name) != now.get(name))
+
+
+def exists(module: str) -> bool:
+    """Whether a module can be found, without importing anything of the user's."""
+    return _locate(module) is not None or (not module.startswith("goodheart.") and _known_to_python(module))
+
+
+def _own(target: str, module: str, root: Path) -> bool:
+    top = target.partition(".")[0]
+    return top in (module.partition(".")[0], "goodheart") or root == Path.cwd()
+
+
+def _root(name: str, file: Path) -> Path:
+    """The folder that a module's dotted name counts from."""
+    depth = name.count(".") + (file.name == "__init__.py")
+    return file.parents[depth]
+
+
+def _file(name: str, root: Path) -> Path | None:
+    base = (_PACKAGE.parent if name.partition(".")[0] == "goodheart" else root).joinpath(*name.split("."))
+    return next((p for p in (base.with_suffix(".py"), base / "__init__.py") if p.is_file()), None)
+
+
+def _locate(module: str) -> Path | None:
+    """Where the source of a module lies, found by its name alone."""
+    if module.partition(".")[0] == "goodheart":
+        return _file(module, _PACKAGE.parent)
+    for folder in (*sys.path, ""):
+        found = _file(module, Path(folder or ".").resolve()) if Path(folder or ".").is_dir() else None
+        if found is not None:
+            return found
+    return None
+
+
+def _known_to_python(module: str) -> bool:
+    try:
+        return importlib.util.find_spec(module.partition(".")[0]) is not None
+    except (ImportError, ValueError):
+        return False
+
+
+def _read(name: str, file: Path) -> tuple[str, tuple[str, ...]]:
+    return _parsed(name, file, file.stat().st_mtime_ns)
+
+
+@lru_cache(maxsize=1024)
+def _parsed(name: str, file: Path, changed: int) -> tuple[str, tuple[str, ...]]:
+    """Hash of what a file does, and the modules it may import; `changed` makes an edited file a new question."""
+    text = file.read_text(encoding="utf-8", errors="replace")
+    try:
+        tree = ast.parse(text)
+    except (SyntaxError, ValueError):
+        return hashlib.sha256(text.encode()).hexdigest()[:16], ()
+    package = name if file.name == "__init__.py" else name.rpartition(".")[0]
+    imported = tuple(dict.fromkeys(_imports(tree, package)))
+    return hashlib.sha256(ast.dump(_without_words(tree)).encode()).hexdigest()[:16], imported
+
+
+def _imports(tree: ast.Module, package: str) -> Iterator[str]:
+    """Names that may be modules: `from a import b` may mean the module a.b or a name in a. Parents run first."""
+    for node in ast.walk(tree):
+        names: list[str] = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            up = package.split(".")[: len(package.split(".")) - node.level + 1] if node.level else []
+            base = ".".join([*up, *([node.module] if node.module else [])])
+            names = [base, *(f"{base}.{alias.name}" for alias in node.names)]
+        for name in names:
+            parts = name.split(".")
+            yield from (".".join(parts[: i + 1]) for i in range(len(parts)))
+
+
+def _without_words(tree: ast.Module) -> ast.Module:
+    """The tree less its docstrings."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            first = node.body[0].value if node.body and isinstance(node.body[0], ast.Expr) else None
+            if isinstance(first, ast.Constant) and isinstance(first.value, str):
+                node.body = node.body[1:]
+    return tree

@@ -1,0 +1,70 @@
+"""pipeline.json: what was begun and what is done, so that a pipeline knows what stands when it is started again.
+
+begun    stage -> identity (settings, inputs and code by content) of its last start
+done     stage -> identity of the finished output, `made` (when, where, how long), and its results where it writes
+         a single file
+gates    expression -> what it came to when it was last checked
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from goodheart.errors import RunError
+from goodheart.loop.gates import Gate, Verdict
+from goodheart.loop.step import Identity
+from goodheart.train.files import replace_text
+
+NAME = "pipeline.json"
+
+
+class Record:
+    """The record of one pipeline, read anew at each question and written whole or not at all."""
+
+    def __init__(self, out: Path) -> None:
+        self.file = out / NAME
+
+    def read(self) -> dict[str, dict[str, Any]]:
+        """Everything in it.
+
+        Raises:
+            RunError: the file is damaged.
+        """
+        empty: dict[str, dict[str, Any]] = {"begun": {}, "done": {}, "gates": {}}
+        if not self.file.exists():
+            return empty
+        try:
+            return empty | json.loads(self.file.read_text(encoding="utf-8"))
+        except (OSError, ValueError, TypeError) as error:
+            raise RunError(f"{self.file} cannot be read ({error}); move it away to run everything again") from error
+
+    def begun(self, name: str) -> Identity | None:
+        return self.read()["begun"].get(name)
+
+    def done(self, name: str) -> dict[str, Any] | None:
+        return self.read()["done"].get(name)
+
+    def begin(self, name: str, identity: Identity) -> None:
+        """Notes that a stage starts; its older output stands no more."""
+        record = self.read()
+        record["begun"][name] = identity
+        record["done"].pop(name, None)
+        self._write(record)
+
+    def finish(self, name: str, identity: Identity, made: Mapping[str, Any], results: Mapping[str, Any]) -> None:
+        record = self.read()
+        record["done"][name] = {**identity, "made": dict(made)} | ({"results": dict(results)} if results else {})
+        self._write(record)
+
+    def gate(self, gate: Gate, verdict: Verdict) -> None:
+        record = self.read()
+        record["gates"][gate.text] = asdict(verdict)
+        self._write(record)
+
+    def _write(self, record: Mapping[str, Any]) -> None:
+        self.file.parent.mkdir(parents=True, exist_ok=True)
+        replace_text(self.file, json.dumps(record, indent=1, ensure_ascii=False) + "\n")

@@ -1,0 +1,88 @@
+"""One stage of a pipeline: what its output depends on, whether it is there, and what it came to."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from goodheart.loop.code import changed, code_of
+from goodheart.loop.registry import Stage
+from goodheart.train.config import Settings
+from goodheart.train.lineage import content, is_function
+
+Identity = dict[str, Any]
+
+_MOST_FILES = 3  # named in a reason; the others are counted
+
+
+@dataclass
+class Step:
+    """A stage with its settings resolved."""
+
+    name: str
+    kind_name: str
+    kind: Stage
+    settings: Settings
+    output: Path
+    parents: list[str] = field(default_factory=list)  # names of earlier stages it reads
+
+    @property
+    def finished(self) -> bool:
+        """Whether its output is there as a whole."""
+        return self.output.is_file() if self.kind.suffix else (self.output / self.kind.last).exists()
+
+    @property
+    def results_file(self) -> Path | None:
+        """Where an output folder keeps its results."""
+        file = self.output / "results.json"
+        return file if file.is_file() else None
+
+    def identity(self) -> Identity:
+        """What the output depends on: settings, the content of all they name, and the code that runs."""
+        settings = self.settings.model_dump(mode="json", exclude={"quiet"})
+        inputs: dict[str, str] = {}
+        code = code_of(self.kind.module)
+        for _, text, _ in self.kind.inputs(settings):
+            if is_function(text):
+                code |= code_of(text.partition(":")[0])
+            elif (digest := content(text)) is not None:
+                inputs[text] = digest
+        return {"stage": self.kind_name, "settings": settings, "inputs": inputs, "code": code}
+
+
+def difference(before: Identity, now: Identity, *, with_code: bool = True) -> str:
+    """In words, why a finished output no longer stands; empty where it does."""
+    old, new = _flat(before["settings"]), _flat(now["settings"])
+    reasons = [f"{key}: {_shown(old, key)} -> {_shown(new, key)}" for key in old | new if old.get(key) != new.get(key)]
+    inputs = before["inputs"]
+    reasons += [f"{path} changed" for path, digest in now["inputs"].items() if inputs.get(path, digest) != digest]
+    if before.get("stage", now["stage"]) != now["stage"]:
+        reasons.insert(0, f"stage: {before['stage']} -> {now['stage']}")
+    if with_code:
+        files = changed(before["code"], now["code"]) if "code" in before else ["(not recorded)"]
+        more = f" and {len(files) - _MOST_FILES} more" if len(files) > _MOST_FILES else ""
+        reasons += [f"code changed: {', '.join(files[:_MOST_FILES])}{more}"] if files else []
+    return "; ".join(reasons)
+
+
+def results_of(returned: Any) -> dict[str, Any]:
+    """Results of a stage that writes one file, from what its function returns: its `results`, or the numbers in it."""
+    found = getattr(returned, "results", None)
+    if not isinstance(found, Mapping):
+        found = vars(returned) if hasattr(returned, "__dataclass_fields__") else {}
+    kept = {key: value for key, value in found.items() if isinstance(value, Mapping | str | int | float | None)}
+    return json.loads(json.dumps({key: value for key, value in kept.items() if value != {}}, default=str))
+
+
+def _flat(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, item in value.items():
+        flat |= _flat(item, f"{prefix}{key}.") if isinstance(item, Mapping) and item else {f"{prefix}{key}": item}
+    return flat
+
+
+def _shown(settings: Mapping[str, Any], key: str) -> str:
+    return repr(settings[key]) if key in settings else "not set"
