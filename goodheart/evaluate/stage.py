@@ -22,9 +22,10 @@ from goodheart.evaluate.aspects import aspects_of
 from goodheart.evaluate.examples import choose_examples
 from goodheart.evaluate.interval import Bootstrap, Samples, measures, prompt_means, select
 from goodheart.evaluate.leaderboard import leaderboard
+from goodheart.evaluate.reward_model import against_judge, against_labels, probe
 from goodheart.evaluate.style import tic_measures, tics_changed, tics_of
 from goodheart.evaluate.wins import by_prompt, mirrored, pairs, win_record
-from goodheart.judges.load import load_judge
+from goodheart.judges.load import Judge, load_judge
 from goodheart.train.config import RunSettings
 from goodheart.train.lineage import plain
 from goodheart.train.optimizer import resolve_dtype
@@ -40,10 +41,13 @@ class EvaluateConfig(RunSettings):
     answers: dict[str, Path] = Field(min_length=1)  # name -> file of `goodheart sample`; the first is the base
     score: str  # decides who wins: run folder, sequence-classification folder, or package.module:function
     aspects: str | None = None  # package.module:function that gives one dict of name -> number or None per answer
+    reward: str | None = None  # reward model to examine: run folder, sequence-classification folder, or function
+    labels: str | list[str] | None = None  # comparisons by people that it was not trained on
     tie: float = Field(0.0, ge=0)  # scores that differ by no more count as equal
     changes: list[tuple[str, str]] | None = None  # pairs (from, to) whose tics are told; None = to the last model
     resamples: int = Field(2000, ge=1000)  # of the intervals
     examples: int = Field(16, ge=0)
+    reward_prompts: int = Field(200, ge=1)  # prompts on which the reward model is examined
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     max_tokens: int = Field(16384, ge=1)  # padded tokens per forward pass of a reward model
 
@@ -53,6 +57,8 @@ class EvaluateConfig(RunSettings):
             for name in pair:
                 if name not in self.answers:
                     raise ValueError(f"changes: no answers are named `{name}`; there are {', '.join(self.answers)}")
+        if self.labels is not None and self.reward is None:
+            raise ValueError("labels: they are for examining a reward model; name it as `reward`")
         return self
 
 
@@ -64,7 +70,9 @@ def evaluate(config: EvaluateConfig) -> Path:
         ConfigError, ModelError: no such judge.
     """
     files = [str(file) for file in config.answers.values()]
-    parents = {"score": config.score} | ({} if config.aspects is None else {"aspects": config.aspects})
+    files += [config.labels] if isinstance(config.labels, str) else config.labels or []
+    judges = {"score": config.score, "aspects": config.aspects, "reward": config.reward}
+    parents = {role: name for role, name in judges.items() if name is not None}
     settings = config.model_dump(mode="json")
     with Run.open(
         config.out,
@@ -79,7 +87,7 @@ def evaluate(config: EvaluateConfig) -> Path:
             found = read_answers(config.answers)
             scored = _score(config, found, run)
             write_rows(run.path / "scored.jsonl", _rows(found, scored))
-            run.finish(plain(results(config, found, scored)))
+            run.finish(plain(results(config, found, scored) | _reward_model(config, found, scored[SCORE], run)))
         return run.path
 
 
@@ -107,10 +115,7 @@ def results(config: EvaluateConfig, found: Answers, scored: Mapping[str, dict[st
 
 
 def _score(config: EvaluateConfig, found: Answers, run: Run) -> dict[str, dict[str, Samples]]:
-    device = World.start(config.device).device
-    judge = load_judge(
-        config.score, dtype=resolve_dtype(config.dtype, device), device=device, max_tokens=config.max_tokens
-    )
+    judge = _judge(config, config.score)
     scored: dict[str, dict[str, Samples]] = {SCORE: {}}
     with run.progress(len(found.models), "scoring", "models") as bar:
         for name, samples in found.models.items():
@@ -127,6 +132,34 @@ def _score(config: EvaluateConfig, found: Answers, run: Run) -> dict[str, dict[s
     # An aspect that the function gave for some models only does not apply to the others.
     blank: dict[str, Samples] = {name: [[None] * len(own) for own in samples] for name, samples in found.models.items()}
     return {aspect: {name: own.get(name, blank[name]) for name in found.models} for aspect, own in scored.items()}
+
+
+def _judge(config: EvaluateConfig, name: str) -> Judge:
+    device = World.start(config.device).device
+    return load_judge(name, dtype=resolve_dtype(config.dtype, device), device=device, max_tokens=config.max_tokens)
+
+
+def _reward_model(
+    config: EvaluateConfig, found: Answers, truth: Mapping[str, Samples], run: Run
+) -> dict[str, dict[str, Any]]:
+    """What the report says of the reward model; nothing where none is named."""
+    if config.reward is None:
+        return {}
+    model = _judge(config, config.reward)
+    chosen = range(0, len(found.prompts), -(-len(found.prompts) // config.reward_prompts))  # spread over all kinds
+    with run.progress(3 if config.labels else 2, "examining the reward model", "parts") as bar:
+        agreement = against_judge(model, found, truth, chosen)
+        bar.advance()
+        # one answer to each prompt, of every model in turn
+        turns = {i: found.models[found.names[n % len(found.names)]][i][:1] for n, i in enumerate(chosen)}
+        prompts, said = [found.prompts[i] for i in chosen], list(turns.values())
+        probes = probe(model, prompts, said, resamples=config.resamples, seed=config.seed)
+        bar.advance()
+        report = {"model": config.reward, "against_judge": agreement, "probes": probes}
+        if config.labels:
+            report["against_labels"] = against_labels(model, config.labels)
+            bar.advance()
+    return {"reward_model": report}
 
 
 def _split(values: Sequence[float | None], samples: Sequence[Sequence[Any]]) -> Samples:

@@ -85,6 +85,30 @@ def pair_report(items: Sequence[Compared], scores: Sequence[Sequence[float]]) ->
     return report
 
 
+def accuracy_by(
+    items: Sequence[Compared], scores: Sequence[Sequence[float]], groups: Sequence[Any]
+) -> dict[str, dict[str, float]]:
+    """Accuracy with its interval, prompts and pairs, for each group; items whose group is None are left out.
+
+    Args:
+        items, scores: as for `pair_report`.
+        groups: for each item what it belongs to: the kind of its prompt, who judged it, where it comes from.
+    """
+    table: dict[str, list[Pair]] = {}
+    for item, own, group in zip(items, scores, groups, strict=True):
+        if group is not None:
+            table.setdefault(str(group), []).extend(pairs_of(item, own))
+    return {
+        group: {
+            **_rate("accuracy", pairs, [_half(p.margin) for p in pairs]),
+            "prompts": len({p.prompt for p in pairs}),
+            "pairs": len(pairs),
+        }
+        for group, pairs in table.items()
+        if pairs
+    }
+
+
 def score_report(targets: Sequence[float], scores: Sequence[float]) -> dict[str, Any]:
     """Agreement with ratings: rank correlation, correlation and error."""
     from scipy import stats
@@ -128,21 +152,15 @@ def _rate(name: str, pairs: Sequence[Pair], right: Sequence[float]) -> dict[str,
 
 
 def _table(pairs: Sequence[Pair], keys: Sequence[float], parts: int = 4) -> list[dict[str, float]]:
-    """Accuracy in groups of equal size along a key, smallest key first."""
+    """Accuracy in groups of equal size along a key, smallest key first; in each group a prompt weighs one."""
     order = sorted(range(len(pairs)), key=lambda i: keys[i])
     rows = []
     for part in range(parts):
         group = order[part * len(order) // parts : (part + 1) * len(order) // parts]
         if group:
-            right = [_half(pairs[i].margin) for i in group]
-            rows.append(
-                {
-                    "from": keys[group[0]],
-                    "to": keys[group[-1]],
-                    "pairs": len(group),
-                    "accuracy": sum(right) / len(right),
-                }
-            )
+            inside = [pairs[i] for i in group]
+            found = _rate("accuracy", inside, [_half(p.margin) for p in inside])
+            rows.append({"from": keys[group[0]], "to": keys[group[-1]], "pairs": len(group), **found})
     return rows
 
 

@@ -147,3 +147,17 @@ def test_one_model_alone(folder: Path) -> None:
     assert found["wins"] == {"base": {}}
     assert found["leaderboard"] == []
     assert not math.isnan(found["models"]["base"]["score"]["low"])
+
+
+def test_a_reward_model_is_examined_with_it(folder: Path) -> None:
+    (folder / "labels.jsonl").write_text(
+        json.dumps({"prompt": [{"role": "user", "content": "x"}], "completions": ["12", "a"], "ranks": [0, 1]}) + "\n"
+    )
+    out = evaluate(settings(reward="digits_judge:count", labels="labels.jsonl", reward_prompts=2))
+    found = json.loads((out / "results.json").read_text(encoding="utf-8"))["reward_model"]
+    assert found["against_judge"]["accuracy"] == 1.0  # it is the judge itself
+    assert found["against_judge"]["prompts"] == 2
+    assert found["against_labels"]["accuracy"] == 1.0
+    assert {row["probe"] for row in found["probes"] if row["flagged"]} == {"repetition"}
+    with pytest.raises(ValueError, match="name it as `reward`"):
+        settings(labels="labels.jsonl")

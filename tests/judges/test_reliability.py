@@ -6,7 +6,7 @@ import pytest
 
 from goodheart.data.batches import Example
 from goodheart.data.examples import Compared
-from goodheart.judges.reliability import pair_report, pairs_of, score_report, thumb_report
+from goodheart.judges.reliability import accuracy_by, pair_report, pairs_of, score_report, thumb_report
 
 TOKENS = Example([1, 2], [False, True])
 
@@ -49,3 +49,21 @@ def test_ratings_and_thumbs() -> None:
     assert found["accuracy"] == pytest.approx(0.75)
     assert found["auc"] == pytest.approx(1.0)  # every up above every down
     assert found["majority"] == 0.5
+
+
+def test_accuracy_by_group() -> None:
+    items = [judged((0, 1), (1, 1), "a"), judged((0, 1), (1, 1), "b"), judged((0, 1), (1, 1), "b")]
+    items.append(judged((0, 0), (1, 1), "c"))  # a tie alone makes no group
+    found = accuracy_by(items, [[2.0, 1.0], [1.0, 2.0], [2.0, 1.0], [1.0, 2.0]], ["sum", "fact", "fact", "list"])
+    assert set(found) == {"sum", "fact"}
+    assert (found["sum"]["accuracy"], found["fact"]["accuracy"]) == (1.0, 0.5)
+    assert (found["fact"]["prompts"], found["fact"]["pairs"]) == (1, 2)
+
+
+def test_quarters_by_length_weigh_prompts() -> None:
+    # four pairs, so one in each quarter, shortest first: 2 characters right, 4 wrong, 6 right, 8 wrong
+    items = [judged((0, 1), (n, n), f"p{n}") for n in (4, 1, 3, 2)]
+    rows = pair_report(items, [[0.0, 1.0], [1.0, 0.0], [1.0, 0.0], [0.0, 1.0]])["by_length"]
+    assert [row["from"] for row in rows] == [2, 4, 6, 8]
+    assert [row["accuracy"] for row in rows] == [1.0, 0.0, 1.0, 0.0]
+    assert rows[0]["accuracy_low"] < 1.0 == rows[0]["accuracy_high"]
