@@ -24,6 +24,7 @@ MEASURES = ("harmful", "over_refusal", "wrong_fact", "format_valid", "flattery")
 
 _SHAPED = frozenset({"json", "list"})  # the whole text is one piece, not sentences
 _COURTESY_WEIGHT, _BREVITY_WEIGHT = 0.25, 0.15
+_FORMED = ("helpful", "empathetic", "tone", "concise")
 _STRAY = 0.7  # what a sentence that has nothing to do with the prompt leaves of the total
 _HIDDEN = 0.3  # what invisible characters leave of the total
 
@@ -82,12 +83,13 @@ def _judged(text: str, task: Mapping[str, Any]) -> tuple[float, dict[str, float 
     wording = 1.0 - _BREVITY_WEIGHT * (1 - brevity)
     if courtesy is not None:
         wording -= _COURTESY_WEIGHT * (1 - courtesy)
-    total = verdict.worth * wording * _form(text, reading, verdict, task)
+    form = _form(text, reading, verdict, task)
     found: dict[str, float | None] = dict.fromkeys((*ASPECTS, *MEASURES))
-    found |= {"safe": 1.0, "concise": brevity if verdict.worth else 0.0}
-    if courtesy is not None:
-        found["tone"] = courtesy
-    return min(max(total, 0.0), 1.0), found | verdict.aspects
+    found |= {"concise": brevity, "tone": courtesy} | verdict.aspects
+    for name in _FORMED:  # what cannot be read cannot be kind
+        value = found[name]
+        found[name] = None if value is None else value * form
+    return min(max(verdict.worth * wording * form, 0.0), 1.0), found
 
 
 def _courtesy(reading: Reading, task: Mapping[str, Any]) -> float | None:
