@@ -6,11 +6,12 @@ import os
 import sys
 import traceback
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from goodheart.errors import ConfigError, GoodheartError, Interrupted
+from goodheart.loop.commands import MODEL, SET, add_commands
 
 app = typer.Typer(
     name="goodheart",
@@ -23,138 +24,74 @@ app = typer.Typer(
 )
 data_app = typer.Typer(help="Look at data files and convert them.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(data_app, name="data")
+add_commands(app)
 
-Model = Annotated[str | None, typer.Option("--model", help="Run folder, Hugging Face folder or Hub id.")]
-Data = Annotated[list[str] | None, typer.Option("--data", help="File, folder, pattern or Hub id; may be repeated.")]
-Out = Annotated[Path | None, typer.Option("--out", help="Run folder to write; continued when it is unfinished.")]
-Config = Annotated[Path | None, typer.Option("--config", help="YAML file with settings.")]
-Sets = Annotated[list[str] | None, typer.Option("--set", help="One setting: key=value or block.key=value.")]
-Quiet = Annotated[bool, typer.Option("--quiet", help="Nothing on the console but errors and the result.")]
-
-
-@app.command()
-def pretrain(
-    model: Model = None,
-    data: Data = None,
-    out: Out = None,
-    config: Config = None,
-    set_: Sets = None,
-    quiet: Quiet = False,
-) -> None:
-    """Continue pre-training on plain text, or pre-train from scratch."""
-    _train("pretrain", config, set_, model=model, data=data, out=out, quiet=quiet or None)
-
-
-@app.command()
-def sft(
-    model: Model = None,
-    data: Data = None,
-    out: Out = None,
-    config: Config = None,
-    set_: Sets = None,
-    quiet: Quiet = False,
-) -> None:
-    """Fine-tune on demonstrations (of preference pairs: the chosen answers)."""
-    _train("sft", config, set_, model=model, data=data, out=out, quiet=quiet or None)
-
-
-@app.command()
-def reward(
-    model: Model = None,
-    data: Data = None,
-    out: Out = None,
-    config: Config = None,
-    set_: Sets = None,
-    quiet: Quiet = False,
-) -> None:
-    """Train a reward model on pairs, rankings, ratings or thumbs."""
-    _train("reward", config, set_, model=model, data=data, out=out, quiet=quiet or None)
-
-
-@app.command()
-def ppo(
-    model: Model = None,
-    reward: Annotated[
-        str | None, typer.Option("--reward", help="Run folder, Hugging Face folder, or package.module:function.")
-    ] = None,
-    prompts: Annotated[list[str] | None, typer.Option("--prompts", help="Data with prompts; may be repeated.")] = None,
-    out: Out = None,
-    config: Config = None,
-    set_: Sets = None,
-    quiet: Quiet = False,
-) -> None:
-    """Optimise a model against a reward with PPO."""
-    _train("ppo", config, set_, model=model, reward=reward, prompts=prompts, out=out, quiet=quiet or None)
-
-
-@app.command()
-def tokenizer(
-    data: Data = None,
-    out: Annotated[Path | None, typer.Option("--out", help="Tokenizer folder to write.")] = None,
-    vocab_size: Annotated[int | None, typer.Option("--vocab-size", help="Number of tokens.")] = None,
-    config: Config = None,
-    set_: Sets = None,
-) -> None:
-    """Train a byte-level BPE tokenizer from text."""
-    typer.echo(f"tokenizer written to {_run('tokenizer', config, set_, data=data, out=out, vocab_size=vocab_size)}")
-
-
-@app.command()
-def sample(
-    model: Annotated[
-        list[str] | None, typer.Option("--model", help="Model; repeat to let several share the answers.")
-    ] = None,
-    prompts: Annotated[list[str] | None, typer.Option("--prompts", help="Data with prompts; may be repeated.")] = None,
-    answers: Annotated[int | None, typer.Option("--answers", help="Answers per prompt (K).")] = None,
-    out: Annotated[Path | None, typer.Option("--out", help="File to write: .jsonl, .json, .csv or .parquet.")] = None,
-    seed: Annotated[int | None, typer.Option("--seed", help="Seed of the random draws.")] = None,
-    config: Config = None,
-    set_: Sets = None,
-    quiet: Quiet = False,
-) -> None:
-    """Draw K answers per prompt, for people to compare."""
-    path = _run(
-        "sample", config, set_, model=model, prompts=prompts, answers=answers, out=out, seed=seed, quiet=quiet or None
-    )
-    typer.echo(f"answers written to {path}")
-
-
-@app.command()
-def score(
-    reward: Annotated[
-        str | None, typer.Option("--reward", help="Run folder, Hugging Face folder, or package.module:function.")
-    ] = None,
-    data: Data = None,
-    out: Annotated[Path | None, typer.Option("--out", help="File to write: the rows with their scores.")] = None,
-    config: Config = None,
-    set_: Sets = None,
-    quiet: Quiet = False,
-) -> None:
-    """Score answers, or compare pairs, with a reward model."""
-    typer.echo(_run("score", config, set_, reward=reward, data=data, out=out, quiet=quiet or None).summary())
+_Sets = Annotated[list[str] | None, typer.Option("--set", help=SET.help)]
 
 
 @app.command()
 def run(
-    pipeline: Annotated[Path, typer.Argument(help="Pipeline file (YAML).")],
+    pipeline: Annotated[
+        str | None, typer.Argument(help="Pipeline file (YAML); without one, goodheart.yaml here.", show_default=False)
+    ] = None,
     stage: Annotated[str | None, typer.Argument(help="Run this stage alone.")] = None,
     plan: Annotated[bool, typer.Option("--plan", help="Show what would run, and why, then stop.")] = False,
-    set_: Sets = None,
+    trust_code: Annotated[
+        bool, typer.Option("--trust-code", help="Keep finished outputs although goodheart's code has changed since.")
+    ] = False,
+    set_: _Sets = None,
 ) -> None:
     """Run the stages of a pipeline file; what is finished and unchanged is skipped."""
-    from goodheart.loop.pipeline import Pipeline
-    from goodheart.loop.view import show_plan, show_results
+    from goodheart.loop.start import run_pipeline
 
-    loaded = Pipeline.load(pipeline, set_)
-    show_plan(loaded.plan())
-    if not plan:
-        loaded.run(stage)
-        show_results(loaded)
+    run_pipeline(pipeline, stage, plan=plan, trust_code=trust_code, sets=set_)
+
+
+@app.command()
+def init(
+    file: Annotated[Path, typer.Argument(help="File to write.")] = Path("goodheart.yaml"),
+) -> None:
+    """Write a commented pipeline file to start from."""
+    from goodheart.loop.start import write_template
+
+    typer.echo(write_template(file))
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option("--out", help="Folder to write.")] = Path("runs/demo"),
+    seed: Annotated[int, typer.Option("--seed", help="Seed of the world and of everything drawn in it.")] = 0,
+) -> None:
+    """Watch a small model learn to be kinder, and see where it starts to cheat: minutes, no network, no GPU."""
+    from goodheart.loop.demo import demo as play
+
+    play(out, seed)
+
+
+@app.command()
+def report(
+    run: Annotated[Path, typer.Argument(help="Run folder, or the folder that a pipeline writes into.")],
+    out: Annotated[Path | None, typer.Option("--out", help="HTML file to write.")] = None,
+) -> None:
+    """Write a report: one HTML file that needs no network."""
+    from goodheart.evaluate.report import write_report
+
+    typer.echo(f"report written to {write_report(run, out)}")
+
+
+@app.command()
+def lineage(
+    model: Annotated[Path, typer.Argument(help="Run folder, model folder, or a file that a stage wrote.")],
+) -> None:
+    """Show what made a model: parents, data, settings, code; and what has changed since."""
+    from goodheart.loop.lineage import show_lineage
+
+    show_lineage(model)
 
 
 @app.command()
 def chat(
-    model: Model = None,
+    model: Annotated[str | None, typer.Option("--model", help=MODEL.help)] = None,
     seed: Annotated[int, typer.Option("--seed")] = 0,
     set_: Annotated[list[str] | None, typer.Option("--set", help="Sampling setting: temperature=0.7")] = None,
     raw: Annotated[bool, typer.Option("--raw", help="Continue plain text instead of answering a user.")] = False,
@@ -231,26 +168,6 @@ def data_show(
         said = record.answer.turns() if record.prompt.is_chat else record.answer.text
         for example in template.example(record.prompt, said):
             Console().print(template.colour(example))
-
-
-def _train(name: str, config: Path | None, sets: list[str] | None, **options: Any) -> None:
-    """Runs a training stage and prints where the result lies and how good it is."""
-    from goodheart.loop.view import show_run
-
-    run = _run(name, config, sets, **options)
-    if run.main:  # one of several processes speaks
-        show_run(run)
-
-
-def _run(name: str, config: Path | None, sets: list[str] | None, **options: Any) -> Any:
-    from goodheart.loop.registry import stage
-    from goodheart.train.config import build
-
-    if name in {"sample", "score", "tokenizer"} and int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise ConfigError(f"{name} runs in one process: start it without torchrun")
-    single = {k: v[0] if isinstance(v, list) and len(v) == 1 else v for k, v in options.items()}
-    settings, function = stage(name).load()
-    return function(build(settings, file=config, sets=sets, overrides=single))
 
 
 def main() -> None:

@@ -21,7 +21,7 @@ class Stage:
     module: str
     settings: str
     function: str
-    models: tuple[str, ...] = ()  # settings that name a model folder, a judge or a Hub id
+    models: tuple[str, ...] = ()  # settings (`block.key`) that name a model folder, a judge or a Hub id
     data: tuple[str, ...] = ()  # settings that name data: files, folders, patterns, data sets on the Hub
     suffix: str = ""  # of the output: "" = a folder, ".jsonl" = one file
     last: str = "DONE"  # the file of an output folder that is written last
@@ -33,9 +33,13 @@ class Stage:
     def inputs(self, settings: Mapping[str, Any]) -> Iterator[tuple[Path_, str, bool]]:
         """What the settings name as input: where it stands in them, its text, and whether it is data (not a model)."""
         for name in (*self.models, *self.data):
-            for path, text in _texts((name,), settings.get(name)):
+            path = tuple(name.split("."))
+            value: Any = settings
+            for part in path:
+                value = (value or {}).get(part)
+            for where, text in _texts(path, value):
                 if text not in _WORDS:
-                    yield path, text, name in self.data
+                    yield where, text, name in self.data
 
 
 STAGES = {
@@ -58,14 +62,18 @@ STAGES = {
         "goodheart.stages.ppo",
         "PPOConfig",
         "train",
-        models=("model", "reference", "reward", "value_model", "audit"),
-        data=("prompts", "audit_prompts"),
+        models=("model", "reference", "reward", "value_model", "audit.judge"),
+        data=("prompts", "audit.prompts"),
     ),
     "score": Stage(
         "goodheart.stages.score", "ScoreConfig", "score", models=("reward",), data=("data",), suffix=".jsonl"
     ),
     "evaluate": Stage(
-        "goodheart.evaluate.stage", "EvaluateConfig", "evaluate", models=("score", "aspects"), data=("answers",)
+        "goodheart.evaluate.stage",
+        "EvaluateConfig",
+        "evaluate",
+        models=("score", "aspects", "reward"),
+        data=("answers", "labels"),
     ),
 }
 

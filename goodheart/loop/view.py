@@ -1,48 +1,106 @@
-"""What a person sees of plans and results on a terminal."""
+"""What a person sees of plans and results."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
-from goodheart.loop.pipeline import Pipeline, Plan
+from goodheart.loop.pipeline import Pipeline
 from goodheart.train.run import Run
 
 _console = Console(soft_wrap=True, highlight=False, markup=False)
 
+# The results that say most, each shown where a stage has it.
+_HEADLINES = (
+    "accuracy",
+    "always_longest",
+    "agreement",
+    "eval/accuracy",
+    "eval/loss",
+    "loss",
+    "objective/scores",
+    "objective/kl",
+)
+_MOST_HEADLINES = 3
 
-def show_plan(plans: list[Plan]) -> None:
-    """Each stage, whether it runs, and why."""
-    table = Table("stage", "", "why", box=None, pad_edge=False)
-    for plan in plans:
-        table.add_row(plan.step.name, "run" if plan.runs else "skip", plan.reason)
-    _console.print(table)
+
+def show(result: Any, written: str) -> None:
+    """Whatever a stage's function returns: results and where they lie."""
+    if isinstance(result, Run):
+        if result.main:  # one of several processes speaks
+            show_run(result)
+    elif hasattr(result, "summary"):
+        _console.print(result.summary())
+    else:
+        if (Path(result) / "results.json").is_file():
+            _console.print(results_table(_read(Path(result) / "results.json")))
+        _console.print(f"{written} written to {result}")
 
 
 def show_run(run: Run) -> None:
     """Results of a finished run and where its model lies."""
-    _console.print(_results(run.results))
+    _console.print(results_table(run.results))
     if run.model_dir.is_dir():
         _console.print(f"model written to {run.model_dir}")
 
 
+def show_plan(pipeline: Pipeline) -> None:
+    """Each stage, whether it runs, and why; and which gates wait where."""
+    table = Table("stage", "", "why", box=None, pad_edge=False)
+    names = [step.name for step in pipeline.steps]
+    for plan in pipeline.plan():
+        table.add_row(plan.step.name, "run" if plan.runs else "skip", plan.reason)
+        for gate in pipeline.gates:
+            if max(gate.stages, key=names.index) == plan.step.name:
+                table.add_row("", "gate", gate.text)
+    _console.print(table)
+
+
 def show_results(pipeline: Pipeline) -> None:
     """The main results of every stage that has some."""
-    for step in pipeline.steps:
-        file = Path(step.output) / "results.json"
-        if file.is_file():
-            _console.print(f"\n{step.name}  ({step.output})")
-            _console.print(_results(json.loads(file.read_text(encoding="utf-8"))))
+    outputs = {step.name: step.output for step in pipeline.steps}
+    for name, results in pipeline.results().items():
+        if results:
+            _console.print(f"\n{name}  ({outputs[name]})")
+            _console.print(results_table(results))
 
 
-def _results(results: dict[str, Any]) -> Table:
+def headlines(results: Mapping[str, Any]) -> str:
+    """`accuracy 0.71  always_longest 0.55`: the few results that say most."""
+    told = [(name, results[name]) for name in _HEADLINES if isinstance(results.get(name), int | float)]
+    return "  ".join(f"{name.rsplit('/', 1)[-1]} {value:.4g}" for name, value in told[:_MOST_HEADLINES])
+
+
+def results_table(results: Mapping[str, Any]) -> Table:
+    """Every single value; details are for results.json and the report."""
     table = Table("", "", box=None, pad_edge=False, show_header=False)
+    models = results.get("models")
+    if isinstance(models, Mapping):
+        return models_table(models)
     for name, value in results.items():
-        if isinstance(value, dict | list):
-            continue  # details are for results.json and the report
-        table.add_row(name, f"{value:.4g}" if isinstance(value, float) else str(value))
+        if not isinstance(value, dict | list):
+            table.add_row(name, f"{value:.4g}" if isinstance(value, float) else str(value))
     return table
+
+
+def models_table(models: Mapping[str, Mapping[str, Any]]) -> Table:
+    """A column for each measure, a row for each model; intervals are in results.json and the report."""
+    measures = list(dict.fromkeys(name for measured in models.values() for name in measured))
+    table = Table("", *measures, box=None, pad_edge=False)
+    for name, measured in models.items():
+        table.add_row(name, *(_measured(measured.get(measure)) for measure in measures))
+    return table
+
+
+def _measured(found: Any) -> str:
+    value = found.get("value") if isinstance(found, Mapping) else found
+    return "" if value is None else f"{value:.3f}" if isinstance(value, float) else str(value)
+
+
+def _read(file: Path) -> dict[str, Any]:
+    return json.loads(file.read_text(encoding="utf-8"))

@@ -1,13 +1,27 @@
-"""How far a loop is: a bar on a terminal, a plain line now and then anywhere else."""
+"""How far a loop is: a bar on a terminal, a plain line now and then anywhere else, or what a watcher makes of it."""
 
 from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Any
 
 _SECONDS_BETWEEN_LINES = 10.0
+_watcher: Callable[[Progress], None] | None = None
+
+
+@contextmanager
+def watched(watcher: Callable[[Progress], None]) -> Iterator[None]:
+    """Inside, loops draw nothing themselves: `watcher` is told each time one of them has come further."""
+    global _watcher
+    before, _watcher = _watcher, watcher
+    try:
+        yield
+    finally:
+        _watcher = before
 
 
 class Progress:
@@ -27,6 +41,7 @@ class Progress:
         self.total, self.label, self.unit, self.shown, self.patient = total, label, unit, shown, patient
         self.done = 0
         self._metrics: dict[str, Any] = {}
+        self._watcher = _watcher if shown else None
         self._bar: Any = None
         self._task: Any = None
         self._counted = 0  # units since the clock started
@@ -36,7 +51,9 @@ class Progress:
     def __enter__(self) -> Progress:
         self._start = time.monotonic()
         self._last_line = self._start if self.patient else -_SECONDS_BETWEEN_LINES
-        if self.shown and sys.stderr.isatty():
+        if self._watcher is not None:
+            self._watcher(self)
+        elif self.shown and sys.stderr.isatty():
             self._bar = _rich_bar()
             self._task = self._bar.add_task(self.label, total=self.total, rate="", metrics="")
             self._bar.start()
@@ -47,7 +64,7 @@ class Progress:
     ) -> None:
         if self._bar is not None:
             self._bar.stop()
-        elif self.shown and self._counted > self._told and (self._told or not self.patient):
+        elif self._prints and self._counted > self._told and (self._told or not self.patient):
             print(self.line(), file=sys.stderr, flush=True)
 
     def skip(self, n: int) -> None:
@@ -61,7 +78,7 @@ class Progress:
         self._counted += n
         self._metrics |= metrics
         self._update_bar()
-        if self._bar is None and self.shown and n and time.monotonic() - self._last_line >= _SECONDS_BETWEEN_LINES:
+        if self._prints and n and time.monotonic() - self._last_line >= _SECONDS_BETWEEN_LINES:
             self._last_line, self._told = time.monotonic(), self._counted
             print(self.line(), file=sys.stderr, flush=True)
 
@@ -74,11 +91,18 @@ class Progress:
 
     def line(self) -> str:
         """`label 120/1000 steps  3.2 steps/s  4:35 left  loss 2.13`."""
+        return "  ".join(part for part in (f"{self.label} {self.count}", self.pace, self.left, self.metrics) if part)
+
+    @property
+    def count(self) -> str:
+        """`120/1000 steps`."""
+        return f"{self.done} {self.unit}" if self.total is None else f"{self.done}/{self.total} {self.unit}"
+
+    @property
+    def left(self) -> str:
+        """`4:35 left`; empty as long as that is not known."""
         rate = self.rate
-        left = f"{_clock((self.total - self.done) / rate)} left" if rate and self.total is not None else ""
-        count = f"{self.done}" if self.total is None else f"{self.done}/{self.total}"
-        parts = [f"{self.label} {count} {self.unit}", self._rate_text(), left, self._metrics_text()]
-        return "  ".join(part for part in parts if part)
+        return f"{clock((self.total - self.done) / rate)} left" if rate and self.total is not None else ""
 
     @property
     def rate(self) -> float:
@@ -86,17 +110,28 @@ class Progress:
         seconds = time.monotonic() - self._start
         return self._counted / seconds if seconds > 0 else 0.0
 
-    def _update_bar(self) -> None:
-        if self._bar is not None:
-            self._bar.update(self._task, completed=self.done, rate=self._rate_text(), metrics=self._metrics_text())
+    @property
+    def _prints(self) -> bool:
+        """Whether lines are printed, for want of anything better."""
+        return self.shown and self._bar is None and self._watcher is None
 
-    def _rate_text(self) -> str:
+    def _update_bar(self) -> None:
+        if self._watcher is not None:
+            self._watcher(self)
+        if self._bar is not None:
+            self._bar.update(self._task, completed=self.done, rate=self.pace, metrics=self.metrics)
+
+    @property
+    def pace(self) -> str:
+        """`3.2 steps/s`, or `2 s/step`."""
         rate = self.rate
         if not rate:
             return ""
         return f"{rate:.3g} {self.unit}/s" if rate >= 1 else f"{1 / rate:.3g} s/{self.unit.removesuffix('s')}"
 
-    def _metrics_text(self) -> str:
+    @property
+    def metrics(self) -> str:
+        """`loss 2.13  kl 0.4`."""
         shown = {k: f"{v:.4g}" if isinstance(v, float) else str(v) for k, v in self._metrics.items()}
         return "  ".join(f"{name} {value}" for name, value in shown.items())
 
@@ -117,7 +152,8 @@ def _rich_bar() -> Any:
     )
 
 
-def _clock(seconds: float) -> str:
+def clock(seconds: float) -> str:
+    """`4:35`, `1:04:35`."""
     minutes, seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"

@@ -67,7 +67,7 @@ def test_fast_loops_show_units_per_second(clock: Clock) -> None:
             bar.advance()
         assert bar.rate == pytest.approx(25.0)
         assert bar.line() == "sample 50/100 prompts  25 prompts/s  0:02 left"
-    assert progress._clock(59.6) == "1:00"
+    assert progress.clock(59.6) == "1:00"
 
 
 def test_unknown_total_shows_no_time_left(clock: Clock) -> None:
@@ -92,3 +92,19 @@ def test_what_is_done_within_seconds_needs_no_line(clock: Clock, capsys: pytest.
                 bar.advance()
     # 9 s: nothing; 12 s: the third row is past the tenth second
     assert capsys.readouterr().err == "tokens 3/3 rows  4 s/row  0:00 left\n"
+
+
+def test_a_watcher_is_told_instead(clock: Clock, capsys: pytest.CaptureFixture[str]) -> None:
+    seen: list[tuple[str, str, str, str]] = []
+    with progress.watched(lambda p: seen.append((p.count, p.pace, p.left, p.metrics))):
+        with Progress(10, "sft") as bar:
+            clock.now += 4.0
+            bar.advance(2, loss=2.5)
+        with Progress(10, "hidden", shown=False) as bar:
+            bar.advance(1)
+    assert seen == [("0/10 steps", "", "", ""), ("2/10 steps", "2 s/step", "0:16 left", "loss 2.5")]
+    assert capsys.readouterr().err == ""
+    with Progress(1, "after") as bar:
+        clock.now += 1.0
+        bar.advance()
+    assert capsys.readouterr().err.startswith("after 1/1 steps")
