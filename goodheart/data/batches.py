@@ -24,7 +24,7 @@ class Example:
     """One sequence for a causal model: its ids and which of them are trained on.
 
     ids: tokens.  mask: as long as ids; never True at 0, for the first token has nothing to be predicted from.
-    row: place in the data set it came from; -1 = not told.
+    row: its number among the prepared items, so that an error can name where it came from; -1 = not told.
     """
 
     ids: list[int]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -63,7 +63,7 @@ class Skipped:
     def add_record(self, reason: str, record: Any) -> None:
         """Counts a record that was read well but cannot be used."""
         shown = self.counts[reason] < self.shown_per_reason  # finding its place takes a search
-        self.add(reason, self._place(record) if shown else "", _excerpt(record) if shown else "")
+        self.add(reason, self.place(record) if shown else "", _excerpt(record) if shown else "")
 
     @property
     def total(self) -> int:
@@ -77,7 +77,8 @@ class Skipped:
             told.append(f"{sum(n for _, n in rest)} for {len(rest)} other reason{'s' * (len(rest) > 1)}")
         return "; ".join(told)
 
-    def _place(self, record: Any) -> str:
+    def place(self, record: Any) -> str:
+        """`file:line` of a record that was read; empty for others. It takes a search."""
         for loaded in self._loads:
             for found, (source, line) in zip(loaded.records, loaded.places, strict=False):
                 if found is record:
@@ -87,11 +88,16 @@ class Skipped:
 
 @dataclass
 class Prepared(Generic[T]):
-    """Usable items, what was set aside, and how many items lost their end to max_length."""
+    """Usable items, what was set aside, how many items lost their end to max_length, and the record of each item."""
 
     items: list[T]
     skipped: Skipped
     cut: int = 0
+    records: list[Any] = field(default_factory=list, repr=False)
+
+    def where(self, index: int) -> str:
+        """File and line of the record that an item came from; empty where that is not known."""
+        return self.skipped.place(self.records[index])
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +137,7 @@ def documents(
             raise TemplateError(EMPTY)
         for start in range(0, len(whole) - 1, max_length - 1):
             ids = whole[start : start + max_length]
-            pieces.append(Example(ids, [False] + [True] * (len(ids) - 1)))
+            pieces.append(Example(ids, [False] + [True] * (len(ids) - 1), row=len(pieces)))
         return False
 
     return _each(records, skipped, make, pieces)
@@ -148,7 +154,7 @@ def demonstrations(
         kept = [e for e in (truncate(e, max_length) for e in made) if any(e.mask)]
         if not kept:
             raise TemplateError(TOO_LONG)
-        examples.extend(kept)
+        examples.extend(replace(e, row=len(examples) + i) for i, e in enumerate(kept))
         return sum(map(len, kept)) < sum(map(len, made))
 
     return _each(records, skipped, make, examples)
@@ -246,13 +252,14 @@ def _each(records: Iterable[Any], skipped: Skipped | None, make: Callable[[Any],
     exactly is set aside with its reason.
     """
     skipped = skipped if skipped is not None else Skipped()
-    cut = 0
+    made = Prepared(items, skipped)
     for record in records:
         try:
-            cut += make(record)
+            made.cut += make(record)
         except TemplateError as error:
             skipped.add_record(str(error), record)
-    return Prepared(items, skipped, cut)
+        made.records += [record] * (len(items) - len(made.records))
+    return made
 
 
 def list_skipped(out: Path, skipped: Skipped) -> Path | None:

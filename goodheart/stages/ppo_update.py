@@ -85,6 +85,7 @@ def update(
                 max_grad_norm=config.max_grad_norm,
                 lr=rate,
                 step=step + 1,
+                name_rows=batch.names,
             )
             if not collected:
                 _check_first_ratio(metrics, actors.dtype, step)

@@ -60,12 +60,12 @@ def train(config: PretrainConfig) -> Run:
         kept, aside = split_by_prompt(loaded.records, config.held_out, config.seed)
         skipped = Skipped.of(loaded)
         prepared = documents(session.watched(kept, "making tokens"), template, max_length, skipped)
-        unseen = documents(aside, template, max_length, skipped).items
+        unseen = documents(aside, template, max_length, skipped)
         session.report_skipped(skipped)
         require(prepared.items, skipped, "text", sources)
 
         # 2. train
-        rows = Rows.of(prepared.items, packed=config.pack, max_length=max_length, pad_id=template.pad_id)
+        rows = Rows.of(prepared, packed=config.pack, max_length=max_length, pad_id=template.pad_id)
         held_out = Rows.of(unseen, packed=False, max_length=max_length, pad_id=template.pad_id)
         losses = fit(session, model, rows, held_out, config, "pre-training", config.eval_every)
 

@@ -115,6 +115,7 @@ def train(config: RewardConfig) -> Run:
                 max_grad_norm=config.max_grad_norm,
                 lr=optimizer.learning_rate * lr_at(step, total, warmup_steps=warmup, schedule=config.schedule),
                 step=step + 1,
+                name_rows=lambda piece: [prepared.where(i) for i in piece],
             )
             metrics["epoch"] = (step + 1) / order.per_epoch
             if unseen and config.eval_every and (step + 1) % config.eval_every == 0:

@@ -70,6 +70,13 @@ class Rollouts:
                 cut[field.name] = getattr(self, field.name)[index]
         return replace(self, **cut)
 
+    def names(self, places: Sequence[int]) -> list[str]:
+        """The answers at these places, for an error: what was asked and how the answer begins."""
+        asked = [
+            self.prompts[i].messages[-1].content if self.prompts[i].is_chat else self.prompts[i].text for i in places
+        ]
+        return [f"{q!r:.60} -> {self.answers[i].text!r:.60}" for q, i in zip(asked, places, strict=True)]
+
     def shown(self, template: Template, count: int) -> list[dict[str, Any]]:
         """The first few rows for a reader."""
         kl_B = ((self.old_logps_BT - self.ref_logps_BT) * self.mask_BT).sum(1)

@@ -46,12 +46,12 @@ def train(config: SFTConfig) -> Run:
             kept, aside = loaded.records, unseen_loaded.records
             session.warn_shared(shared_prompts(kept, aside))
         prepared = demonstrations(session.watched(kept, "making tokens"), template, max_length, skipped)
-        unseen = demonstrations(aside, template, max_length, skipped).items
+        unseen = demonstrations(aside, template, max_length, skipped)
         session.report_skipped(skipped)
         require(prepared.items, skipped, "demonstration", sources)
 
         # 2. train
-        rows = Rows.of(prepared.items, packed=config.pack, max_length=max_length, pad_id=template.pad_id)
+        rows = Rows.of(prepared, packed=config.pack, max_length=max_length, pad_id=template.pad_id)
         held_out = Rows.of(unseen, packed=False, max_length=max_length, pad_id=template.pad_id)
         losses = fit(session, model, rows, held_out, config, "fine-tuning", config.eval_every)
 
@@ -60,7 +60,7 @@ def train(config: SFTConfig) -> Run:
             save_policy(model, template, folder, session)
         results = {
             "demonstrations": len(prepared.items),
-            "held_out": len(unseen),
+            "held_out": len(unseen.items),
             "trained_tokens_per_epoch": rows.trained_tokens(range(len(rows.groups))),
             "truncated": prepared.cut,
             "skipped": skipped.total,

@@ -6,13 +6,14 @@ Letters: B rows, T time.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
 import torch
 
 from goodheart.data.batches import Batch, Example, epoch_order, micro_batches, pack, pad
+from goodheart.data.examples import Prepared
 from goodheart.losses.metrics import MetricSums
 from goodheart.models.causal import CausalLM, completion_logprobs
 from goodheart.train.config import TrainingSettings
@@ -31,11 +32,16 @@ class Rows:
     packed: bool
     pad_id: int
     lengths: list[int]  # tokens of each row
+    where: Callable[[int], str]  # file and line of an example, by its `row`
 
     @classmethod
-    def of(cls, examples: Sequence[Example], *, packed: bool, max_length: int, pad_id: int) -> Rows:
-        groups = pack(examples, max_length) if packed else [[e] for e in examples]
-        return cls(groups, packed, pad_id, [sum(map(len, group)) for group in groups])
+    def of(cls, prepared: Prepared[Example], *, packed: bool, max_length: int, pad_id: int) -> Rows:
+        groups = pack(prepared.items, max_length) if packed else [[e] for e in prepared.items]
+        return cls(groups, packed, pad_id, [sum(map(len, group)) for group in groups], prepared.where)
+
+    def names(self, indices: Sequence[int]) -> list[str]:
+        """File and line of everything in these rows."""
+        return [self.where(example.row) for i in indices for example in self.groups[i]]
 
     def trained_tokens(self, indices: Sequence[int]) -> int:
         return sum(sum(e.mask) for i in indices for e in self.groups[i])
@@ -115,6 +121,7 @@ def fit(
             max_grad_norm=config.max_grad_norm,
             lr=optimizer.learning_rate * lr_at(step, total, warmup_steps=warmup, schedule=config.schedule),
             step=step + 1,
+            name_rows=rows.names,
         )
         metrics |= {"tokens": num_tokens, "epoch": (step + 1) / order.per_epoch}
         # 3. look at rows the model never trains on

@@ -14,6 +14,9 @@ from goodheart.losses.metrics import MetricSums
 from goodheart.train.optimizer import AdamW, clip_grad_norm
 from goodheart.train.parallel import World
 
+# Rows that an error names.
+_MOST_ROWS = 16
+
 MicroBatch = TypeVar("MicroBatch")
 Part = tuple[Tensor, MetricSums]
 # A loss, or its parts one after the other: each is differentiated before the next is asked for, so that the graphs of
@@ -31,6 +34,7 @@ def train_step(
     max_grad_norm: float | None = 1.0,
     params: Iterable[nn.Parameter] | None = None,
     step: int | None = None,
+    name_rows: Callable[[MicroBatch], Iterable[str]] | None = None,
 ) -> dict[str, float]:
     """Forward and backward for each micro-batch, one sum over all processes, clip, update.
 
@@ -46,6 +50,8 @@ def train_step(
         max_grad_norm: None = no clipping.
         params: whose gradients are summed and clipped; None = all that the optimizers train.
         step: number of the step, for messages.
+        name_rows: `file:line` of every row of a micro-batch, or what else a reader would look for; called when a loss
+            or the gradient norm is not finite. None = their numbers.
 
     Returns:
         Metrics over all micro-batches and processes (sum over count), and `loss` (unless `loss_fn` gives one),
@@ -60,9 +66,13 @@ def train_step(
     try:
         pieces = list(micro_batches)
         losses, sums = _backward(world, pieces, loss_fn)
-        metrics = _combine(world, pieces, losses, sums, step)
+        metrics = _combine(world, pieces, losses, sums, step, name_rows)
         world.sync_gradients(trained)
-        metrics["grad_norm"] = clip_grad_norm(trained, max_grad_norm, world, step=step)
+        try:
+            metrics["grad_norm"] = clip_grad_norm(trained, max_grad_norm, world, step=step)
+        except HealthError as error:
+            rows = [_rows(piece, name_rows) for piece in pieces]
+            raise HealthError(f"{error} Rows of this step{_listed(rows)}") from error
         for each, rate in zip(optimizers, rates, strict=True):
             each.step(rate)
     finally:
@@ -102,12 +112,19 @@ def _parts(made: Part | Iterable[Part]) -> Iterator[Part]:
 
 
 def _combine(
-    world: World, pieces: list[Any], losses: list[Tensor], sums: list[MetricSums], step: int | None
+    world: World,
+    pieces: list[Any],
+    losses: list[Tensor],
+    sums: list[MetricSums],
+    step: int | None,
+    name_rows: Callable[[Any], Iterable[str]] | None,
 ) -> dict[str, float]:
     """Sums and counts of all micro-batches and processes, divided once; raises on all processes when one has a NaN."""
     own = [float(loss) for loss in _to_host(losses)]
     bad = next((i for i, loss in enumerate(own) if not math.isfinite(loss)), None)
-    problem = None if bad is None else _complaint(world, bad, len(pieces), own[bad], pieces[bad], step)
+    problem = None
+    if bad is not None:
+        problem = _complaint(world, bad, len(pieces), own[bad], _rows(pieces[bad], name_rows), step)
     everywhere = world.gather_objects((own, _totals(sums), problem))
     problems = [problem for _, _, problem in everywhere if problem is not None]
     if problems:
@@ -139,14 +156,23 @@ def _to_host(values: list[Tensor | float] | list[Tensor]) -> list[float]:
     return [next(fetched) if isinstance(value, Tensor) else float(value) for value in values]
 
 
-def _complaint(world: World, index: int, of: int, loss: float, piece: Any, step: int | None) -> str:
+def _complaint(world: World, index: int, of: int, loss: float, rows: list[str], step: int | None) -> str:
     where = f"step {step}, " * (step is not None) + f"micro-batch {index + 1} of {of}"
     where += f", process {world.rank}" * (world.size > 1)
-    rows = getattr(piece, "rows", piece)
-    named = ""
-    if isinstance(rows, list | tuple | range) and rows and all(isinstance(row, int) for row in rows):
-        named = f" (rows {', '.join(map(str, rows[:16]))}{', ...' if len(rows) > 16 else ''})"
     return (
-        f"{where}{named}: the loss is {loss}, so the update was not made. Look at these rows; if they are sound, lower "
-        "learning_rate or use dtype float32, and start again under another --out."
+        f"{where}: the loss is {loss}, so the update was not made. Look at its rows; if they are sound, lower "
+        f"learning_rate or use dtype float32, and start again under another --out. Rows{_listed([rows])}"
     )
+
+
+def _rows(piece: Any, name_rows: Callable[[Any], Iterable[str]] | None) -> list[str]:
+    if name_rows is not None:
+        return list(name_rows(piece))
+    rows = getattr(piece, "rows", piece)
+    return list(map(str, rows)) if isinstance(rows, list | tuple | range) else []
+
+
+def _listed(pieces: list[list[str]]) -> str:
+    names = [name for piece in pieces for name in piece]
+    shown = ", ".join(names[:_MOST_ROWS]) or "not known"
+    return f": {shown}" + f" and {len(names) - _MOST_ROWS} more" * (len(names) > _MOST_ROWS)

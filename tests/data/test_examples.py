@@ -192,7 +192,7 @@ def test_only_the_first_of_each_reason_are_kept_and_the_summary_stays_short() ->
 
 def test_finding_a_place_is_not_asked_for_rows_that_are_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
-    monkeypatch.setattr(Skipped, "_place", lambda self, record: asked.append(record) or "f:1")
+    monkeypatch.setattr(Skipped, "place", lambda self, record: asked.append(record) or "f:1")
     skipped = Skipped()
     for _ in range(50):
         skipped.add_record("why", Text("t"))

@@ -296,7 +296,7 @@ def test_a_loss_that_is_no_number_stops_and_keeps_the_checkpoint(
     settings: dict[str, Any] = {"epochs": 3, "held_out": 0, "checkpoint_every": 1, "batch_size": 4}
     with monkeypatch.context() as patch:
         patch.setattr(language_model, "next_token_loss", broken)
-        with pytest.raises(HealthError, match=r"step 5, .*rows \d+") as error:
+        with pytest.raises(HealthError, match=r"step 5, .*rows\.jsonl:\d+, ") as error:
             train(config(tiny_model, rows, tmp_path / "run", **settings))
     assert "learning_rate" in str(error.value)
     assert max(int(p.name[5:]) for p in (tmp_path / "run" / "checkpoints").iterdir()) == 4

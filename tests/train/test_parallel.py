@@ -85,7 +85,7 @@ def test_nan_in_one_process_stops_all_of_them_before_the_update(tmp_path: Path) 
     output = toy(tmp_path / "run", *STEPS, "--nan-at", "1", processes=2)
     lines = [line for line in output.splitlines() if line.startswith("HealthError")]
     assert len(lines) == 2
-    assert all(line.startswith("HealthError: step 2, micro-batch 1 of 1, process 1 (rows ") for line in lines)
+    assert all(line.startswith("HealthError: step 2, micro-batch 1 of 1, process 1: ") for line in lines)
     assert [row["step"] for row in read_metrics(tmp_path / "run")] == [1]
 
 

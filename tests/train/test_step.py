@@ -77,7 +77,7 @@ def test_a_loss_that_is_not_finite_names_its_rows_and_changes_nothing(bad: float
     before = {name: tensor.clone() for name, tensor in optimizer.state_tensors().items()}
     weight = model.w.item()
     xs = [1.0, 1.0, 1.0, bad]
-    with pytest.raises(HealthError, match=r"step 12, micro-batch 2 of 2 \(rows 1, 3\): the loss is (nan|inf)"):
+    with pytest.raises(HealthError, match=r"step 12, micro-batch 2 of 2: the loss is (nan|inf).*Rows: 1, 3$"):
         train_step(World(), optimizer, [[0, 2], [1, 3]], squares(model, xs, [0.0] * 4, 4), lr=0.1, step=12)
     assert model.w.item() == weight
     assert model.w.grad is None
@@ -92,7 +92,7 @@ def test_a_finite_loss_with_an_infinite_gradient_changes_nothing() -> None:
     def loss_fn(rows: list[int]) -> tuple[Tensor, MetricSums]:
         return model.w.sqrt().sum(), MetricSums()
 
-    with pytest.raises(HealthError, match="step 3: the gradient norm is inf"):
+    with pytest.raises(HealthError, match="step 3: the gradient norm is inf.*Rows of this step: 0$"):
         train_step(World(), optimizer_for(model), [[0]], loss_fn, step=3)
     assert model.w.item() == 0.0
     assert model.w.grad is None
