@@ -92,7 +92,7 @@ def test_a_finite_loss_with_an_infinite_gradient_changes_nothing() -> None:
     def loss_fn(rows: list[int]) -> tuple[Tensor, MetricSums]:
         return model.w.sqrt().sum(), MetricSums()
 
-    with pytest.raises(HealthError, match="step 3: the gradient norm is inf.*Rows of this step: 0$"):
+    with pytest.raises(HealthError, match=r"step 3: the gradient norm is inf.*Rows of this step: 0$"):
         train_step(World(), optimizer_for(model), [[0]], loss_fn, step=3)
     assert model.w.item() == 0.0
     assert model.w.grad is None
