@@ -33,7 +33,11 @@ class BestOfN:
 
 
 def best_of_n_kl(n: int) -> float:
-    """KL of the best of n from one sample, in nats: ln n - (n - 1) / n, an upper bound (arXiv:2401.01879)."""
+    """KL of the best of n from one sample, in nats: ln n - (n - 1) / n.
+
+    An upper bound, reached when no two answers tie (Beirami et al. arXiv:2401.01879; the formula is that of Stiennon et
+    al. arXiv:2009.01325 appendix G.3). Raises ValueError for n below 1.
+    """
     if n < 1:
         raise ValueError(f"n must be 1 or more, got {n}")
     return math.log(n) - (n - 1) / n

@@ -81,17 +81,6 @@ def kl_loss(
     return estimator(logps_BT, ref_logps_BT).sum() / num_tokens, metrics
 
 
-def best_of_n_kl(n: int) -> float:
-    """KL in nats of best-of-n sampling from its source: ln n - (n - 1)/n.
-
-    An upper bound, reached when no two answers tie (Beirami et al. arXiv:2401.01879; formula from Stiennon et al.
-    arXiv:2009.01325 appendix G.3).
-    """
-    if n < 1:
-        raise ValueError(f"best of n needs n >= 1, got {n}")
-    return math.log(n) - (n - 1) / n
-
-
 class KLController(Protocol):
     """Holds the coefficient of the KL term; `update` after each step, saved in checkpoints."""
 

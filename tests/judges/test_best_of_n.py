@@ -41,6 +41,15 @@ def test_kl() -> None:
     assert best_of_n_kl(4) == pytest.approx(math.log(4) - 0.75)
 
 
+def test_best_of_n_kl_is_the_limit_of_many_distinct_answers() -> None:
+    # M equally likely answers of distinct score: the best of n is number i with probability (i/M)^n - ((i-1)/M)^n.
+    n, many = 4, 4000
+    best = [(i / many) ** n - ((i - 1) / many) ** n for i in range(1, many + 1)]
+    kl = sum(p * math.log(p * many) for p in best)
+    assert kl == pytest.approx(best_of_n_kl(n), abs=1e-4)
+    assert kl < best_of_n_kl(n)
+
+
 def test_the_curve_and_its_errors() -> None:
     proxy = [[0.0, 1.0], [0.0, 3.0]]
     first, second = best_of_n_curve(proxy, [[1.0, 0.0], [1.0, 0.0]], [1, 2])

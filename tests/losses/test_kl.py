@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from goodheart.losses.kl import AdaptiveKL, FixedKL, best_of_n_kl, exact_kl, k1, k2, k3, k3_plus, kl_loss
+from goodheart.losses.kl import AdaptiveKL, FixedKL, exact_kl, k1, k2, k3, k3_plus, kl_loss
 
 LOGITS_V = torch.tensor([0.3, -1.1, 0.9], dtype=torch.float64)
 REF_LOGITS_V = torch.tensor([-0.4, 0.8, 0.1], dtype=torch.float64)
@@ -136,20 +136,3 @@ def test_coefficients_survive_a_checkpoint() -> None:
 def test_impossible_controllers(wrong: tuple[float, float, float]) -> None:
     with pytest.raises(ValueError, match="positive"):
         AdaptiveKL(*wrong)
-
-
-def test_best_of_n_kl() -> None:
-    # n = 1 changes nothing; n = 4: ln 4 - 3/4 = 1.386294 - 0.75
-    assert best_of_n_kl(1) == 0.0
-    assert best_of_n_kl(4) == pytest.approx(0.636294, abs=1e-6)
-    with pytest.raises(ValueError, match="n >= 1"):
-        best_of_n_kl(0)
-
-
-def test_best_of_n_kl_is_the_limit_of_many_distinct_answers() -> None:
-    # M equally likely answers of distinct score: the best of n is number i with probability (i/M)^n - ((i-1)/M)^n.
-    n, many = 4, 4000
-    best = [(i / many) ** n - ((i - 1) / many) ** n for i in range(1, many + 1)]
-    kl = sum(p * math.log(p * many) for p in best)
-    assert kl == pytest.approx(best_of_n_kl(n), abs=1e-4)
-    assert kl < best_of_n_kl(n)
