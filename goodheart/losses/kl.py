@@ -19,7 +19,6 @@ Shapes: any, written BT (batch, time); V vocabulary.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Protocol
 
