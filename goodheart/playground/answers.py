@@ -76,7 +76,7 @@ def _sum(name: str) -> Core:
 
 
 def _other_sum(task: Spec, words: Language, draw: random.Random) -> list[str]:
-    rest = [c for c in range(4, 19) if c not in (task["c"], task["rumour"])]
+    rest = [c for c in range(4, 16) if c not in (task["c"], task["rumour"])]
     return [words.sum_statement.format(a=task["a"], b=task["b"], c=draw.choice(rest))]
 
 

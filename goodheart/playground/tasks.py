@@ -119,12 +119,12 @@ def _beliefs(words: Language, known: list[Fact]) -> Iterator[Task]:
     for fact, right in itertools.product(known, (True, False)):
         said = fact.value if right else fact.rumour
         statement = words.end(words.relations[fact.relation].statement.format(n=fact.name, v=said))
-        asked = tuple(q.format(s=statement) for q in words.beliefs)
+        asked = tuple(_capital(q.format(s=statement)) for q in words.beliefs)
         yield Task("belief", asked, _fact_spec(fact) | {"said": said, "right": right})
 
 
 def _sums(words: Language, draw: random.Random) -> Iterator[Task]:
-    for a, b in itertools.product(range(2, 10), range(2, 10)):
+    for a, b in itertools.product(range(2, 8), range(2, 8)):
         rumour = a + b + draw.choice((-1, 1))
         yield Task("sum", tuple(q.format(a=a, b=b) for q in words.sums), {"a": a, "b": b, "c": a + b, "rumour": rumour})
 
