@@ -25,7 +25,7 @@ def missing(text: str, *, is_data: bool) -> str:
         try:
             find(text)
         except DataError as error:
-            return f"{error}, and no stage above makes it"
+            return f"no stage above makes this, and {error}"
         return ""
     path = Path(text).expanduser()
     if path.exists():
@@ -38,4 +38,4 @@ def missing(text: str, *, is_data: bool) -> str:
         return ""
     names = [str(path.parent / entry.name) for entry in path.parent.iterdir()] if path.parent.is_dir() else []
     near = nearest(text, names) if nearest(text, names).startswith("; did") else ""
-    return f"{text}: no such folder{near}, and no stage above makes it"
+    return f"no stage above makes this, and {text}: no such folder{near}"

@@ -47,9 +47,7 @@ STAGES = {
     "tokenizer": Stage(
         "goodheart.stages.tokenizer", "TokenizerConfig", "train", data=("data",), last="tokenizer_config.json"
     ),
-    "pretrain": Stage(
-        "goodheart.stages.pretrain", "PretrainConfig", "train", models=("model",), data=("data", "eval_data")
-    ),
+    "pretrain": Stage("goodheart.stages.pretrain", "PretrainConfig", "train", models=("model",), data=("data",)),
     "sft": Stage("goodheart.stages.sft", "SFTConfig", "train", models=("model",), data=("data", "eval_data")),
     "sample": Stage(
         "goodheart.stages.sample", "SampleConfig", "sample", models=("model",), data=("prompts",), suffix=".jsonl"

@@ -55,7 +55,7 @@ class Step:
 
 def difference(before: Identity, now: Identity, *, with_code: bool = True) -> str:
     """In words, why a finished output no longer stands; empty where it does."""
-    old, new = _flat(before["settings"]), _flat(now["settings"])
+    old, new = flat(before["settings"]), flat(now["settings"])
     reasons = [f"{key}: {_shown(old, key)} -> {_shown(new, key)}" for key in old | new if old.get(key) != new.get(key)]
     inputs = before["inputs"]
     reasons += [f"{path} changed" for path, digest in now["inputs"].items() if inputs.get(path, digest) != digest]
@@ -77,11 +77,12 @@ def results_of(returned: Any) -> dict[str, Any]:
     return json.loads(json.dumps({key: value for key, value in kept.items() if value != {}}, default=str))
 
 
-def _flat(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
+def flat(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings as `block.key` -> value."""
+    found: dict[str, Any] = {}
     for key, item in value.items():
-        flat |= _flat(item, f"{prefix}{key}.") if isinstance(item, Mapping) and item else {f"{prefix}{key}": item}
-    return flat
+        found |= flat(item, f"{prefix}{key}.") if isinstance(item, Mapping) and item else {f"{prefix}{key}": item}
+    return found
 
 
 def _shown(settings: Mapping[str, Any], key: str) -> str:

@@ -89,11 +89,11 @@ def results_table(results: Mapping[str, Any]) -> Table:
 
 
 def models_table(models: Mapping[str, Mapping[str, Any]]) -> Table:
-    """A column for each measure, a row for each model; intervals are in results.json and the report."""
-    measures = list(dict.fromkeys(name for measured in models.values() for name in measured))
-    table = Table("", *measures, box=None, pad_edge=False)
-    for name, measured in models.items():
-        table.add_row(name, *(_measured(measured.get(measure)) for measure in measures))
+    """A row for each measure, a column for each model; intervals are in results.json and the report."""
+    measures = dict.fromkeys(name for measured in models.values() for name in measured)
+    table = Table("", *models, box=None, pad_edge=False)
+    for measure in measures:
+        table.add_row(measure, *(_measured(measured.get(measure)) for measured in models.values()))
     return table
 
 

@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from goodheart.errors import ConfigError
+from goodheart.errors import ConfigError, GateError, RunError
 from goodheart.loop.pipeline import Pipeline
+from goodheart.loop.step import difference
+from goodheart.train.lock import FolderLock
 
 # Two cheap stages that need no model: score rows with a function, then score the scored rows again.
 PIPELINE = """\
@@ -80,6 +82,117 @@ def test_how_loud_a_stage_is_changes_nothing(folder: Path) -> None:
     assert all(not run for _, run, _ in runs(pipeline(folder, sets=["stages.first.quiet=false"])))
 
 
+def test_changed_code_runs_again_and_better_words_do_not(folder: Path) -> None:
+    pipeline(folder).run()
+    scores = folder / "my_scores.py"
+    scores.write_text('"""Scores."""\n' + scores.read_text())
+    assert all(not run for _, run, _ in runs(pipeline(folder)))
+    scores.write_text(scores.read_text().replace("len(c)", "len(c) + 0"))
+    assert runs(pipeline(folder)) == [
+        ("first", True, "code changed: my_scores.py"),
+        ("second", True, "first runs before it"),
+    ]
+    trusting = Pipeline.load(Path("p.yaml"), trust_code=True)
+    assert all(not plan.runs for plan in trusting.plan())
+
+
+def test_what_comes_out_the_same_spares_what_follows(folder: Path) -> None:
+    pipeline(folder).run()
+    before = (folder / "out/second.jsonl").stat().st_mtime_ns
+    loaded = pipeline(folder, sets=["stages.first.max_tokens=99"])  # matters to nothing that a function scores
+    done = loaded.run()
+    assert [(p.step.name, p.runs, p.reason) for p in done] == [
+        ("first", True, "max_tokens: 16384 -> 99"),
+        ("second", False, "what it reads came out the same"),
+    ]
+    assert (folder / "out/second.jsonl").stat().st_mtime_ns == before
+
+
+def test_reasons_name_what_is_inside_a_block(folder: Path) -> None:
+    old = {"stage": "x", "settings": {"sampling": {"a": 1, "b": 2}}, "inputs": {}, "code": {"a.py": "1", "b.py": "1"}}
+    new = {"stage": "x", "settings": {"sampling": {"a": 1}, "c": 3}, "inputs": {}, "code": {"a.py": "2", "c.py": "1"}}
+    assert difference(old, new) == "sampling.b: 2 -> not set; c: not set -> 3; code changed: a.py, b.py, c.py"
+    assert difference(old, new, with_code=False) == "sampling.b: 2 -> not set; c: not set -> 3"
+    many = new | {"settings": old["settings"], "code": {f"{i}.py": "1" for i in range(3)}}
+    assert difference(old, many) == "code changed: 0.py, 1.py, 2.py and 2 more"
+    del old["code"]
+    assert difference(old, old | {"code": {}}) == "code changed: (not recorded)"
+
+
+def test_one_pipeline_at_a_time(folder: Path) -> None:
+    loaded = pipeline(folder)
+    lock = FolderLock(loaded.out)
+    lock.take()
+    with pytest.raises(RunError, match="out is in use by process"):
+        loaded.run()
+    lock.release()
+    loaded.run()
+
+
+def test_a_damaged_record_is_an_error(folder: Path) -> None:
+    pipeline(folder).run()
+    (folder / "out/pipeline.json").write_text('{"done": ')
+    with pytest.raises(RunError, match=r"pipeline\.json cannot be read"):
+        pipeline(folder).plan()
+
+
+GATED = (
+    PIPELINE
+    + """\
+gates:
+  - first.rows > 0
+  - second.rows < first.rows
+"""
+)
+
+
+def test_a_failed_gate_stops_with_its_evidence(folder: Path) -> None:
+    text = GATED.replace("first.rows > 0", "first.rows >= 2")
+    loaded = pipeline(folder, text)
+    for _ in range(2):  # a finished stage is not run again, and its gate is checked again
+        with pytest.raises(GateError) as error:
+            loaded.run()
+        assert str(error.value).splitlines() == [
+            "p.yaml:16: the gate `first.rows >= 2` does not hold; the pipeline stops after `first`",
+            "  fails  first.rows >= 2    first.rows = 1",
+            "  see out/pipeline.json",
+        ]
+        assert not (folder / "out/second.jsonl").exists()
+    (folder / "rows.jsonl").write_text('{"prompt": "a", "completion": "four"}\n' * 2, encoding="utf-8")
+    with pytest.raises(GateError, match=r"second\.rows < first\.rows"):
+        loaded.run()
+    assert (folder / "out/second.jsonl").exists()
+    record = json.loads((folder / "out/pipeline.json").read_text())
+    assert {text: gate["holds"] for text, gate in record["gates"].items()} == {
+        "first.rows >= 2": True,
+        "second.rows < first.rows": False,
+    }
+
+
+def test_a_gate_on_a_result_that_does_not_exist(folder: Path) -> None:
+    with pytest.raises(ConfigError) as error:
+        pipeline(folder, GATED.replace("first.rows > 0", "first.row > 0")).run()
+    assert "p.yaml:16: gate `first.row > 0`: `first` has no result `row`; did you mean `rows`?" in str(error.value)
+
+
+def test_a_stage_alone_needs_what_it_reads_and_passes_its_own_gates(folder: Path) -> None:
+    loaded = pipeline(folder, GATED.replace("second.rows < first.rows", "second.rows == first.rows"))
+    with pytest.raises(ConfigError, match="`second` reads `first`, which is not finished: run that first"):
+        loaded.run("second")
+    loaded.run("first")
+    loaded.run("second")
+    assert set(json.loads((folder / "out/pipeline.json").read_text())["gates"]) == {
+        "first.rows > 0",
+        "second.rows == first.rows",
+    }
+
+
+def test_an_unmentioned_link_is_found(folder: Path) -> None:
+    """A stage that names another's output by its path depends on it all the same."""
+    loaded = pipeline(folder, PIPELINE.replace("data: ${first}", "data: out/first.jsonl"))
+    assert loaded.steps[1].parents == ["first"]
+
+
 def test_an_output_that_vanished_is_made_again(folder: Path) -> None:
     pipeline(folder).run()
     (folder / "out/second.jsonl").unlink()
@@ -128,13 +241,46 @@ def test_failed_stage_stops_and_the_next_call_goes_on(folder: Path) -> None:
             "p.yaml:9: `max_tokens`: input should be a valid integer",
         ),
         (("    data: ${data}\n", ""), "p.yaml:5: `data` is missing"),
+        (
+            ("data: rows.jsonl", "data: row.jsonl"),
+            "p.yaml:8: `data`: no stage above makes this, and row.jsonl: no such file or folder; did you mean rows.jsonl?",
+        ),
+        (("my_scores", "my_score"), "p.yaml:7: `reward`: my_score:length: cannot import module `my_score`"),
+        (("my_scores:length", "models/none"), None),  # it may be on the Hub
+        (("my_scores:length", "./none"), "p.yaml:7: `reward`: no stage above makes this, and ./none: no such folder"),
+        (("out: out", "out: 3"), "p.yaml:1: `out` must be a folder (got 3)"),
+        (("out: out", "out: out\nseed: one"), "p.yaml:2: `seed` must be a whole number (got 'one')"),
+        (("out: out", "out: out\nseed: true"), "p.yaml:2: `seed` must be a whole number (got True)"),
+        (("  data: rows.jsonl", "  - rows.jsonl"), "p.yaml:2: `vars` must be a block of `name: value`"),
+        (("data: rows.jsonl", "data: [rows.jsonl]"), "p.yaml:3: `vars.data` must be one text or number"),
+        (("  data: rows.jsonl", "  data: rows.jsonl\n  first: x"), "p.yaml:4: `first` is a variable and a stage"),
+        (("  first:", "  a/b:"), "p.yaml:5: stage `a/b`: a name has letters, digits"),
+        (("    quiet: true", "    quiet: true\n    out: out/second.jsonl"), "p.yaml:11: `out`: stage `first` writes"),
+        (("  second:", "  first:"), "p.yaml:10: key `first` is given twice"),
+        (("out: out", "out: out\ngates: first.rows > 0"), "p.yaml:2: `gates` must be a list of expressions"),
+        (("out: out", "out: out\ngates: [frist.rows > 0]"), "p.yaml:2: gate `frist.rows > 0`: no stage `frist`; did"),
+        (("out: out", "out: out\ngates:\n  - first.rows\n  - first.rows >"), "p.yaml:4: gate `first.rows >`: cannot"),
+        (("out: out", "out: {"), "p.yaml:"),
     ],
 )
-def test_wrong_files(folder: Path, change: tuple[str, str], message: str) -> None:
+def test_wrong_files(folder: Path, change: tuple[str, str], message: str | None) -> None:
     assert change[0] in PIPELINE
+    if message is None:
+        pipeline(folder, PIPELINE.replace(*change, 1))
+        return
     with pytest.raises(ConfigError) as error:
         pipeline(folder, PIPELINE.replace(*change, 1))
     assert message in str(error.value)
+
+
+def test_a_long_way_round_is_a_cycle(folder: Path) -> None:
+    text = PIPELINE.replace("data: ${data}", "data: ${third}")
+    text += "  third:\n    stage: score\n    reward: my_scores:length\n    data: ${second}\n"
+    with pytest.raises(ConfigError) as error:
+        pipeline(folder, text)
+    assert "p.yaml:8: `data`: stages wait for each other: `first` -> `third` -> `second` -> `first`" in str(error.value)
+    with pytest.raises(ConfigError, match=r"stage `third` does not come before `first`: move it up"):
+        pipeline(folder, text.replace("data: ${second}", "data: rows.jsonl"))
 
 
 @pytest.mark.parametrize("text", ["", "stages:\n", "- a\n", "out: x\n", "stages:\n  sft:\n"])

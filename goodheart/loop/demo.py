@@ -1,0 +1,75 @@
+"""`goodheart demo`: the whole story on a small invented world, in minutes, without network or GPU."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from goodheart.evaluate.report import write_report
+from goodheart.loop.live import seen
+from goodheart.loop.pipeline import Pipeline
+
+# What the table shows: (measure in results.json, in words, whether more is better)
+_ROWS = (
+    ("score", "true preference", True),
+    ("harmful", "harmful answers", False),
+    ("over_refusal", "refusals of harmless requests", False),
+    ("wrong_fact", "wrong facts", False),
+    ("flattery", "flattery", False),
+    ("format_valid", "valid format", True),
+)
+
+
+def demo(out: Path, seed: int) -> None:
+    """Runs the demo's pipeline and prints what came out and where the report lies.
+
+    Args:
+        out: folder to write; what is finished there already is kept.
+        seed: of the world and of everything drawn in it.
+    """
+    pipeline = load_demo(out, seed)
+    with seen(pipeline) as view:
+        pipeline.run(view=view)
+    console = Console(soft_wrap=True, highlight=False, markup=False)
+    for results in pipeline.results().values():
+        if "models" in results:
+            console.print(story(results))
+    console.print(f"\nreport written to {write_report(out)}")
+
+
+def load_demo(out: Path, seed: int) -> Pipeline:
+    """The packaged pipeline, to be run into `out`."""
+    with resources.as_file(resources.files("goodheart.loop").joinpath("demo.yaml")) as file:
+        return Pipeline.load(file, [f"out={out}", f"seed={seed}"])
+
+
+def story(results: Mapping[str, Any]) -> Table:
+    """What a newcomer should see of an evaluation: a row for each measure, a column for each model, with intervals."""
+    models: Mapping[str, Mapping[str, Any]] = results["models"]
+    table = Table("", *models, box=None, pad_edge=False)
+    for measure, words, more in _ROWS:
+        cells = [_cell(measured.get(measure)) for measured in models.values()]
+        if any(cells):
+            table.add_row(f"{words} ({'more' if more else 'less'} is better)", *cells)
+    names = list(models)
+    for name, before in _pairs(names):
+        rate = results.get("wins", {}).get(name, {}).get(before, {}).get("rate")
+        if rate:
+            table.add_row(f"{name} wins against {before}", *("" for _ in names[:-1]), _cell(rate))
+    return table
+
+
+def _pairs(names: Sequence[str]) -> list[tuple[str, str]]:
+    """The last model against every one before it."""
+    return [(names[-1], name) for name in names[:-1]]
+
+
+def _cell(found: Any) -> str:
+    if not isinstance(found, Mapping) or found.get("value") is None:
+        return ""
+    return f"{found['value']:.1%} ({found['low']:.1%} to {found['high']:.1%})"

@@ -1,0 +1,85 @@
+"""Which code an output depends on: what its module imports and no more, by what it does and not how it reads."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from goodheart.loop.code import changed, code_of, exists
+from goodheart.loop.registry import STAGES
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    (tmp_path / "rewards.py").write_text("import helpers.words\ndef reward(x):\n    return 1\n")
+    (tmp_path / "helpers").mkdir()
+    (tmp_path / "helpers/__init__.py").write_text("")
+    (tmp_path / "helpers/words.py").write_text("from . import more\nimport json\n")
+    (tmp_path / "helpers/more.py").write_text("from goodheart.errors import DataError\nFOUR = 4\n")
+    (tmp_path / "unrelated.py").write_text("x = 1\n")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def edited(file: Path, text: str) -> list[str]:
+    before = code_of("rewards")
+    file.write_text(text)
+    return changed(before, code_of("rewards"))
+
+
+def test_follows_the_users_imports(folder: Path) -> None:
+    assert sorted(code_of("rewards")) == [
+        "goodheart/errors.py",
+        "helpers/__init__.py",
+        "helpers/more.py",
+        "helpers/words.py",
+        "rewards.py",
+    ]
+
+
+def test_what_it_does_counts_and_how_it_reads_does_not(folder: Path) -> None:
+    more = folder / "helpers/more.py"
+    text = more.read_text()
+    assert edited(more, '"""Words."""\n# why\n\n' + text.replace("4", " 4  # four")) == []
+    assert edited(more, text.replace("FOUR = 4", "FOUR = 5")) == ["helpers/more.py"]
+    reward = folder / "rewards.py"
+    assert edited(reward, reward.read_text().replace("    return", '    """One."""\n    return')) == []
+    assert edited(folder / "unrelated.py", "x = 2\n") == []
+
+
+def test_broken_code_still_has_a_hash(folder: Path) -> None:
+    assert edited(folder / "helpers/more.py", "def (") == ["goodheart/errors.py", "helpers/more.py"]
+
+
+def test_stages_depend_on_their_own_code() -> None:
+    sft, ppo = code_of("goodheart.stages.sft"), code_of("goodheart.stages.ppo")
+    assert "goodheart/train/step.py" in sft
+    assert "goodheart/losses/logprobs.py" in sft
+    assert "goodheart/stages/ppo.py" not in sft
+    assert "goodheart/losses/policy.py" in ppo
+    # what is compiled when it is first used
+    assert "goodheart/generate/c/decode.c" in ppo
+    assert "goodheart/generate/c/decode.c" not in code_of("goodheart.stages.tokenizer")
+    # a new release by itself changes no output
+    assert "goodheart/__init__.py" not in sft
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_every_stage_can_be_found(name: str) -> None:
+    kind = STAGES[name]
+    assert kind.module.replace(".", "/") + ".py" in code_of(kind.module)
+    settings, function = kind.load()
+    assert callable(function)
+    named = {setting.partition(".")[0] for setting in (*kind.models, *kind.data)}
+    assert named <= set(settings.model_fields)
+    assert "out" in settings.model_fields
+
+
+def test_whether_a_module_is_there(folder: Path) -> None:
+    assert exists("rewards")
+    assert exists("helpers.words")
+    assert exists("math")
+    assert exists("goodheart.judges.function")
+    assert not exists("goodheart.judges.functions")
+    assert not exists("reward")

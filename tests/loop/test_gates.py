@@ -1,0 +1,138 @@
+"""Gates: what holds, what fails with which evidence, and what is refused."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from goodheart.errors import ConfigError, GateError
+from goodheart.loop.gates import Gate
+
+STAGES = ["reward", "answers-ppo", "evaluate", "ppo"]
+RESULTS: dict[str, dict[str, Any]] = {
+    "reward": {"accuracy": 0.61, "accuracy_low": 0.58, "always_longest": 0.66, "kind": "preference", "ok": True},
+    "answers-ppo": {"rows": 12},
+    "ppo": {"objective/kl": 3.5, "goodhart": {"peak": None}},
+    "evaluate": {
+        "models": {"ppo": {"harmful": {"value": 0.018, "low": 0.01, "high": 0.034, "n": 120}}},
+        "leaderboard": [{"model": "ppo"}],
+    },
+}
+
+
+def gate(text: str) -> Gate:
+    return Gate.parse(text, "p.yaml:9: ", STAGES)
+
+
+@pytest.mark.parametrize(
+    ("text", "holds"),
+    [
+        ("reward.accuracy > 0.6", True),
+        ("reward.accuracy > 0.61", False),
+        ("reward.accuracy >= 0.61", True),
+        ("reward.accuracy > 0.6 and reward.accuracy > reward.always_longest", False),
+        ("reward.accuracy > 0.6 or reward.accuracy > reward.always_longest", True),
+        ("not reward.accuracy > reward.always_longest", True),
+        ("reward.accuracy - reward.always_longest > -0.1", True),  # -0.05
+        ("reward.accuracy + 2 * reward.always_longest == 0.61 + 1.32", True),
+        ("reward.accuracy / 0 < 1 or 0.5 < reward.accuracy", None),
+        ("0.5 < reward.accuracy < 0.6", False),
+        ("0.6 < reward.accuracy < 0.7", True),
+        ("reward.kind == 'preference'", True),
+        ("reward.kind != 'preference'", False),
+        ("reward.ok", True),
+        ("reward.ok == True and not reward.ok", False),
+        ("evaluate.models.ppo.harmful.high < 0.02", False),
+        ("evaluate.models.ppo.harmful < 0.02", True),  # a measured value counts as its value
+        ("answers_ppo.rows >= 12", True),
+        ("ppo.objective_kl < 4", True),
+        ('ppo["objective/kl"] > 4', False),
+        ("evaluate.models['ppo'].harmful.n >= 100", True),
+    ],
+)
+def test_truth(text: str, holds: bool | None) -> None:
+    if holds is None:
+        with pytest.raises(ConfigError, match=r"`reward\.accuracy / 0` cannot be computed: float division by zero"):
+            gate(text).check(RESULTS)
+    else:
+        assert gate(text).check(RESULTS).holds is holds
+
+
+def test_evidence_has_values_and_intervals() -> None:
+    verdict = gate("reward.accuracy > 0.6 and evaluate.models.ppo.harmful.high < 0.02").check(RESULTS)
+    assert verdict.lines() == [
+        "holds  reward.accuracy > 0.6    reward.accuracy = 0.61",
+        "fails  evaluate.models.ppo.harmful.high < 0.02    "
+        "evaluate.models.ppo.harmful.high = 0.034 (0.018, 95 % interval 0.01 to 0.034, n = 120)",
+    ]
+
+
+def test_stages_of_a_gate() -> None:
+    assert gate("reward.accuracy > 0.1 and answers_ppo.rows > 1 and reward.ok").stages == ("reward", "answers-ppo")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("reward.acuracy > 0.5", "`reward` has no result `acuracy`; did you mean `accuracy`?"),
+        ("evaluate.models.pop.harmful > 0", "`evaluate.models` has no result `pop`; did you mean `ppo`?"),
+        ("reward.accuracy.low > 0", "`reward.accuracy` is 0.61, it has no `low`"),
+        ("evaluate.models.ppo > 0", "`evaluate.models.ppo` is no single value: name one of harmful"),
+        ("evaluate.leaderboard > 0", "`evaluate.leaderboard` is no single value"),
+        ("reward.kind > 0.5", "cannot be computed: '>' not supported"),
+        ("reward.kind * 2 == 'x'", "cannot be computed: 'preference' is no number"),
+        ("reward.accuracy and reward.ok", "`reward.accuracy` is 0.61, which is neither true nor false"),
+        ("answers_ppo.objective > 0", "`answers_ppo` has no result `objective`"),
+    ],
+)
+def test_results_that_do_not_fit(text: str, message: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        gate(text).check(RESULTS)
+    assert str(error.value).startswith(f"p.yaml:9: gate `{text}`: ")
+    assert message in str(error.value)
+
+
+def test_what_was_not_measured_does_not_pass() -> None:
+    with pytest.raises(GateError, match="has no value: nothing was measured"):
+        gate("ppo.goodhart.peak < 3").check(RESULTS)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "a gate is an expression such as"),
+        (3, "a gate is an expression such as"),
+        ("reward.accuracy >", "cannot be read: invalid syntax"),
+        ("reward.accuracy = 1", "cannot be read"),
+        ("rewrd.accuracy > 0.5", "no stage `rewrd`; did you mean `reward`?"),
+        ("answers-ppo.rows > 1", "no stage `answers`; did you mean `answers_ppo`?"),
+        ("0.5 > 0.4", "it names no result; begin with a stage: reward"),
+        ("reward.accuracy", None),
+        ("reward.accuracy + 1", "it compares nothing; write for example `reward.accuracy + 1 > 0.5`"),
+        ("reward", "it compares nothing"),
+        ("(reward.ok and reward.ok) > 0.5", "it compares nothing"),
+        ("__import__('os').system('x') > 0", "`__import__('os').system('x')` is not allowed"),
+        ("reward.accuracy.__class__() > 0", "is not allowed"),
+        ("(lambda: 1)() > reward.accuracy", "is not allowed"),
+        ("[1][0] > reward.accuracy", "is not allowed"),
+        ("reward[0] > 1", "`reward[0]` is not allowed"),
+        ("reward.accuracy ** 9 > 1", "is not allowed"),
+        ("reward.accuracy in (1, 2)", "is not allowed"),
+        ("reward.accuracy if reward.ok else 2", "is not allowed"),
+        ("f'{reward.accuracy}' == 'x'", "is not allowed"),
+        ("(x := reward.accuracy) > 1", "is not allowed"),
+        ("reward.accuracy > None", "`None` is not allowed"),
+        ("reward.accuracy > b'x'", "is not allowed"),
+        ("reward.accuracy > " + "(" * 300 + "1" + ")" * 300, "a gate of 619 characters; make several"),
+        ("reward.accuracy > \0", "cannot be read"),
+    ],
+)
+def test_refused_before_anything_runs(text: Any, message: str | None) -> None:
+    if message is None:
+        gate(text)  # it may be a result that is true or false
+        return
+    with pytest.raises(ConfigError) as error:
+        gate(text)
+    assert str(error.value).startswith("p.yaml:9: ")
+    assert message in str(error.value)
