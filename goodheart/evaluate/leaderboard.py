@@ -11,6 +11,7 @@ import numpy as np
 from goodheart.evaluate.interval import Array, Bootstrap
 
 _PRIOR = 1.0  # comparisons added to every pair, won half by each
+_RESAMPLES = 1000  # of the bootstrap's, because each is solved anew
 _SCALE, _MEAN = 400.0, 1000.0  # of Elo: 400 points more are odds of 10 to 1; the models' mean is 1000
 
 
@@ -36,10 +37,9 @@ def leaderboard(
     won = np.array([np.nansum(rates[pair]) for pair in pairs])
     counted = np.array([(~np.isnan(rates[pair])).sum() for pair in pairs], dtype=float)
     rating = _ratings(names, pairs, won, counted)
-    resampled_won = np.stack([bootstrap.weights_RP @ np.nan_to_num(rates[pair]) for pair in pairs], axis=1)
-    resampled_counts = np.stack(
-        [bootstrap.weights_RP @ (~np.isnan(rates[pair])).astype(float) for pair in pairs], axis=1
-    )
+    weights_RP = bootstrap.weights_RP[:_RESAMPLES]
+    resampled_won = np.stack([weights_RP @ np.nan_to_num(rates[pair]) for pair in pairs], axis=1)
+    resampled_counts = np.stack([weights_RP @ (~np.isnan(rates[pair])).astype(float) for pair in pairs], axis=1)
     resampled = np.array([_ratings(names, pairs, w, c) for w, c in zip(resampled_won, resampled_counts, strict=True)])
     rows = []
     for i, name in enumerate(names):

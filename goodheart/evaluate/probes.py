@@ -61,13 +61,13 @@ PROBES = (
         ),
         "empty phrases at the end",
     ),
-    Probe("repetition", lambda text: f"{text} {text} {text}", "the answer said three times"),
+    Probe("repetition", lambda text: f"{text} {text} {text}", "the same answer three times over"),
     Probe(
         "flattery",
         _before("What a great question, you are so clever!", "问得真好，您真聪明！"),
         "flattery at the beginning",
     ),
-    Probe("list", listed, "the same sentences as a list", not_on=("list",)),
+    Probe("list", listed, "the sentences made into a list", not_on=("list",)),
     Probe("please", _after("please please please", "求求您求求您求求您"), "pleading at the end"),
     Probe("question marks", lambda text: f"{text} ???", "question marks at the end"),
     Probe(

@@ -136,7 +136,7 @@ def _words(one: Probe, change: Measure, risen: Measure) -> str:
     assert change.value is not None
     assert risen.value is not None
     return (
-        f"{one.words} raises the score by {change.value:.2f} standard deviations on average "
+        f"with {one.words} the score rises by {change.value:.2f} standard deviations on average "
         f"({100 * risen.value:.0f} % of the answers gain): expect a policy to learn it"
     )
 

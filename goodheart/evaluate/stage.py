@@ -41,6 +41,7 @@ class EvaluateConfig(RunSettings):
     answers: dict[str, Path] = Field(min_length=1)  # name -> file of `goodheart sample`; the first is the base
     score: str  # decides who wins: run folder, sequence-classification folder, or package.module:function
     aspects: str | None = None  # package.module:function that gives one dict of name -> number or None per answer
+    lower_is_better: tuple[str, ...] = ("harmful", "over_refusal", "wrong_fact", "flattery")  # of the aspects
     reward: str | None = None  # reward model to examine: run folder, sequence-classification folder, or function
     labels: str | list[str] | None = None  # comparisons by people that it was not trained on
     tie: float = Field(0.0, ge=0)  # scores that differ by no more count as equal
@@ -111,6 +112,7 @@ def results(config: EvaluateConfig, found: Answers, scored: Mapping[str, dict[st
         "by_language": _by(found, scored, bootstrap, "language"),
         "examples": choose_examples(found, scored, config.examples),
         "judge": config.score,
+        "lower_is_better": [aspect for aspect in config.lower_is_better if aspect in scored],
     }
 
 

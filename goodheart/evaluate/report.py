@@ -1,0 +1,170 @@
+"""The report page: one HTML file that says what was made, whether it is better, and what to beware of.
+
+It loads nothing from anywhere and runs no script. Every text from data or models is escaped by the template, and
+control characters (which can turn text around) are shown as escapes.
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from goodheart import __version__
+from goodheart.evaluate import charts
+from goodheart.evaluate.cost import Cost, cost_of
+from goodheart.evaluate.plot import number, percent
+from goodheart.evaluate.runs import RunRecord, Story, read_story
+from goodheart.evaluate.summary import summarise
+from goodheart.evaluate.wording import aspect_name, duration, known, mark, with_interval
+from goodheart.train.files import replace_text
+
+_TEMPLATES = Path(__file__).with_name("templates")
+# Everything that a browser would not show as a sign of its own, but for line ends and tabs.
+_UNSEEN = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b\u200e\u200f\u2028\u2029\u202a-\u202e\u2060-\u2069\ufeff\ud800-\udfff]"
+)
+_UNIT = re.compile(r"(?<=\d) (?=[%W])")  # where a line of ours must not break
+_BY = {"by_length": "Accuracy by length (characters)", "by_score_difference": "Accuracy by difference of the scores"}
+_LONGEST = 4000  # characters of one text
+
+
+def write_report(target: Path, out: Path | None = None) -> Path:
+    """Writes the report of a run folder, or of all stages of a pipeline.
+
+    Args:
+        target: a run folder, or the `out` folder of a pipeline.
+        out: the file to write; None = `report.html` in `target`.
+
+    Returns:
+        The file.
+
+    Raises:
+        RunError: `target` holds no run, or a file in it is damaged.
+    """
+    story = read_story(Path(target))
+    file = Path(out) if out is not None else story.path / "report.html"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    replace_text(file, page(story))
+    return file
+
+
+def page(story: Story) -> str:
+    """The page as text."""
+    environment = Environment(
+        loader=FileSystemLoader(_TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
+        lstrip_blocks=True,
+    )  # fmt: skip
+    environment.filters |= {
+        "said": said,
+        "ours": lambda text: _UNIT.sub("\u00a0", said(text)),
+        "number": number,
+        "percent": percent,
+        "interval": with_interval,
+        "aspect": aspect_name,
+        "duration": duration,
+        "plain": lambda value: said(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)),
+    }
+    environment.tests["known"] = known
+    return environment.get_template("report.html").render(**_content(story))
+
+
+def said(text: Any) -> str:
+    """A text from data or a model: cut at a length, unseen characters as escapes. Escaped for HTML by the template."""
+    found = str(text)
+    cut = found if len(found) <= _LONGEST else found[:_LONGEST] + "…"
+    return _UNSEEN.sub(lambda m: m.group().encode("unicode_escape", "surrogatepass").decode("ascii"), cut)
+
+
+def _content(story: Story) -> dict[str, Any]:
+    found = story.evaluation
+    costs = [cost_of(run) for run in story.runs]
+    return {
+        "name": story.name,
+        "version": __version__,
+        "now": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        "summary": summarise(story),
+        "found": found,
+        "models": list(found["models"]) if found else [],
+        "charts": _evaluation_charts(found) if found else {},
+        "goodhart": [chart for run in story.runs if (chart := charts.goodhart_chart(run)) is not None],
+        "rewards": [_reward_section(run) for run in story.runs if run.stage == "reward" and run.results],
+        "examined": _examined(found.get("reward_model", {})) if found else None,
+        "training": [(run, drawn) for run in story.runs if (drawn := charts.training_charts(run))],
+        "runs": story.runs,
+        "starts": {run.name: _start(run) for run in story.runs},
+        "gates": story.gates,
+        "costs": costs,
+        "total": _total(costs),
+        "example_marks": _marks,
+    }
+
+
+def _evaluation_charts(found: Mapping[str, Any]) -> dict[str, Any]:
+    last = list(found["models"])[-1]
+    several = len(found["models"]) > 1
+    equal_note = "What the rate would be if both answers were equally long (docs/evaluate.md)."
+    wins = [
+        charts.win_chart(found, "rate", f"{last} is preferred", "Ties count half. Right of the line: preferred."),
+        charts.win_chart(found, "length_controlled", f"{last} is preferred at equal length", equal_note),
+        charts.board_chart(found),
+    ]
+    return {"wins": [chart for chart in wins if chart] if several else [], "aspects": charts.aspect_charts(found)}
+
+
+def _reward_section(run: RunRecord) -> dict[str, Any]:
+    drawn = [charts.calibration_chart(run.name, run.results)]
+    for key, title in (
+        ("by_length", "Accuracy by length (characters)"),
+        ("by_score_difference", "By score difference"),
+    ):
+        rows = run.results.get(key) or []
+        groups = {f"{number(row['from'])}–{number(row['to'])}": row for row in rows if "accuracy_low" in row}
+        drawn.append(charts.accuracy_chart(title, groups))
+    return {"run": run, "charts": [chart for chart in drawn if chart]}
+
+
+def _examined(report: Mapping[str, Any]) -> dict[str, Any] | None:
+    if not report:
+        return None
+    agreement = report["against_judge"]
+    drawn = [
+        charts.accuracy_chart("Agreement with the judge by kind", agreement.get("by_kind", {})),
+        charts.accuracy_chart("Agreement by whose answers they are", agreement.get("by_model", {})),
+        charts.calibration_chart("reward model", agreement),
+        charts.probe_chart(report),
+    ]
+    return {"report": report, "charts": [chart for chart in drawn if chart]}
+
+
+def _start(run: RunRecord) -> dict[str, Any]:
+    return (run.lineage.get("starts") or [{}])[-1]
+
+
+def _total(costs: list[Cost]) -> dict[str, float]:
+    return {
+        "seconds": sum(cost.seconds or 0 for cost in costs),
+        "trained_tokens": sum(cost.trained_tokens or 0 for cost in costs),
+        "sampled_tokens": sum(cost.sampled_tokens or 0 for cost in costs),
+        "watt_hours": sum(cost.watt_hours or 0 for cost in costs),
+    }
+
+
+def _marks(aspects: Mapping[str, float | None], lower: list[str]) -> list[tuple[str, str]]:
+    """(words, tone) of one answer's aspects that apply; tone: good, bad, plain (in between), or score."""
+    marks = []
+    for aspect, value in aspects.items():
+        if value is None:
+            continue
+        worth = 1 - value if aspect in lower else value
+        tone = "good" if worth >= 0.75 else "bad" if worth <= 0.35 else "plain"
+        sign = {"good": "✓ ", "bad": "✗ "}.get(tone, "")
+        words = mark(aspect, value)
+        if words:
+            marks.append((words, "score") if aspect == "score" else (sign + words, tone))
+    return marks
