@@ -1,6 +1,6 @@
 """Messages <-> token ids and loss mask: the only place that knows chat text.
 
-    template = Template(load_tokenizer("a/model/folder"))
+    template = Template.load("a/model/folder")
     template.prompt_ids(prompt)             what the model is given
     template.example(prompt, answer)        the same ids, then the answer's, marked as trained on
     template.decode(ids)                    what sampled ids say
@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 __all__ = ["PLAIN_TEMPLATE", "Template", "load_tokenizer"]
 
 Completion = tuple[Message, ...] | str
+# What a model folder says that Hugging Face's files have no place for (reward models write theirs there too).
+_OURS = "goodheart.json"
 
 
 class Template:
@@ -57,6 +59,20 @@ class Template:
         candidates = (t.pad_token_id, t.unk_token_id, self.eos_id, 0)
         self.pad_id: int = next(i for i in candidates if i is not None)
         self.stop_strings = self._chat.stop_strings
+
+    @classmethod
+    def load(cls, folder: str | Path, *, plain_prompts: Literal["raw", "user"] | None = None) -> Template:
+        """The template of a model folder or Hub id.
+
+        Args:
+            folder: where the tokenizer is.
+            plain_prompts: None = as the model in that folder was trained, where it says so, else "raw".
+
+        Raises:
+            ModelError: no tokenizer there.
+        """
+        remembered = _read_json(Path(folder) / _OURS).get("plain_prompts", "raw")
+        return cls(load_tokenizer(folder), plain_prompts=plain_prompts or remembered)
 
     # Prompts and answers ---------------------------------------------------------------------------------------
 
@@ -152,12 +168,15 @@ class Template:
         return hashlib.sha256(json.dumps(source, sort_keys=True).encode()).hexdigest()[:16]
 
     def save(self, folder: str | Path) -> None:
-        """Writes the tokenizer with its chat template, and all end ids into `generation_config.json`."""
+        """Writes the tokenizer with its chat template, all end ids into `generation_config.json`, and how plain prompts
+        are read into `goodheart.json`.
+        """
         folder = Path(folder)
         self.tokenizer.save_pretrained(str(folder))
         # transformers 5 writes a class name that 4.x and others do not know; this older one means the same to all
         _update_json(folder / "tokenizer_config.json", {"TokenizersBackend": "PreTrainedTokenizerFast"})
         _update_json(folder / "generation_config.json", {}, eos_token_id=list(self.eos_ids), pad_token_id=self.pad_id)
+        _update_json(folder / _OURS, {}, plain_prompts=self.plain_prompts)
 
     def colour(self, example: Example) -> RichText:
         """An example for the eye: trained tokens green, the others grey, `|` after each token.
@@ -238,9 +257,12 @@ def _only_text(completion: Completion) -> str:
     return completion[0].content
 
 
+def _read_json(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+
+
 def _update_json(path: Path, classes: Mapping[str, str], **values: Any) -> None:
-    content = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    content |= values
+    content = _read_json(path) | values
     if content.get("tokenizer_class") in classes:
         content["tokenizer_class"] = classes[content["tokenizer_class"]]
     path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -12,13 +12,12 @@ import torch
 from goodheart.data.batches import Example, micro_batches, pad
 from goodheart.data.examples import answer_example
 from goodheart.data.records import Answer, Prompt
-from goodheart.data.template import Template, load_tokenizer
+from goodheart.data.template import Template
 from goodheart.errors import TemplateError
 from goodheart.models.heads import RewardEnsemble, RewardModel
 from goodheart.models.load import load_reward, resolve
 
 _NO_LIMIT = 2**31
-PLAIN_PROMPTS = "plain_prompts"  # in goodheart.json: how the prompts were read that the model was trained on
 
 
 class RewardJudge:
@@ -44,7 +43,7 @@ class RewardJudge:
         folder = resolve(path)
         model = load_reward(folder, dtype=dtype, device=device)
         scale = model.extra
-        template = Template(load_tokenizer(folder), plain_prompts=scale.get(PLAIN_PROMPTS, "raw"))
+        template = Template.load(folder)
         return cls(
             model,
             template,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 
 from goodheart.data.records import Message, Prompt
-from goodheart.data.template import Template, load_tokenizer
+from goodheart.data.template import Template
 from goodheart.errors import ConfigError, TemplateError
 from goodheart.models.load import load_causal, resolve
 from goodheart.stages.writer import SamplingSettings, Writer
@@ -24,7 +24,7 @@ def chat(model: str, sampling: SamplingSettings, *, seed: int = 0, raw: bool = F
     """
     device = World.start().device
     folder = resolve(model)
-    template = Template(load_tokenizer(folder))
+    template = Template.load(folder)
     causal = load_causal(folder, dtype=resolve_dtype("auto", device), device=device)
     writer = Writer(causal, template, slots=1)
     room = (causal.max_length or 2**31) - sampling.max_new_tokens

@@ -12,7 +12,7 @@ from pydantic import Field, model_validator
 
 from goodheart.data.examples import Skipped, documents, require
 from goodheart.data.formats import read_records, split_by_prompt
-from goodheart.data.template import Template, load_tokenizer
+from goodheart.data.template import Template
 from goodheart.models.load import new_model
 from goodheart.train.config import TrainingSettings
 from goodheart.train.language_model import Rows, fit
@@ -50,7 +50,7 @@ def train(config: PretrainConfig) -> Run:
         if config.new_model is None:
             model, template = load_policy(config, session)
         else:
-            template = Template(load_tokenizer(config.model), plain_prompts=config.plain_prompts)
+            template = Template.load(config.model, plain_prompts=config.plain_prompts)
             fresh = new_model(
                 config.new_model, vocab_size=template.vocab_size, seed=config.seed, token_ids=_special_ids(template)
             )

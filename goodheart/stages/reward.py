@@ -18,9 +18,9 @@ from torch import Tensor
 
 from goodheart.data.examples import Compared, Skipped, comparisons, require, shared_prompts
 from goodheart.data.formats import BadRow, Kind, Loaded, kind_of, read_records, split_by_prompt
-from goodheart.data.template import Template, load_tokenizer
+from goodheart.data.template import Template
 from goodheart.errors import DataError
-from goodheart.judges.reward import PLAIN_PROMPTS, RewardJudge
+from goodheart.judges.reward import RewardJudge
 from goodheart.losses.metrics import MetricSums
 from goodheart.models.heads import RewardEnsemble, RewardModel
 from goodheart.models.load import new_reward, resolve, save_reward
@@ -71,7 +71,7 @@ def train(config: RewardConfig) -> Run:
 
         # 1. model and labels
         model = _new_model(config, session)
-        template = Template(load_tokenizer(resolve(config.model)), plain_prompts=config.plain_prompts)
+        template = Template.load(resolve(config.model), plain_prompts=config.plain_prompts)
         max_length = row_length(config, model.max_length)
         loaded, kind = _read(sources, config.kind)
         if eval_sources:
@@ -137,9 +137,7 @@ def train(config: RewardConfig) -> Run:
             if session.world.is_main:
                 whole = state if session.world.size > 1 else None
                 pad_id = _padding(template)
-                save_reward(
-                    model, target, extra | {PLAIN_PROMPTS: config.plain_prompts}, state=whole, pad_token_id=pad_id
-                )
+                save_reward(model, target, extra, state=whole, pad_token_id=pad_id)
                 template.save(target)
         counts = {
             "kind": kind,

@@ -18,7 +18,7 @@ from pydantic import Field
 from goodheart.data.examples import Skipped, list_skipped, prompts, require
 from goodheart.data.formats import read_records, write_rows
 from goodheart.data.records import Prompt
-from goodheart.data.template import Template, load_tokenizer
+from goodheart.data.template import Template
 from goodheart.errors import ConfigError, Interrupted
 from goodheart.models.load import load_causal, resolve
 from goodheart.stages.writer import SamplingSettings, Writer
@@ -47,7 +47,7 @@ class SampleConfig(Settings):
     seed: int = 0
     device: str = "auto"
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
-    plain_prompts: Literal["raw", "user"] = "raw"
+    plain_prompts: Literal["raw", "user"] | None = None  # None = as the model was trained, else raw
     quiet: bool = False
 
 
@@ -90,7 +90,7 @@ def _draw(
     """The answers of one model, continuing from what `kept` already holds; and the prompts that it can take."""
     device = World.start(config.device).device
     folder = resolve(name)
-    template = Template(load_tokenizer(folder), plain_prompts=config.plain_prompts)
+    template = Template.load(folder, plain_prompts=config.plain_prompts)
     model = load_causal(folder, dtype=resolve_dtype(config.dtype, device), device=device)
     longest = (model.max_length or 2**31) - config.sampling.max_new_tokens
     if longest < 1:

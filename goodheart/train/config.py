@@ -66,7 +66,8 @@ class TrainingSettings(RunSettings):
     keep_checkpoints: int = Field(2, ge=1)
     log_every: int = Field(1, ge=1)  # steps
     tensorboard: bool = False  # also write TensorBoard files into the run folder (needs goodheart[track])
-    plain_prompts: Literal["raw", "user"] = "raw"  # a string prompt is continued as it is, or wrapped as a user's turn
+    # A string prompt is continued as it is (raw), or wrapped as a user's turn; None = as `model` was trained, else raw.
+    plain_prompts: Literal["raw", "user"] | None = None
 
     @model_validator(mode="after")
     def _whole_adapters(self) -> Self:

@@ -7,7 +7,7 @@ from typing import TypeVar
 
 from torch import nn
 
-from goodheart.data.template import Template, load_tokenizer
+from goodheart.data.template import Template
 from goodheart.errors import ConfigError
 from goodheart.models.causal import CausalLM
 from goodheart.models.load import load_causal, resolve, save_causal
@@ -24,7 +24,7 @@ def load_policy(config: TrainingSettings, session: Session) -> tuple[CausalLM, T
     folder = resolve(config.model)
     dtype = resolve_dtype(config.dtype, session.device)
     model = load_causal(folder, dtype=dtype, device=session.device)
-    template = Template(load_tokenizer(folder), plain_prompts=config.plain_prompts)
+    template = Template.load(folder, plain_prompts=config.plain_prompts)
     return ready(model, config, session), template
 
 

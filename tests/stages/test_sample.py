@@ -16,6 +16,7 @@ from goodheart.data.formats import read_records
 from goodheart.errors import ConfigError, DataError, Interrupted, ModelError
 from goodheart.stages import sample as stage
 from goodheart.stages.sample import SampleConfig, sample
+from goodheart.stages.sft import SFTConfig, train
 from tests.stages.commands import killed_until_done, options, start, write_rows
 
 PROMPTS: list[dict[str, Any]] = [
@@ -300,3 +301,16 @@ def test_ctrl_c_on_the_command_line(tiny_model: Path, tmp_path: Path) -> None:
     assert "answers are kept and the same command continues" in told[-1]
     assert not any("Traceback" in line for line in told)
     assert not out.exists()
+
+
+def test_a_model_remembers_how_its_plain_prompts_were_read(tiny_model: Path, tmp_path: Path) -> None:
+    data, asked = tmp_path / "d.jsonl", tmp_path / "p.jsonl"
+    data.write_text('{"prompt": "The cat", "completion": "likes milk."}\n' * 4, encoding="utf-8")
+    asked.write_text('{"prompt": "The cat"}\n', encoding="utf-8")
+    settings: dict[str, Any] = {"model": str(tiny_model), "data": str(data), "held_out": 0.0, "quiet": True}
+    run = train(SFTConfig(**settings, out=tmp_path / "sft", plain_prompts="user"))
+    remembered, as_user, raw = (
+        rows(sample(config(run.model_dir, asked, tmp_path / f"{name}.jsonl", answers=1, plain_prompts=how)))
+        for name, how in (("a", None), ("b", "user"), ("c", "raw"))
+    )
+    assert remembered[0]["completions"] == as_user[0]["completions"] != raw[0]["completions"]
