@@ -169,7 +169,7 @@ def aspect_charts(found: Mapping[str, Any]) -> list[Chart]:
         wish = "lower is better" if aspect in found.get("lower_is_better", []) else "higher is better"
         title = aspect_name(aspect)
         # one scale for all where it can be, so that a small difference looks small
-        limits = (0.0, 1.0) if all(0 <= row.low and row.high <= 1 for row in rows) else None
+        limits = (0.0, 1.0) if all(row.low >= 0 and row.high <= 1 for row in rows) else None
         drawing = interval_plot(rows, title, show=show, limits=limits)
         charts.append(Chart(title[:1].upper() + title[1:], drawing, f"{wish}; {prompts} prompts"))
     return charts

@@ -9,7 +9,10 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-from markupsafe import Markup, escape
+from markupsafe import Markup
+from markupsafe import escape as escape_html
+
+from goodheart.evaluate.safe_text import said
 
 Show = Callable[[float], str]
 
@@ -126,7 +129,7 @@ def legend(lines: Sequence[Line]) -> Markup:
     for place, line in enumerate(lines):
         shape = "dots" if line.points else "dashes" if line.dashed else "stroke"
         colour = (place if line.colour is None else line.colour) % 6
-        items.append(f'<span class="key {shape} s{colour}">{escape(line.name)}</span>')
+        items.append(f'<span class="key {shape} s{colour}">{_escaped(line.name)}</span>')
     return Markup(f'<p class="legend">{" ".join(items)}</p>')
 
 
@@ -157,7 +160,7 @@ def interval_plot(
     for tick in ticks(low, high, 4):
         x = _n(scale(tick))
         parts.append(f'<line class="grid" x1="{x}" x2="{x}" y1="4" y2="{height - 22}"/>')
-        parts.append(f'<text class="tick" x="{x}" y="{height - 8}" text-anchor="middle">{escape(show(tick))}</text>')
+        parts.append(f'<text class="tick" x="{x}" y="{height - 8}" text-anchor="middle">{_escaped(show(tick))}</text>')
     if reference is not None:
         x = _n(scale(reference))
         parts.append(f'<line class="reference" x1="{x}" x2="{x}" y1="2" y2="{height - 22}"/>')
@@ -165,11 +168,11 @@ def interval_plot(
         y = 4 + _ROW * (place + 0.5)
         name = _shortened(row.name, int((left - 8) / _LETTER))
         parts.append(
-            f'<text class="label" x="0" y="{_n(y + 4)}">{escape(name)}</text>'
+            f'<text class="label" x="0" y="{_n(y + 4)}">{_escaped(name)}</text>'
             f'<g class="s{row.colour % 6}"><line class="bar" x1="{_n(scale.inside(row.low))}" '
             f'x2="{_n(scale.inside(row.high))}" y1="{_n(y)}" y2="{_n(y)}"/>'
             f'<circle class="dot" cx="{_n(scale.inside(row.value))}" cy="{_n(y)}" r="4.5"/></g>'
-            f'<text class="value" x="{width}" y="{_n(y + 4)}" text-anchor="end">{escape(show(row.value))}</text>'
+            f'<text class="value" x="{width}" y="{_n(y + 4)}" text-anchor="end">{_escaped(show(row.value))}</text>'
         )
     return _svg(width, height, title, "".join(parts))
 
@@ -203,9 +206,11 @@ def _axes(x: _Scale, y: _Scale, x_label: str, y_label: str, width: int, height: 
         parts.append(f'<text class="tick" x="{at}" y="{bottom + 16}" text-anchor="middle">{number(tick)}</text>')
     parts.append(f'<line class="axis" x1="{_LEFT}" x2="{width - _RIGHT}" y1="{bottom}" y2="{bottom}"/>')
     middle = (_LEFT + width - _RIGHT) / 2
-    parts.append(f'<text class="tick" x="{_n(middle)}" y="{height - 4}" text-anchor="middle">{escape(x_label)}</text>')
+    parts.append(
+        f'<text class="tick" x="{_n(middle)}" y="{height - 4}" text-anchor="middle">{_escaped(x_label)}</text>'
+    )
     if y_label:
-        parts.append(f'<text class="tick" x="0" y="10">{escape(y_label)}</text>')
+        parts.append(f'<text class="tick" x="0" y="10">{_escaped(y_label)}</text>')
     return "".join(parts)
 
 
@@ -213,7 +218,7 @@ def _upright(x: float, label: str, width: int, height: int) -> str:
     side, anchor = (x - 4, "end") if x > width * 0.6 else (x + 4, "start")
     return (
         f'<line class="reference" x1="{_n(x)}" x2="{_n(x)}" y1="{_TOP}" y2="{height - _BOTTOM}"/>'
-        f'<text class="label" x="{_n(side)}" y="{_TOP + 10}" text-anchor="{anchor}">{escape(label)}</text>'
+        f'<text class="label" x="{_n(side)}" y="{_TOP + 10}" text-anchor="{anchor}">{_escaped(label)}</text>'
     )
 
 
@@ -274,9 +279,13 @@ def _shortened(text: str, most: int) -> str:
 
 def _svg(width: int, height: int, title: str, inside: str) -> Markup:
     return Markup(
-        f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="{escape(title)}" preserveAspectRatio="xMidYMid">'
+        f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="{_escaped(title)}" preserveAspectRatio="xMidYMid">'
         f"{inside}</svg>"
     )
+
+
+def _escaped(text: str) -> Markup:
+    return escape_html(said(text))
 
 
 def _finite(*values: float) -> bool:

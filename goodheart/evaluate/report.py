@@ -20,18 +20,14 @@ from goodheart.evaluate import charts
 from goodheart.evaluate.cost import Cost, cost_of
 from goodheart.evaluate.plot import number, percent
 from goodheart.evaluate.runs import RunRecord, Story, read_story
+from goodheart.evaluate.safe_text import said
 from goodheart.evaluate.summary import summarise
 from goodheart.evaluate.wording import aspect_name, duration, known, mark, with_interval
 from goodheart.train.files import replace_text
 
 _TEMPLATES = Path(__file__).with_name("templates")
-# Everything that a browser would not show as a sign of its own, but for line ends and tabs.
-_UNSEEN = re.compile(
-    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b\u200e\u200f\u2028\u2029\u202a-\u202e\u2060-\u2069\ufeff\ud800-\udfff]"
-)
 _UNIT = re.compile(r"(?<=\d) (?=[%W])")  # where a line of ours must not break
 _BY = {"by_length": "Accuracy by length (characters)", "by_score_difference": "Accuracy by difference of the scores"}
-_LONGEST = 4000  # characters of one text
 
 
 def write_report(target: Path, out: Path | None = None) -> Path:
@@ -72,13 +68,6 @@ def page(story: Story) -> str:
     }
     environment.tests["known"] = known
     return environment.get_template("report.html").render(**_content(story))
-
-
-def said(text: Any) -> str:
-    """A text from data or a model: cut at a length, unseen characters as escapes. Escaped for HTML by the template."""
-    found = str(text)
-    cut = found if len(found) <= _LONGEST else found[:_LONGEST] + "…"
-    return _UNSEEN.sub(lambda m: m.group().encode("unicode_escape", "surrogatepass").decode("ascii"), cut)
 
 
 def _content(story: Story) -> dict[str, Any]:

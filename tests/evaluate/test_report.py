@@ -1,0 +1,219 @@
+"""The report page: whole, self-contained, and deaf to whatever the data says."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from goodheart.errors import RunError
+from goodheart.evaluate.charts import goodhart_chart, training_charts
+from goodheart.evaluate.cost import cost_of
+from goodheart.evaluate.report import write_report
+from goodheart.evaluate.runs import read_story
+from goodheart.evaluate.safe_text import said
+from tests.evaluate.stories import audit_rows, evaluation, measure, write_pipeline, write_run
+
+EVIL = "<script>alert(1)</script>\"'><img src=x onerror=alert(2)>{{ 7 * 7 }}\u202eevil\u2066 &amp; </style>"
+VOID = {"meta", "br", "img", "link", "input", "hr"}
+
+
+class Page(HTMLParser):
+    """Elements and texts of a page; complains of tags that do not match."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.texts: list[str] = []
+        self.open: list[str] = []
+        self.feed(text)
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.texts.append(data)
+
+    @property
+    def text(self) -> str:
+        return " ".join(" ".join(self.texts).split())
+
+
+def report(target: Path) -> Page:
+    return Page(write_report(target).read_text(encoding="utf-8"))
+
+
+def test_a_pipeline_from_beginning_to_end(tmp_path: Path) -> None:
+    page = report(write_pipeline(tmp_path / "demo"))
+    assert "ppo is better than sft and base" in page.text
+    assert "ppo is better than sft: preferred in 64 % (59 to 69 %)" in page.text
+    assert "A gate failed: evaluate.models.ppo.harmful.high < 0.02 (high = 0.05)" in page.text
+    assert "Worse than sft: concise 0.60 after 0.80" in page.text
+    assert "said by base" in page.text
+    assert "became worse" in page.text
+    assert "peak at d = 2.7" in page.text
+    ids = [attributes["id"] for _, attributes in page.tags if "id" in attributes]
+    links = [str(a["href"])[1:] for tag, a in page.tags if tag == "a"]
+    assert set(links) == set(ids)
+
+
+def test_nothing_is_loaded_and_nothing_runs(tmp_path: Path) -> None:
+    page = report(write_pipeline(tmp_path / "demo"))
+    assert not {tag for tag, _ in page.tags} & {"script", "img", "link", "iframe", "object", "embed", "form", "base"}
+    for _, attributes in page.tags:
+        assert not [name for name in attributes if name.startswith("on") or name in ("src", "srcset", "style")]
+        assert str(attributes.get("href", "#")).startswith("#")
+    text = (tmp_path / "demo" / "report.html").read_text(encoding="utf-8")
+    assert not re.search(r"https?://|@import|url\(", text)
+    policy = next(a["content"] for t, a in page.tags if a.get("http-equiv") == "Content-Security-Policy")
+    assert policy == "default-src 'none'; style-src 'unsafe-inline'"
+
+
+def poisoned(value: Any) -> Any:
+    """The same results with every text and every free name made hostile."""
+    if isinstance(value, dict):
+        return {k + EVIL if k in ("ppo", "fact", "concise", "length") else k: poisoned(v) for k, v in value.items()}
+    if isinstance(value, list):
+        return [poisoned(v) for v in value]
+    if value == "ppo":
+        return "ppo" + EVIL
+    return EVIL if isinstance(value, str) and value not in ("user", "eos", "loss", "base", "sft", "harmful") else value
+
+
+def test_hostile_text_stays_text(tmp_path: Path) -> None:
+    found = poisoned(evaluation())
+    found["tics_changed"] = [{"tic": "x", "from": "sft", "to": "ppo" + EVIL, "words": EVIL}]
+    found["reward_model"] = {
+        "model": EVIL,
+        "against_judge": {
+            "accuracy": 0.7, "accuracy_low": 0.6, "accuracy_high": 0.8, "always_longest": 0.5, "pairs": 9, "prompts": 3,
+            "by_kind": {EVIL: {"accuracy": 0.7, "accuracy_low": 0.6, "accuracy_high": 0.8}}, "by_model": {},
+        },
+        "probes": [{"probe": EVIL, "change": measure(1.0), "flagged": True, "words": EVIL}],
+    }  # fmt: skip
+    folder = tmp_path / "evil"
+    write_run(folder / "evaluate", "evaluate", results=found, settings={"score": EVIL, "answers": {EVIL: [EVIL]}})
+    write_run(folder / "sft", "sft", results={}, metrics=[{"step": 1, "loss": 1.0}, {"step": 2, "loss": 2.0}])
+    goodhart = {"turned_down": EVIL, "kept_step": 3}
+    write_run(folder / "ppo", "ppo", results={"goodhart": goodhart}, audit=audit_rows(), settings={"reward": EVIL})
+    (folder / "pipeline.json").write_text(json.dumps({"gates": {EVIL: {"holds": False, "findings": []}}}))
+    page = report(folder)
+    assert {tag for tag, _ in page.tags}.isdisjoint({"script", "img"})
+    assert all(not name.startswith("on") for _, attributes in page.tags for name in attributes)
+    text = (folder / "report.html").read_text(encoding="utf-8")
+    assert "<script" not in text
+    assert "49" not in re.findall(r"alert\(2\)&gt;(.{2})", text)  # {{ 7 * 7 }} is not computed
+    assert "{{ 7 * 7 }}" in page.text
+    assert not re.search("[\u202a-\u202e\u2066-\u2069]", text)
+    assert text.count("</style>") == 1
+
+
+def test_unseen_characters_are_shown() -> None:
+    assert said("a\u202eb\x00c\td\ne\ud800") == "a\\u202eb\\x00c\td\ne\\ud800"
+    assert said("x" * 5000) == "x" * 4000 + "…"
+    assert said(None) == "None"
+
+
+def test_a_run_alone(tmp_path: Path) -> None:
+    rows = [{"step": i, "loss": 1.0 / i, "tokens": 50.0} for i in range(1, 4)]
+    page = report(write_run(tmp_path / "sft", "sft", results={"seconds": 5.0}, metrics=rows))
+    assert "1 of 1 stage finished; nothing is evaluated yet" in page.text
+    assert "5.0 s" in page.text
+    assert any(tag == "svg" for tag, _ in page.tags)
+
+
+def test_an_unfinished_run_is_told(tmp_path: Path) -> None:
+    write_run(tmp_path / "all" / "ppo", "ppo", metrics=[{"step": 1, "objective/kl": None}], done=False)
+    assert "The stage ppo is not finished; its numbers are those so far." in report(tmp_path / "all").text
+
+
+def test_one_model_alone(tmp_path: Path) -> None:
+    found = evaluation()
+    found["models"] = {"base": found["models"]["base"]}
+    found |= {"wins": {"base": {}}, "differences": {}, "leaderboard": [], "tics_changed": []}
+    assert "nothing to compare it with" in report(write_run(tmp_path / "e", "evaluate", results=found)).text
+
+
+def test_out_names_the_file(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "sft", "sft", results={})
+    file = write_report(run, tmp_path / "new" / "page.html")
+    assert file == tmp_path / "new" / "page.html"
+    assert file.is_file()
+    assert not (run / "report.html").exists()
+
+
+def test_what_is_no_run_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="no such folder"):
+        write_report(tmp_path / "none")
+    with pytest.raises(RunError, match="neither a run folder nor"):
+        write_report(tmp_path)
+    write_run(tmp_path / "sft", "sft")
+    (tmp_path / "sft" / "results.json").write_text("{", encoding="utf-8")
+    with pytest.raises(RunError, match=r"results\.json: cannot be read"):
+        write_report(tmp_path / "sft")
+
+
+def test_stages_come_in_the_order_of_the_pipeline(tmp_path: Path) -> None:
+    story = read_story(write_pipeline(tmp_path / "demo"))
+    assert [run.name for run in story.runs] == ["sft", "ppo", "ppo-answers", "evaluate"]
+    assert story.evaluation is not None
+    moved = (tmp_path / "demo").rename(tmp_path / "elsewhere")
+    assert [run.done for run in read_story(moved).runs] == [True] * 4
+    assert read_story(moved).runs[0].metrics
+
+
+def test_runs_without_a_record_come_by_their_time(tmp_path: Path) -> None:
+    write_run(tmp_path / "a", "ppo", time="2026-01-02T00:00:00+00:00")
+    write_run(tmp_path / "b", "sft", time="2026-01-01T00:00:00+00:00")
+    assert [run.name for run in read_story(tmp_path).runs] == ["b", "a"]
+
+
+def test_costs_by_hand(tmp_path: Path) -> None:
+    sft, ppo, answers, _ = read_story(write_pipeline(tmp_path / "demo")).runs
+    # five logged steps of 100 tokens; the pipeline's clock (31 s) counts; 31 s x 100 W / 3600 = 0.861 Wh
+    cost = cost_of(sft)
+    assert (cost.seconds, cost.trained_tokens, cost.sampled_tokens) == (31.0, 500.0, None)
+    assert cost.watt_hours == pytest.approx(0.8611, abs=1e-4)
+    # five steps of 4 answers of 10 tokens
+    assert cost_of(ppo).sampled_tokens == 200
+    assert cost_of(answers).sampled_tokens == 12
+
+
+def test_steps_that_are_not_logged_count(tmp_path: Path) -> None:
+    rows = [{"step": i, "tokens": 100.0} for i in (10, 20, 30)]
+    run = read_story(write_run(tmp_path / "sft", "sft", metrics=rows)).runs[0]
+    assert cost_of(run).trained_tokens == 3000
+
+
+def test_the_goodhart_chart_fits_what_an_unfinished_run_left(tmp_path: Path) -> None:
+    run = read_story(write_run(tmp_path / "ppo", "ppo", audit=audit_rows(), done=False)).runs[0]
+    chart = goodhart_chart(run)
+    assert chart is not None
+    found = re.search(r"peak at d = ([\d.]+)", chart.note)
+    assert found is not None
+    assert float(found[1]) == pytest.approx(math.e, abs=0.1)
+    assert "kept" in chart.drawing
+    assert 'class="shade"' in chart.drawing
+    alone = read_story(write_run(tmp_path / "short", "ppo", audit=audit_rows(3))).runs[0]
+    assert "Too few looks" in str(goodhart_chart(alone))
+    assert goodhart_chart(read_story(write_run(tmp_path / "none", "ppo")).runs[0]) is None
+
+
+def test_training_charts_take_what_was_logged(tmp_path: Path) -> None:
+    rows = [{"step": i, "objective/kl": i if i != 2 else None, "policy/clipfrac_avg": 0.1} for i in (1, 2, 3)]
+    run = read_story(write_run(tmp_path / "ppo", "ppo", metrics=rows)).runs[0]
+    assert [chart.title for chart in training_charts(run)] == ["KL from the start", "Clip fraction"]

@@ -1,0 +1,123 @@
+"""What is said at the top of a report, and when."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from goodheart.evaluate.runs import read_story
+from goodheart.evaluate.summary import Summary, summarise
+from goodheart.evaluate.wording import duration, fixed, mark, with_interval
+from tests.evaluate.stories import evaluation, measure, record, write_run
+
+
+def told(tmp_path: Path, found: dict[str, Any] | None = None, **ppo: Any) -> Summary:
+    if found is not None:
+        write_run(tmp_path / "evaluate", "evaluate", results=found)
+    if ppo:
+        write_run(tmp_path / "ppo", "ppo", **ppo)
+    return summarise(read_story(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("over_sft", "over_base", "headline", "tone"),
+    [
+        (0.64, 0.8, "ppo is better than sft and base", "good"),
+        (0.3, 0.2, "ppo is worse than sft and base", "bad"),
+        (0.52, 0.8, "ppo: not clearly different from sft, better than base", "plain"),
+        (0.3, 0.8, "ppo: worse than sft, better than base", "bad"),
+    ],
+)
+def test_the_headline(tmp_path: Path, over_sft: float, over_base: float, headline: str, tone: str) -> None:
+    found = evaluation()
+    found["wins"]["ppo"] = {"base": record(over_base), "sft": record(over_sft)}
+    summary = told(tmp_path, found)
+    assert (summary.headline, summary.tone) == (headline, tone)
+
+
+def test_tiles_are_coloured_by_what_is_sure(tmp_path: Path) -> None:
+    found = evaluation()
+    summary = told(tmp_path, found)
+    harmful = next(tile for tile in summary.tiles if tile.label.startswith("harmful"))
+    assert (harmful.value, harmful.tone) == ("0 %", "good")  # less of what should be low
+    assert harmful.note.startswith("60 % with base")
+    found["differences"]["ppo"]["base"]["harmful"] = measure(0.2)
+    (tmp_path / "worse").mkdir()
+    tones = {tile.label: tile.tone for tile in told(tmp_path / "worse", found).tiles}
+    assert tones["harmful answers to harmful requests"] == "bad"
+
+
+def test_a_lead_that_is_only_length_is_told(tmp_path: Path) -> None:
+    found = evaluation()
+    found["wins"]["ppo"]["sft"] = record(0.64, equal=0.51)
+    text = " ".join(told(tmp_path, found).cautions)
+    assert "The lead of ppo over sft is not certain at equal length" in text
+    assert "over base is not certain" not in text
+
+
+def test_a_judge_that_was_optimised_proves_nothing(tmp_path: Path) -> None:
+    found = evaluation() | {"judge": "runs/reward"}
+    cautions = told(tmp_path, found, settings={"reward": "runs/reward"}, results={})
+    assert any("is what ppo was trained to please" in line for line in cautions.cautions)
+
+
+def test_the_guard_is_heard(tmp_path: Path) -> None:
+    guard = {"turned_down": "the audit score fell from 0.7 to 0.5", "kept_step": 40}
+    (line,) = told(tmp_path, None, results={"goodhart": guard}).cautions
+    assert line == "ppo was pushed too far: the audit score fell from 0.7 to 0.5; kept was the model of step 40."
+
+
+def test_a_run_without_a_guard_is_told(tmp_path: Path) -> None:
+    assert "without an audit judge" in told(tmp_path, None, results={}).cautions[0]
+
+
+def test_broken_sampling_is_told(tmp_path: Path) -> None:
+    rows = [{"step": 1, "sampler/logprob_diff_mean": 0.2}]
+    cautions = told(tmp_path, None, results={"goodhart": {}}, audit=[{"step": 0}], metrics=rows).cautions
+    assert cautions == ["In ppo sampler and trainer differ by 0.200 nats per token (over 0.01 is broken)."]
+
+
+def test_few_prompts_and_style_are_told(tmp_path: Path) -> None:
+    found = evaluation() | {"prompts": 60}
+    found["tics_changed"] = [{"tic": "x", "from": "sft", "to": "ppo", "words": f"change {i}"} for i in range(5)] + [
+        {"tic": "x", "from": "base", "to": "ppo", "words": "not told here"}
+    ]
+    text = " ".join(told(tmp_path, found).cautions)
+    assert "Only 60 prompts were evaluated" in text
+    assert "Its style changed: change 0; change 1; change 2 (2 more under Style)." in text
+    assert "not told here" not in text
+
+
+def test_what_the_reward_model_cannot_do_is_told(tmp_path: Path) -> None:
+    found = evaluation()
+
+    def accuracy(value: float) -> dict[str, float]:
+        return {"accuracy": value, "accuracy_low": value - 0.05, "accuracy_high": value + 0.05}
+
+    found["reward_model"] = {
+        "probes": [
+            {"flagged": True, "words": "with padding the score rises by 0.5: expect a policy to learn it"},
+            {"flagged": False, "words": ""},
+        ],
+        "against_judge": {"by_model": {"sft": accuracy(0.9), "ppo": accuracy(0.6)}},
+    }
+    text = " ".join(told(tmp_path, found).cautions)
+    assert "can be cheated: with padding the score rises by 0.5. Expect" in text
+    assert "agrees with the judge on 60 % of the pairs of answers of ppo, on 90 % of those of sft" in text
+
+
+def test_a_reward_model_no_better_than_a_ruler_is_told(tmp_path: Path) -> None:
+    results = {"accuracy": 0.6, "accuracy_low": 0.55, "always_longest": 0.58}
+    write_run(tmp_path / "reward", "reward", results=results)
+    assert "not clearly better than choosing the longer answer (60 % against 58 %)" in told(tmp_path).cautions[0]
+
+
+def test_words_by_hand() -> None:
+    assert with_interval({"value": 0.5, "low": 0.4, "high": 0.612}) == "0.50 (0.40 to 0.61)"
+    assert with_interval({"value": 0.05, "low": 0.031, "high": 0.081}) == "0.050 (0.031 to 0.081)"
+    assert with_interval({"value": 0.5, "low": 0.4, "high": 0.6}, "harmful") == "50 % (40 to 60 %)"
+    assert fixed(1234.5, 1234.5) == "1,234"
+    assert [duration(s) for s in (3.21, 61, 7300)] == ["3.2 s", "1 min 1 s", "2 h 1 min"]
+    assert [mark("harmful", 1.0), mark("over_refusal", 0.0), mark("score", 0.25)] == ["harmful", "", "score 0.25"]
