@@ -8,6 +8,12 @@ import sys
 from pathlib import Path
 
 import pytest
+import typer
+from typer.testing import CliRunner
+
+from goodheart.cli import app
+from goodheart.loop.commands import COMMANDS, Command
+from goodheart.loop.registry import STAGES
 
 HEAVY = ("torch", "transformers", "datasets", "pydantic", "numpy", "pyarrow", "peft")
 
@@ -33,11 +39,19 @@ def test_help_loads_nothing_heavy() -> None:
     assert done.stdout.strip().endswith("[]"), done.stdout
 
 
-def test_every_command_of_the_readme_has_help() -> None:
-    for command in ("pretrain", "sft", "reward", "ppo", "sample", "score", "run", "chat", "tokenizer", "data", "plot"):
-        done = goodheart(command, "--help")
-        assert done.returncode == 0
-        assert "--debug" not in done.stderr
+def test_every_command_has_help() -> None:
+    commands = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+    assert {"sft", "ppo", "label", "evaluate", "run", "init", "demo", "report", "lineage", "data"} <= set(commands)
+    for name, command in commands.items():
+        told = CliRunner().invoke(app, [name, "--help"])
+        assert told.exit_code == 0, name
+        assert (command.help or "").endswith("."), name
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command.name)
+def test_options_are_settings_of_the_stage(command: Command) -> None:
+    settings, _ = STAGES[command.name].load()
+    assert {option.setting for option in command.options} <= set(settings.model_fields)
 
 
 def text_file(folder: Path, name: str, text: str) -> Path:
@@ -70,6 +84,14 @@ BAD_INPUT = [
     ("score --reward {model} --data {pairs} --out {dir}/s.jsonl", "reward"),
     ("sample --model {model} --prompts {pairs} --out {dir}/s.xyz", "unknown kind of file"),
     ("run {dir}/missing.yaml", "missing.yaml: no such file"),
+    ("label --answers {dir}/missing.jsonl --out {dir}/l.jsonl", "missing.jsonl: no such file"),
+    ("label --answers {pairs} --out {dir}/l.jsonl --population croud", "no preset `croud`; did you mean `crowd`?"),
+    ("label --answers {pairs} --out {dir}/l.jsonl", "there is no column `completions`"),
+    ("evaluate --answers base --score math:fsum --out {dir}/e", "write --answers name=file"),
+    ("evaluate --answers a={pairs} --answers a={pairs} --score math:fsum --out {dir}/e", "each name once"),
+    ("playground --language fr --out {dir}/w", "`language.0`: input should be 'en' or 'zh'"),
+    ("lineage {dir}", "no record of how it was made"),
+    ("lineage {dir}/missing", "missing: no such file or folder"),
     ("data check {dir}/missing.jsonl", "no such file"),
     ("sft --model {model} --nonsense", "No such option"),
 ]
@@ -108,3 +130,26 @@ def test_debug_shows_the_traceback(tmp_path: Path) -> None:
     done = goodheart("run", tmp_path / "missing.yaml", "--debug")
     assert done.returncode == 1
     assert "Traceback" in done.stderr
+
+
+def test_a_world_is_labelled_and_evaluated(tmp_path: Path) -> None:
+    """The commands that need no model, one after the other, as they are typed."""
+    done = goodheart("playground", "--out", "w", "--language", "en", "--language", "zh", "--seed", 3, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "world written to w\n"
+    rows = [json.loads(line) for line in (tmp_path / "w/prompts-test.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert {row["language"] for row in rows} == {"en", "zh"}
+    for name, said in (("base", ["No.", "I cannot help you with that."]), ("new", ["Yes.", "Here is how you do it."])):
+        answers = [row | {"completions": said} for row in rows[::20]]
+        text_file(tmp_path, f"{name}.jsonl", "".join(json.dumps(row) + "\n" for row in answers))
+    done = goodheart("label", "--answers", "base.jsonl", "--answers", "new.jsonl", "--out", "l.jsonl", "--seed", 0,
+                     "--population", "careful", "--overlap", 2, cwd=tmp_path)  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert f"{4 * len(answers)} labels of 12 people on {len(answers)} prompts, in l.jsonl" in done.stdout
+    done = goodheart("evaluate", "--answers", "base=base.jsonl", "--answers", "new=new.jsonl", "--out", "e", "--quiet",
+                     "--score", "goodheart.playground.truth:score", cwd=tmp_path)  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "evaluation written to e" in done.stdout
+    assert set(json.loads((tmp_path / "e/results.json").read_text(encoding="utf-8"))["models"]) == {"base", "new"}
+    done = goodheart("lineage", "e", cwd=tmp_path)
+    assert "score: goodheart.playground.truth:score" in done.stdout

@@ -28,6 +28,13 @@ class Step:
     settings: Settings
     output: Path
     parents: list[str] = field(default_factory=list)  # names of earlier stages it reads
+    code: dict[str, str] = field(init=False)  # file -> hash, of what was loaded: a file edited later runs next time
+
+    def __post_init__(self) -> None:
+        self.code = code_of(self.kind.module)
+        for _, text, _ in self.kind.inputs(self.settings.model_dump(mode="json")):
+            if is_function(text):
+                self.code |= code_of(text.partition(":")[0])
 
     @property
     def finished(self) -> bool:
@@ -44,13 +51,10 @@ class Step:
         """What the output depends on: settings, the content of all they name, and the code that runs."""
         settings = self.settings.model_dump(mode="json", exclude={"quiet"})
         inputs: dict[str, str] = {}
-        code = code_of(self.kind.module)
         for _, text, _ in self.kind.inputs(settings):
-            if is_function(text):
-                code |= code_of(text.partition(":")[0])
-            elif (digest := content(text)) is not None:
+            if not is_function(text) and (digest := content(text)) is not None:
                 inputs[text] = digest
-        return {"stage": self.kind_name, "settings": settings, "inputs": inputs, "code": code}
+        return {"stage": self.kind_name, "settings": settings, "inputs": inputs, "code": self.code}
 
 
 def difference(before: Identity, now: Identity, *, with_code: bool = True) -> str:

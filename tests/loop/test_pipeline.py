@@ -243,7 +243,7 @@ def test_failed_stage_stops_and_the_next_call_goes_on(folder: Path) -> None:
         (("    data: ${data}\n", ""), "p.yaml:5: `data` is missing"),
         (
             ("data: rows.jsonl", "data: row.jsonl"),
-            "p.yaml:8: `data`: no stage above makes this, and row.jsonl: no such file or folder; did you mean rows.jsonl?",
+            "p.yaml:8: `data`: no stage above makes this, and row.jsonl: no such file or folder; did you mean rows",
         ),
         (("my_scores", "my_score"), "p.yaml:7: `reward`: my_score:length: cannot import module `my_score`"),
         (("my_scores:length", "models/none"), None),  # it may be on the Hub
