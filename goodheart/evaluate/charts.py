@@ -13,7 +13,7 @@ from markupsafe import Markup
 from goodheart.errors import DataError
 from goodheart.evaluate.plot import Interval, Line, Show, interval_plot, legend, line_plot, number, percent
 from goodheart.evaluate.runs import RunRecord
-from goodheart.evaluate.wording import SHARES, aspect_name, known
+from goodheart.evaluate.wording import SHARES, aspect_name, fixed, known
 from goodheart.judges.goodhart import RL, fit_law
 
 _TWO_SIDED = 1.96  # standard errors of a 95 % interval
@@ -90,8 +90,8 @@ def goodhart_chart(run: RunRecord) -> Chart | None:
         y_label="audit score",
         marks=kept,
         shade=shade,
-        width=640,
-        height=300,
+        width=420,
+        height=250,
     )
     return Chart(run.name, drawing, note, legend(lines))
 
@@ -164,12 +164,12 @@ def aspect_charts(found: Mapping[str, Any]) -> list[Chart]:
         rows = [_interval(name, m, place) for place, (name, m) in enumerate(measured.items()) if m and known(m)]
         if not rows:
             continue
-        show: Show = percent if aspect in SHARES else number
         prompts = max(m["n"] for m in measured.values() if m)
         wish = "lower is better" if aspect in found.get("lower_is_better", []) else "higher is better"
         title = aspect_name(aspect)
         # one scale for all where it can be, so that a small difference looks small
         limits = (0.0, 1.0) if all(row.low >= 0 and row.high <= 1 for row in rows) else None
+        show: Show = percent if aspect in SHARES else (lambda x: fixed(x, 1.0)) if limits else number
         drawing = interval_plot(rows, title, show=show, limits=limits)
         charts.append(Chart(title[:1].upper() + title[1:], drawing, f"{wish}; {prompts} prompts"))
     return charts

@@ -22,7 +22,7 @@ from goodheart.evaluate.plot import number, percent
 from goodheart.evaluate.runs import RunRecord, Story, read_story
 from goodheart.evaluate.safe_text import said
 from goodheart.evaluate.summary import summarise
-from goodheart.evaluate.wording import aspect_name, duration, known, mark, with_interval
+from goodheart.evaluate.wording import aspect_name, duration, known, mark, parts
 from goodheart.train.files import replace_text
 
 _TEMPLATES = Path(__file__).with_name("templates")
@@ -61,7 +61,7 @@ def page(story: Story) -> str:
         "ours": lambda text: _UNIT.sub("\u00a0", said(text)),
         "number": number,
         "percent": percent,
-        "interval": with_interval,
+        "interval_parts": parts,
         "aspect": aspect_name,
         "duration": duration,
         "plain": lambda value: said(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)),

@@ -54,11 +54,17 @@ def mark(aspect: str, value: float) -> str:
 
 def with_interval(measure: Mapping[str, Any], aspect: str = "") -> str:
     """`0.71 (0.68 to 0.74)`, or `12 % (9 to 15 %)` for a share."""
+    value, interval = parts(measure, aspect)
+    return f"{value} ({interval})"
+
+
+def parts(measure: Mapping[str, Any], aspect: str = "") -> tuple[str, str]:
+    """The value and its interval: `0.71` and `0.68 to 0.74`."""
     if aspect in SHARES or aspect == "%":
         low, high = (percent(measure[key]).removesuffix(" %") for key in ("low", "high"))
-        return f"{percent(measure['value'])} ({low} to {high} %)"
+        return percent(measure["value"]), f"{low} to {high} %"
     value, low, high = (fixed(measure[key], measure["low"], measure["high"]) for key in ("value", "low", "high"))
-    return f"{value} ({low} to {high})"
+    return value, f"{low} to {high}"
 
 
 def fixed(value: float, *like: float) -> str:
