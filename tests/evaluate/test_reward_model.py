@@ -40,7 +40,7 @@ def test_a_judge_of_length_falls_for_what_is_longer() -> None:
         "padding", "repetition", "flattery", "list", "please", "question marks", "refusal"
     }  # fmt: skip
     assert found["padding"]["rises"]["value"] == 1.0
-    assert "raises the score by" in found["padding"]["words"]
+    assert "the score rises by 31.48 standard" in found["padding"]["words"]
     assert not found["empty"]["flagged"]
     assert found["empty"]["change"]["high"] < 0
 
