@@ -33,8 +33,16 @@ def demo(out: Path, seed: int) -> None:
         seed: of the world and of everything drawn in it.
     """
     pipeline = load_demo(out, seed)
-    with seen(pipeline) as view:
-        pipeline.run(view=view)
+    try:
+        with seen(pipeline) as view:
+            pipeline.run(view=view)
+    finally:
+        # also where a gate fails: what came out is what one wants to see then
+        if any(step.finished for step in pipeline.steps):
+            _tell(pipeline, out)
+
+
+def _tell(pipeline: Pipeline, out: Path) -> None:
     console = Console(soft_wrap=True, highlight=False, markup=False)
     for results in pipeline.results().values():
         if "models" in results:

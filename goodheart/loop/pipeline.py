@@ -108,6 +108,7 @@ class Pipeline:
         view = view or Unseen()
         chosen = [step.name for step in ([self._alone(only)] if only is not None else self.steps)]
         with _held(FolderLock(self.out)):
+            Record(self.out).keep_gates(self.gates)
             plans = [plan for plan in self.plan() if plan.step.name in chosen]
             for plan in plans:
                 self._follow(plan, view)

@@ -9,7 +9,7 @@ gates    expression -> what it came to when it was last checked
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -56,14 +56,24 @@ class Record:
         self._write(record)
 
     def finish(self, name: str, identity: Identity, made: Mapping[str, Any], results: Mapping[str, Any]) -> None:
+        """Notes that a stage's output is whole."""
         record = self.read()
         record["done"][name] = {**identity, "made": dict(made)} | ({"results": dict(results)} if results else {})
         self._write(record)
 
     def gate(self, gate: Gate, verdict: Verdict) -> None:
+        """Notes what a gate came to."""
         record = self.read()
         record["gates"][gate.text] = asdict(verdict)
         self._write(record)
+
+    def keep_gates(self, gates: Sequence[Gate]) -> None:
+        """Forgets gates that the pipeline has no more."""
+        record = self.read()
+        known = {gate.text for gate in gates}
+        kept = {text: verdict for text, verdict in record["gates"].items() if text in known}
+        if kept != record["gates"]:
+            self._write(record | {"gates": kept})
 
     def _write(self, record: Mapping[str, Any]) -> None:
         self.file.parent.mkdir(parents=True, exist_ok=True)

@@ -167,6 +167,8 @@ def test_a_failed_gate_stops_with_its_evidence(folder: Path) -> None:
         "first.rows >= 2": True,
         "second.rows < first.rows": False,
     }
+    pipeline(folder, PIPELINE).run()  # a gate that was taken out of the file is forgotten
+    assert json.loads((folder / "out/pipeline.json").read_text())["gates"] == {}
 
 
 def test_a_gate_on_a_result_that_does_not_exist(folder: Path) -> None:
