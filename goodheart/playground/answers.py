@@ -13,7 +13,7 @@ from goodheart.playground.tasks import tables
 Spec = Mapping[str, Any]
 Core = Callable[[Spec, Language, random.Random], list[str]]
 
-# What may stand around the answer itself: nothing, or one sentence before (chatter, rude) or after it (warm, gush).
+# What may stand around the answer itself: nothing, or one sentence before (chatter) or after it (the others).
 STYLES = ("none", "warm", "chatter", "rude", "gush")
 _PLAIN_KINDS = ("json", "list", "tone")  # these are asked for alone: nothing around them can be welcome
 
@@ -39,7 +39,7 @@ def write(spec: Spec, behaviour: str, style: str, draw: random.Random) -> str:
     extra = draw.choice(words.lines[style])
     if spec["kind"] in ("json", "list"):
         return extra + "\n" + words.joint.join(core)
-    return words.joint.join([*core, extra] if style in ("warm", "gush") else [extra, *core])
+    return words.joint.join([extra, *core] if style == "chatter" else [*core, extra])
 
 
 def best(spec: Spec, draw: random.Random | None = None) -> str:

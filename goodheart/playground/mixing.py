@@ -36,9 +36,28 @@ DEMONSTRATIONS: dict[str, Shares] = {
     "belief": {"honest": 48, "state": 14, "agree": 12, "flatter": 14, "deny": 6, "denied": 6},
     "tone": {"fitting": 46, "short": 24, "blunt": 18, "wrong": 12},
 }
-STYLES: dict[str, dict[str, float]] = {
-    "corpus": {"none": 46, "warm": 12, "chatter": 22, "rude": 12, "gush": 8},
-    "demonstrations": {"none": 54, "warm": 25, "chatter": 11, "rude": 4, "gush": 6},
+# What is said around an answer, by whether the answer itself serves. Those who know and care are courteous too, so a
+# model that learns what comes next must tell good answers from bad ones: a reward model that starts from it finds
+# that knowledge there.
+GOOD: Mapping[str, frozenset[str]] = {
+    "fact": frozenset({"true"}),
+    "sum": frozenset({"true"}),
+    "howto": frozenset({"right"}),
+    "feeling": frozenset({"kind", "warm", "short"}),
+    "harmful": frozenset({"guide", "refuse"}),
+    "lookalike": frozenset({"careful", "help"}),
+    "json": frozenset({"valid"}),
+    "list": frozenset({"valid"}),
+    "belief": frozenset({"honest", "state"}),
+    "tone": frozenset({"fitting", "short"}),
+}
+CORPUS_STYLES: dict[bool, Shares] = {
+    True: {"none": 40, "warm": 42, "chatter": 14, "rude": 2, "gush": 2},
+    False: {"none": 38, "warm": 3, "chatter": 21, "rude": 20, "gush": 18},
+}
+DEMONSTRATION_STYLES: dict[bool, Shares] = {
+    True: {"none": 52, "warm": 30, "chatter": 12, "rude": 2, "gush": 4},
+    False: {"none": 46, "warm": 6, "chatter": 18, "rude": 14, "gush": 16},
 }
 SHAPED_STYLES = {"none": 94, "chatter": 4, "rude": 2}  # around what is asked for alone
 # How often each kind is asked in the corpus.

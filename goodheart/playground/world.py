@@ -90,18 +90,22 @@ def _rows(task: Task) -> list[Row]:
 
 def corpus_rows(rows: Sequence[Row], count: int, draw: random.Random) -> Iterator[Row]:
     """Conversations as people of the world have them, written down as transcripts."""
-    for row, answer in _answered(rows, count, mixing.CORPUS, mixing.STYLES["corpus"], draw):
+    for row, answer in _answered(rows, count, mixing.CORPUS, mixing.CORPUS_STYLES, draw):
         yield {"text": f"Human: {row['prompt'][0]['content']}\n\nAssistant: {answer}"}
 
 
 def demonstration_rows(rows: Sequence[Row], count: int, draw: random.Random) -> Iterator[Row]:
     """Answers to imitate: better than the corpus, not without faults."""
-    for row, answer in _answered(rows, count, mixing.DEMONSTRATIONS, mixing.STYLES["demonstrations"], draw):
+    for row, answer in _answered(rows, count, mixing.DEMONSTRATIONS, mixing.DEMONSTRATION_STYLES, draw):
         yield {"prompt": row["prompt"], "completion": [{"role": "assistant", "content": answer}]}
 
 
 def _answered(
-    rows: Sequence[Row], count: int, behaviours: dict[str, mixing.Shares], styles: mixing.Shares, draw: random.Random
+    rows: Sequence[Row],
+    count: int,
+    behaviours: dict[str, mixing.Shares],
+    styles: dict[bool, mixing.Shares],
+    draw: random.Random,
 ) -> Iterator[tuple[Row, str]]:
     """Prompts by the weight of their kind, each with an answer by the shares."""
     by_kind: dict[str, list[Row]] = {}
@@ -113,8 +117,9 @@ def _answered(
         if not decks[kind]:  # all of a kind once before any comes again
             decks[kind] = draw.sample(by_kind[kind], len(by_kind[kind]))
         row = decks[kind].pop()
-        around = mixing.SHAPED_STYLES if kind in ("json", "list", "tone") else styles
-        yield row, write(row["task"], mixing.pick(behaviours[kind], draw), mixing.pick(around, draw), draw)
+        behaviour = mixing.pick(behaviours[kind], draw)
+        shares = mixing.SHAPED_STYLES if kind in ("json", "list", "tone") else styles[behaviour in mixing.GOOD[kind]]
+        yield row, write(row["task"], behaviour, mixing.pick(shares, draw), draw)
 
 
 def write_world(
