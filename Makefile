@@ -7,7 +7,7 @@ READY := $(VENV)/.ready
 .PHONY: demo test lint bench clean help
 
 help:
-	@echo "make demo   set up and run the small end-to-end job"
+	@echo "make demo   set up and tell the whole story on a small invented world (minutes)"
 	@echo "make test   set up and run every test"
 	@echo "make lint   ruff and mypy"
 	@echo "make bench  speed and memory against peers (installs them apart, slow)"
@@ -20,7 +20,7 @@ $(READY): pyproject.toml constraints.txt
 	@touch $(READY)
 
 demo: $(READY)
-	$(BIN)/goodheart run recipes/demo.yaml
+	$(BIN)/goodheart demo
 
 test: $(READY)
 	$(BIN)/ruff check .
