@@ -103,7 +103,7 @@ def label(config: LabelConfig) -> Labelled:
             truths.append(common)
     if config.truth is not None:
         truths = _truths(config.truth, judgements)
-    write_rows(config.out, (out for judgement in judgements for out in to_rows(judgement, "ranked")))
+    write_rows(config.out, _rows(judgements))
     listed = [asdict(person) for person in people]
     replace_text(beside(config.out, "labellers"), json.dumps(listed, indent=1, ensure_ascii=False) + "\n")
     done.listed = list_skipped(config.out, done.skipped)
@@ -139,19 +139,33 @@ def _asked(row: Row) -> Asked:
     said = as_list(row.data.get("completions"))
     if said is None:
         raise RowError("there is no column `completions` with a list of answers")
-    models = as_list(row.data.get("models")) or [None] * len(said)
-    if len(models) != len(said):
-        raise RowError(f"{len(said)} completions but {len(models)} models")
+    models, ends = (_beside(row, name, len(said)) for name in ("models", "finish"))
     meta = spare(row.data, "prompt", "completions", *_ABOUT_ANSWERS)
     question = prompt(row.data.get("prompt"), meta, system=row.data.get("system"))
     answers = tuple(
-        replace(answer(text, f"answer {i}"), model=model)
-        for i, (text, model) in enumerate(zip(said, models, strict=True), 1)
+        replace(answer(text, f"answer {i}"), model=model, meta={} if end is None else {"finish": end})
+        for i, (text, model, end) in enumerate(zip(said, models, ends, strict=True), 1)
         if not (isinstance(text, str) and not text.strip())
     )
     if len({a.words for a in answers}) < 2:
         raise RowError(_TOO_FEW)
     return row, question, answers
+
+
+def _beside(row: Row, column: str, count: int) -> list[Any]:
+    """A column with one value per answer; None for each where there is no such column."""
+    values = as_list(row.data.get(column)) or [None] * count
+    if len(values) != count:
+        raise RowError(f"{count} completions but {len(values)} {column}")
+    return values
+
+
+def _rows(judgements: Sequence[Judgement]) -> Iterator[dict[str, Any]]:
+    """The labels; `finish` says of each answer how it ended, so that one that was cut off is not taken for complete."""
+    for judgement in judgements:
+        ends = [a.meta.get("finish") for a in judgement.answers]
+        for row in to_rows(judgement, "ranked"):
+            yield row | ({"finish": ends} if all(ends) else {})
 
 
 def _aspects(config: LabelConfig, asked: Sequence[Asked]) -> list[list[Aspects]]:

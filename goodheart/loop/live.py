@@ -15,11 +15,11 @@ from rich.table import Table
 from rich.text import Text
 
 from goodheart.loop.gates import Gate, Verdict
-from goodheart.loop.pipeline import Pipeline, Plan, View
+from goodheart.loop.pipeline import Ending, Pipeline, Plan, View
 from goodheart.loop.view import headlines
 from goodheart.train.progress import Progress, clock, watched
 
-State = Literal["waiting", "running", "done", "kept", "failed"]
+State = Literal["waiting", "running"] | Ending
 
 _MARKS: dict[State, tuple[str, str]] = {
     "waiting": ("·", "dim"),
@@ -27,6 +27,7 @@ _MARKS: dict[State, tuple[str, str]] = {
     "done": ("✓", "green"),
     "kept": ("=", "dim"),
     "failed": ("✗", "bold red"),
+    "stopped": ("■", "yellow"),
 }
 _FRAMES_PER_SECOND = 4
 _BAR_WIDTH = 20
@@ -56,7 +57,7 @@ class PlainView:
     def begins(self, plan: Plan) -> None:
         self._say(f"{self._place(plan)} runs: {plan.reason}")
 
-    def ends(self, plan: Plan, state: Literal["done", "kept", "failed"], seconds: float) -> None:
+    def ends(self, plan: Plan, state: Ending, seconds: float) -> None:
         if state == "kept":
             self._say(f"{self._place(plan)} kept: {plan.reason}")
             return
@@ -90,7 +91,7 @@ class TableView:
         self._told[plan.step.name] = plan.reason
         self._now, self._stage_begun = None, time.monotonic()
 
-    def ends(self, plan: Plan, state: Literal["done", "kept", "failed"], seconds: float) -> None:
+    def ends(self, plan: Plan, state: Ending, seconds: float) -> None:
         name = plan.step.name
         self._states[name], self._now = state, None
         self._seconds[name] = seconds

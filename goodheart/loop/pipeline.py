@@ -17,7 +17,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-from goodheart.errors import ConfigError, GateError
+from goodheart.errors import ConfigError, GateError, Interrupted
 from goodheart.loop.gates import Gate, Verdict
 from goodheart.loop.reading import PipelineFile
 from goodheart.loop.record import Record
@@ -26,6 +26,7 @@ from goodheart.train.config import nearest
 from goodheart.train.lineage import environment
 from goodheart.train.lock import FolderLock
 
+Ending = Literal["done", "kept", "failed", "stopped"]
 SAME_AGAIN = "what it reads came out the same"
 
 
@@ -43,7 +44,7 @@ class View(Protocol):
 
     def begins(self, plan: Plan) -> None: ...
 
-    def ends(self, plan: Plan, state: Literal["done", "kept", "failed"], seconds: float) -> None: ...
+    def ends(self, plan: Plan, state: Ending, seconds: float) -> None: ...
 
     def gate(self, gate: Gate, verdict: Verdict) -> None: ...
 
@@ -54,7 +55,7 @@ class Unseen:
     def begins(self, plan: Plan) -> None:
         """Says nothing."""
 
-    def ends(self, plan: Plan, state: Literal["done", "kept", "failed"], seconds: float) -> None:
+    def ends(self, plan: Plan, state: Ending, seconds: float) -> None:
         """Says nothing."""
 
     def gate(self, gate: Gate, verdict: Verdict) -> None:
@@ -168,8 +169,9 @@ class Pipeline:
         view.begins(plan)
         try:
             self._run(plan.step)
-        except BaseException:
-            view.ends(plan, "failed", time.monotonic() - begun)
+        except BaseException as error:
+            asked = isinstance(error, Interrupted | KeyboardInterrupt)
+            view.ends(plan, "stopped" if asked else "failed", time.monotonic() - begun)
             raise
         view.ends(plan, "done", time.monotonic() - begun)
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
+from glob import glob
 from pathlib import Path
 from typing import Any
 
@@ -52,9 +54,23 @@ class Step:
         settings = self.settings.model_dump(mode="json", exclude={"quiet"})
         inputs: dict[str, str] = {}
         for _, text, _ in self.kind.inputs(settings):
-            if not is_function(text) and (digest := content(text)) is not None:
+            if not is_function(text) and (digest := _digest(text, _stamps(text))) is not None:
                 inputs[text] = digest
         return {"stage": self.kind_name, "settings": settings, "inputs": inputs, "code": self.code}
+
+
+@lru_cache(maxsize=4096)
+def _digest(text: str, stamps: tuple[tuple[str, int, int], ...]) -> str | None:
+    """Content of an input; a model that many stages read is not read again as long as its stamps are the same."""
+    return content(text)
+
+
+def _stamps(text: str) -> tuple[tuple[str, int, int], ...]:
+    """Name, time and size of every file that is meant."""
+    path = Path(text).expanduser()
+    files = path.rglob("*") if path.is_dir() else [path] if path.is_file() else map(Path, glob(text, recursive=True))
+    found = [(str(file), file.stat()) for file in files if file.is_file()]
+    return tuple(sorted((name, stat.st_mtime_ns, stat.st_size) for name, stat in found))
 
 
 def difference(before: Identity, now: Identity, *, with_code: bool = True) -> str:

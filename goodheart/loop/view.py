@@ -62,16 +62,23 @@ def show_plan(pipeline: Pipeline) -> None:
 
 
 def show_results(pipeline: Pipeline) -> None:
-    """The main results of every stage that has some."""
-    outputs = {step.name: step.output for step in pipeline.steps}
-    for name, results in pipeline.results().items():
-        if results:
-            _console.print(f"\n{name}  ({outputs[name]})")
-            _console.print(results_table(results))
+    """A line for every stage with its main results and where it lies; evaluations in whole."""
+    results = pipeline.results()
+    table = Table("stage", "", "in", box=None, pad_edge=False)
+    for step in pipeline.steps:
+        table.add_row(step.name, headlines(results.get(step.name, {})), str(step.output))
+    _console.print(table)
+    for name, found in results.items():
+        if "models" in found:
+            _console.print(f"\n{name}")
+            _console.print(models_table(found["models"]))
 
 
 def headlines(results: Mapping[str, Any]) -> str:
-    """`accuracy 0.71  always_longest 0.55`: the few results that say most."""
+    """`accuracy 0.71  always_longest 0.55`: the few results that say most; of an evaluation, each model's score."""
+    models = results.get("models")
+    if isinstance(models, Mapping):
+        return "  ".join(f"{name} {_measured(measured.get('score'))}" for name, measured in models.items())
     told = [(name, results[name]) for name in _HEADLINES if isinstance(results.get(name), int | float)]
     return "  ".join(f"{name.rsplit('/', 1)[-1]} {value:.4g}" for name, value in told[:_MOST_HEADLINES])
 

@@ -36,7 +36,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
             "prompt": [{"role": "user", "content": f"question {i}"}],
             "completions": ["aaaa", "abab", "abcd"],
             "models": ["m"] * 3,
-            "finish": ["eos"] * 3,
+            "finish": ["eos", "length", "eos"],
             "topic": "sum" if i % 2 else "how",
             "task": {"n": i},
         }
@@ -61,9 +61,12 @@ def test_labels_are_read_as_rankings(folder: Path) -> None:
         assert sorted(judgement.shown_order or ()) == [0, 1, 2]
         assert (judgement.seconds or 0) > 0
         assert judgement.prompt.meta["topic"] in ("sum", "how")
-        assert "finish" not in judgement.prompt.meta
+        assert "settings" not in judgement.prompt.meta
     assert len({j.rater for j in judgements if isinstance(j, Judgement)}) == 4
     assert len({j.shown_order for j in judgements if isinstance(j, Judgement)}) > 1
+    row = json.loads((folder / "labels.jsonl").read_text(encoding="utf-8").splitlines()[0])
+    assert row["finish"] == ["eos", "length", "eos"]
+    assert row["completions"][0]["model"] == "m"
     people = json.loads((folder / "labels.labellers.json").read_text(encoding="utf-8"))
     assert [p["name"] for p in people] == ["p1", "p2", "p3", "p4"]
     assert people[0]["weights"] == {"good": 1.0, "kind": 1.0}

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from goodheart.errors import ConfigError, GateError
+from goodheart.errors import ConfigError, GateError, Interrupted
 from goodheart.loop.live import TableView, seen
 from goodheart.loop.pipeline import Pipeline
 from goodheart.loop.start import run_pipeline, write_template
@@ -147,3 +147,18 @@ def test_a_failed_stage_is_shown(folder: Path) -> None:
         loaded.run(view=view)
     assert drawn(view)[0].startswith("✗  first")
     sys.modules.pop("start_scores", None)
+
+
+def test_a_stage_that_was_asked_to_stop_did_not_fail(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (folder / "p.yaml").write_text(PIPELINE)
+    loaded = Pipeline.load(Path("p.yaml"))
+
+    def stop(settings: object) -> None:
+        raise Interrupted("stopped after step 3 of 9")
+
+    monkeypatch.setattr(type(loaded.steps[0].kind), "load", lambda self: (None, stop))
+    view = TableView(loaded)
+    with pytest.raises(Interrupted):
+        loaded.run(view=view)
+    assert drawn(view)[0].startswith("■  first")
+    assert [plan.reason for plan in loaded.plan()] == ["not run yet", "first runs before it"]
