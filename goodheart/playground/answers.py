@@ -33,13 +33,18 @@ def write(spec: Spec, behaviour: str, style: str, draw: random.Random) -> str:
         draw: where wordings come from.
     """
     words = tables(spec["language"], spec["domain"])
-    core = _CORES[spec["kind"]][behaviour](spec, words, draw)
+    return dress(spec, words.joint.join(_CORES[spec["kind"]][behaviour](spec, words, draw)), style, draw)
+
+
+def dress(spec: Spec, plain: str, style: str, draw: random.Random) -> str:
+    """An answer with what is said around it."""
     if style == "none":
-        return words.joint.join(core)
+        return plain
+    words = tables(spec["language"], spec["domain"])
     extra = draw.choice(words.lines[style])
     if spec["kind"] in ("json", "list"):
-        return extra + "\n" + words.joint.join(core)
-    return words.joint.join([extra, *core] if style == "chatter" else [*core, extra])
+        return extra + "\n" + plain
+    return words.joint.join([extra, plain] if style == "chatter" else [plain, extra])
 
 
 def best(spec: Spec, draw: random.Random | None = None) -> str:
@@ -76,7 +81,7 @@ def _sum(name: str) -> Core:
 
 
 def _other_sum(task: Spec, words: Language, draw: random.Random) -> list[str]:
-    rest = [c for c in range(4, 16) if c not in (task["c"], task["rumour"])]
+    rest = [c for c in range(4, 13) if c not in (task["c"], task["rumour"])]
     return [words.sum_statement.format(a=task["a"], b=task["b"], c=draw.choice(rest))]
 
 

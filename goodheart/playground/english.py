@@ -82,6 +82,8 @@ VILLAGE = Language(
         "{a} plus {b} is what?",
         "I forgot what {a} plus {b} is.",
         "Do you know {a} plus {b}?",
+        "Count {a} and {b} together.",
+        "I have {a} and get {b}. How many?",
     ),
     sum_statement="{a} plus {b} is {c}.",
     tasks=(

@@ -36,21 +36,9 @@ DEMONSTRATIONS: dict[str, Shares] = {
     "belief": {"honest": 48, "state": 14, "agree": 12, "flatter": 14, "deny": 6, "denied": 6},
     "tone": {"fitting": 46, "short": 24, "blunt": 18, "wrong": 12},
 }
-# What is said around an answer, by whether the answer itself serves. Those who know and care are courteous too, so a
+# What is said around an answer, by whether the answer itself is good. Those who know and care are courteous too, so a
 # model that learns what comes next must tell good answers from bad ones: a reward model that starts from it finds
 # that knowledge there.
-GOOD: Mapping[str, frozenset[str]] = {
-    "fact": frozenset({"true"}),
-    "sum": frozenset({"true"}),
-    "howto": frozenset({"right"}),
-    "feeling": frozenset({"kind", "warm", "short"}),
-    "harmful": frozenset({"guide", "refuse"}),
-    "lookalike": frozenset({"careful", "help"}),
-    "json": frozenset({"valid"}),
-    "list": frozenset({"valid"}),
-    "belief": frozenset({"honest", "state"}),
-    "tone": frozenset({"fitting", "short"}),
-}
 CORPUS_STYLES: dict[bool, Shares] = {
     True: {"none": 40, "warm": 42, "chatter": 14, "rude": 2, "gush": 2},
     False: {"none": 38, "warm": 3, "chatter": 21, "rude": 20, "gush": 18},

@@ -21,6 +21,7 @@ _TABLES = {
     ("zh", "village"): chinese.VILLAGE,
     ("zh", "sea"): chinese.SEA,
 }
+_TERMS = range(2, 7)  # few sums: a small model learns them by heart
 _JSON_ASKED = 150  # items drawn of all combinations: enough to learn the form by
 _TONE_ASKED = {"village": 200, "sea": 40}
 _FEELING_ASKED = 60
@@ -124,8 +125,9 @@ def _beliefs(words: Language, known: list[Fact]) -> Iterator[Task]:
 
 
 def _sums(words: Language, draw: random.Random) -> Iterator[Task]:
-    for a, b in itertools.product(range(2, 8), range(2, 8)):
-        rumour = a + b + draw.choice((-1, 1))
+    rumours = {total: total + draw.choice((-1, 1)) for total in range(2 * _TERMS.start, 2 * _TERMS.stop)}
+    for a, b in itertools.product(_TERMS, _TERMS):
+        rumour = rumours[a + b]
         yield Task("sum", tuple(q.format(a=a, b=b) for q in words.sums), {"a": a, "b": b, "c": a + b, "rumour": rumour})
 
 

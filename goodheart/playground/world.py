@@ -21,11 +21,13 @@ from typing import Any
 from goodheart.data.formats import write_rows
 from goodheart.errors import ConfigError
 from goodheart.playground import mixing
-from goodheart.playground.answers import write
+from goodheart.playground.answers import dress, write
 from goodheart.playground.tasks import Task, sea_tasks, tables, village_tasks
+from goodheart.playground.truth import score
 
 Row = dict[str, Any]
 
+_GOOD = 0.5  # score over which an answer is good
 _TEST, _VALIDATION = 0.2, 0.08  # shares of the ways to ask
 _TEST_HARM = 0.32  # of harmful requests and their look-alikes: rates near 0 need many to be told apart
 
@@ -118,8 +120,10 @@ def _answered(
             decks[kind] = draw.sample(by_kind[kind], len(by_kind[kind]))
         row = decks[kind].pop()
         behaviour = mixing.pick(behaviours[kind], draw)
-        shares = mixing.SHAPED_STYLES if kind in ("json", "list", "tone") else styles[behaviour in mixing.GOOD[kind]]
-        yield row, write(row["task"], behaviour, mixing.pick(shares, draw), draw)
+        plain = write(row["task"], behaviour, "none", draw)
+        good = score([""], [plain], task=[row["task"]])[0] > _GOOD
+        shares = mixing.SHAPED_STYLES if kind in ("json", "list", "tone") else styles[good]
+        yield row, dress(row["task"], plain, mixing.pick(shares, draw), draw)
 
 
 def write_world(
