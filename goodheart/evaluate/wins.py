@@ -182,8 +182,7 @@ class _LengthModel:
 
     def resampled_shifts(self, weights_RP: Array) -> Array:
         """(R, 2) how far theta and phi move when prompts are weighted anew, by one Newton step."""
-        slope_P2, slope_u_P, bend_P22, across_P2, bend_u_P = self._parts()
-        slope_P2 = slope_P2 - across_P2 * (slope_u_P / bend_u_P)[:, None]
+        slope_P2, _, bend_P22, across_P2, bend_u_P = self._parts()  # the slope in u is 0 at the fit
         slope_R2 = weights_RP @ slope_P2 - self._prior * np.array([self.theta, self.phi])
         bend_P4 = self._profiled(bend_P22, across_P2, bend_u_P).reshape(self.prompts, 4)
         bend_R22 = (weights_RP @ bend_P4).reshape(-1, 2, 2) + np.diag(self._prior)
