@@ -31,6 +31,8 @@ _MARKS: dict[State, tuple[str, str]] = {
 }
 _FRAMES_PER_SECOND = 4
 _BAR_WIDTH = 20
+_LINES_BESIDES = 2  # the time in all, and the cursor's
+_ANY_HEIGHT = 10_000
 
 
 @contextmanager
@@ -39,11 +41,10 @@ def seen(pipeline: Pipeline) -> Iterator[View]:
     if not sys.stderr.isatty():
         yield PlainView(pipeline)
         return
-    table = TableView(pipeline)
-    with (
-        Live(console=Console(stderr=True), get_renderable=table.render, refresh_per_second=_FRAMES_PER_SECOND),
-        watched(table.progress),
-    ):
+    console = Console(stderr=True)
+    table = TableView(pipeline, console.size.height)
+    live = Live(console=console, get_renderable=table.render, refresh_per_second=_FRAMES_PER_SECOND)
+    with live, watched(table.progress):
         yield table
 
 
@@ -77,8 +78,9 @@ class PlainView:
 class TableView:
     """One row for each stage: state, how far, how fast, how long still, and what it came to."""
 
-    def __init__(self, pipeline: Pipeline) -> None:
-        self._pipeline = pipeline
+    def __init__(self, pipeline: Pipeline, height: int = _ANY_HEIGHT) -> None:
+        """height: lines of the terminal."""
+        self._pipeline, self._height = pipeline, height
         self._states: dict[str, State] = {step.name: "waiting" for step in pipeline.steps}
         self._told = dict.fromkeys(self._states, "")  # reason or results
         self._seconds: dict[str, float] = {}
@@ -107,13 +109,22 @@ class TableView:
     def render(self) -> RenderableType:
         """The table as it is now."""
         table = Table.grid(padding=(0, 2))
-        for name, state in self._states.items():
+        for name in self._visible():
+            state = self._states[name]
             sign, style = _MARKS[state]
             cells = self._running() if state == "running" else (Text(self._told[name], style="dim"), Text())
             table.add_row(Text(sign, style), Text(name, style), Text(self._time(name), "dim"), *cells)
         for text, holds in self._gates.items():
             table.add_row(*_gate_row(text, holds))
         return Group(table, Text(f"{clock(time.monotonic() - self._begun)} in all", style="dim"))
+
+    def _visible(self) -> list[str]:
+        """The stages that a low terminal has room for: those around the one that runs."""
+        names = list(self._states)
+        room = max(1, self._height - len(self._gates) - _LINES_BESIDES)
+        now = next((i for i, name in enumerate(names) if self._states[name] in ("running", "waiting")), len(names) - 1)
+        start = max(0, min(now - room // 2, len(names) - room))
+        return names[start : start + room]
 
     def _running(self) -> tuple[RenderableType, RenderableType]:
         now = self._now

@@ -128,6 +128,24 @@ def test_the_table_tells_what_happens(folder: Path) -> None:
     assert drawn(view)[1].split() == ["=", "second", "first", "runs", "before", "it"]
 
 
+def test_a_low_terminal_shows_the_stages_around_the_running_one(folder: Path) -> None:
+    stages = "".join(f'  s{i}: {{stage: score, reward: "start_scores:length", data: rows.jsonl}}\n' for i in range(9))
+    (folder / "p.yaml").write_text(f"out: out\nstages:\n{stages}")
+    loaded = Pipeline.load(Path("p.yaml"))
+    view = TableView(loaded, height=5)
+
+    def shown() -> list[str]:
+        return [line.split()[1] for line in drawn(view)[:-1]]
+
+    assert shown() == ["s0", "s1", "s2"]
+    for plan in loaded.plan()[:5]:
+        view.ends(plan, "kept", 0.0)
+    assert shown() == ["s4", "s5", "s6"]
+    for plan in loaded.plan():
+        view.ends(plan, "kept", 0.0)
+    assert shown() == ["s6", "s7", "s8"]
+
+
 def test_a_failed_gate_is_shown_and_raised(folder: Path) -> None:
     (folder / "p.yaml").write_text(PIPELINE.replace(">= 1", "> 1"))
     loaded = Pipeline.load(Path("p.yaml"), ["stages.first.quiet=true", "stages.second.quiet=true"])
