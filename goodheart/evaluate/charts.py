@@ -190,6 +190,20 @@ def calibration_chart(name: str, report: Mapping[str, Any]) -> Chart | None:
     return Chart("Calibration", drawing, "On the dashed line it is as sure as it is right.", legend(lines))
 
 
+def best_of_n_chart(curves: Mapping[str, Sequence[Mapping[str, float]]]) -> Chart | None:
+    """What the judge says of the answer that the reward model likes best among n, for each model."""
+    lines = []
+    for name, rows in curves.items():
+        y, half = [row["truth"] for row in rows], [_TWO_SIDED * row["truth_error"] for row in rows]
+        low, high = [a - b for a, b in zip(y, half, strict=True)], [a + b for a, b in zip(y, half, strict=True)]
+        lines.append(Line(name, [row["n"] for row in rows], y, low, high))
+    drawing = line_plot(lines, "best of n by the reward model", x_label="n answers", y_label="judge's score")
+    if not drawing:
+        return None
+    note = "The judge's score of the answer that the reward model likes best among n; flat: it cannot choose."
+    return Chart("Best of n", drawing, note, legend(lines))
+
+
 def accuracy_chart(title: str, groups: Mapping[str, Mapping[str, float]]) -> Chart | None:
     """Accuracy of a reward model by group."""
     rows = [

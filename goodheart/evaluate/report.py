@@ -127,6 +127,7 @@ def _examined(report: Mapping[str, Any]) -> dict[str, Any] | None:
         charts.accuracy_chart("Agreement by whose answers they are", agreement.get("by_model", {})),
         charts.calibration_chart("reward model", agreement),
         charts.probe_chart(report),
+        charts.best_of_n_chart(agreement.get("best_of_n", {})),
     ]
     return {"report": report, "charts": [chart for chart in drawn if chart]}
 

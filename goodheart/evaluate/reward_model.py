@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from goodheart.data.records import Answer, Judgement, Prompt
 from goodheart.evaluate.answers import Answers
 from goodheart.evaluate.interval import Bootstrap, Measure, Samples, likeness, prompt_means, share
 from goodheart.evaluate.probes import PROBES, Probe
+from goodheart.judges.best_of_n import best_of_n_curve
 from goodheart.judges.load import Judge
 from goodheart.judges.reliability import accuracy_by, pair_report
 
@@ -28,7 +30,8 @@ def against_judge(model: Judge, found: Answers, truth: Mapping[str, Samples], pr
 
     Returns:
         `pair_report` over all answers of a prompt; accuracy among the answers of each model (`by_model`: a reward model
-        often loses its eye on the answers that were trained to please it) and on each kind of prompt (`by_kind`).
+        often loses its eye on the answers that were trained to please it) and on each kind of prompt (`by_kind`);
+        `best_of_n`: for each model what the answer is worth that scores highest among n of its samples.
     """
     scores = {name: _score(model, found, name, prompts) for name in found.names}
     together: list[tuple[Compared, list[float]]] = []
@@ -50,6 +53,9 @@ def against_judge(model: Judge, found: Answers, truth: Mapping[str, Samples], pr
     report = pair_report(items, own)
     report["by_kind"] = accuracy_by(items, own, kinds)
     report["by_model"] = accuracy_by([c for c, _, _ in of_one], [s for _, s, _ in of_one], [n for _, _, n in of_one])
+    report["best_of_n"] = {
+        name: curve for name in found.names if (curve := _best_of_n(scores[name], [truth[name][i] for i in prompts]))
+    }
     return report
 
 
@@ -99,6 +105,20 @@ def probe(
     spread = float(np.std(known)) if known else 0.0
     bootstrap = Bootstrap(len(prompts), resamples, seed)
     return [_probed(one, model, prompts, real, before, spread or 1.0, bootstrap) for one in PROBES]
+
+
+def _best_of_n(proxy: Samples, truth: Samples) -> list[dict[str, float]]:
+    """The curve up to the number of samples that every prompt has; empty for single samples."""
+    both = [
+        [(p, t) for p, t in zip(own, worth, strict=True) if p is not None and t is not None]
+        for own, worth in zip(proxy, truth, strict=True)
+    ]
+    both = [cells for cells in both if cells]
+    most = min((len(cells) for cells in both), default=0)
+    if most < 2 or len(both) < 2:
+        return []
+    chosen = np.array([cells[:most] for cells in both])
+    return [asdict(row) for row in best_of_n_curve(chosen[..., 0], chosen[..., 1], range(1, most + 1))]
 
 
 def _probed(

@@ -94,6 +94,10 @@ def test_agreement_with_the_judge_by_hand() -> None:
     assert report["by_kind"]["fact"]["accuracy"] == pytest.approx(3 / 5)
     assert report["by_kind"]["sum"]["accuracy"] == pytest.approx(2 / 5)
     assert report["accuracy"] == pytest.approx(0.5)
+    # best of two by letters: base bbb (0 a's) and aa (2), so 1.0 on average, where one sample is worth (0.5 + 1.5) / 2
+    curve = report["best_of_n"]["base"]
+    assert [(row["n"], row["truth"]) for row in curve] == [(1, pytest.approx(1.0)), (2, pytest.approx(1.0))]
+    assert [row["truth"] for row in report["best_of_n"]["ppo"]] == pytest.approx([1.0, 1.5])  # aaa and bbbb
 
 
 def test_agreement_with_people(tmp_path: Path) -> None:
