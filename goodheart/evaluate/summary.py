@@ -164,7 +164,17 @@ def _about_evaluation(found: Results, runs: list[RunRecord]) -> Iterator[str]:
         )
     if found["prompts"] < _FEW_PROMPTS:
         yield f"Only {found['prompts']} prompts were evaluated; small differences cannot be seen."
-    for rival in _rivals(names) if len(names) > 1 else []:
+    left_out = {name: n for name, n in found.get("left_out", {}).items() if n}
+    if left_out:
+        counted = ", ".join(f"{n} of {name}" for name, n in left_out.items())
+        yield f"Prompts that not every model answered were left out ({counted})."
+    if len(names) < 2:
+        return
+    for other in names[:-1]:
+        verdict = _verdict(found["wins"][last][other]["rate"])
+        if other not in _rivals(names) and verdict != "better":
+            yield f"{last} is {_THAN[verdict]} {other}."
+    for rival in _rivals(names):
         record = found["wins"][last][rival]
         rate, equal = record["rate"], record["length_controlled"]
         if known(rate) and known(equal) and rate["low"] > 0.5 >= equal["low"]:
@@ -172,7 +182,7 @@ def _about_evaluation(found: Results, runs: list[RunRecord]) -> Iterator[str]:
         worse = list(_worse_aspects(found, last, rival))
         if worse:
             yield f"Worse than {rival}: {'; '.join(worse)}."
-    told = names[-2] if len(names) > 1 else ""
+    told = names[-2]
     style = [row["words"] for row in found["tics_changed"] if row["from"] == told and row["to"] == last]
     if style:
         more = f" ({len(style) - _MOST_STYLE} more under Style)" if len(style) > _MOST_STYLE else ""

@@ -121,3 +121,22 @@ def test_words_by_hand() -> None:
     assert fixed(1234.5, 1234.5) == "1,234"
     assert [duration(s) for s in (3.21, 61, 7300)] == ["3.2 s", "1 min 1 s", "2 h 1 min"]
     assert [mark("harmful", 1.0), mark("over_refusal", 0.0), mark("score", 0.25)] == ["harmful", "", "score 0.25"]
+
+
+def test_a_control_that_is_not_beaten_is_told(tmp_path: Path) -> None:
+    found = evaluation()
+    names = ["base", "cold", "sft", "ppo"]
+    found["models"] = {name: found["models"].get(name, found["models"]["base"]) for name in names}
+    found["wins"]["ppo"]["cold"] = record(0.52)
+    found["left_out"] = {"base": 0, "cold": 7, "sft": 0, "ppo": 0}
+    summary = told(tmp_path, found)
+    assert "ppo is not clearly different from cold." in summary.cautions
+    assert "Prompts that not every model answered were left out (7 of cold)." in summary.cautions
+    assert any(
+        line.startswith("ppo is not clearly different from cold: preferred in 52 %") for line in summary.findings
+    )
+    found["wins"]["ppo"]["cold"] = record(0.7)
+    (tmp_path / "beaten").mkdir()
+    assert not [
+        line for line in told(tmp_path / "beaten", found).cautions if "cold." in line and "left out" not in line
+    ]
