@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
+import typer
+
+from goodheart.cli import app
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))]
@@ -18,9 +22,23 @@ def test_links_resolve(page: Path) -> None:
     assert broken == []
 
 
+def commands() -> dict[str, set[str]]:
+    """`sft`, `data check` ... -> its options."""
+    top: Any = typer.main.get_command(app)
+    found: dict[str, set[str]] = {}
+    for name, command in top.commands.items():
+        for sub, each in [("", command), *getattr(command, "commands", {}).items()]:
+            found[f"{name} {sub}".strip()] = {o for parameter in each.params for o in parameter.opts} | {"--help"}
+    return found
+
+
 @pytest.mark.parametrize("page", PAGES, ids=[p.name for p in PAGES])
-def test_commands_exist(page: Path) -> None:
-    known = set(re.findall(r"^def (\w+)\(", (ROOT / "goodheart/cli.py").read_text(encoding="utf-8"), re.MULTILINE))
-    named = re.findall(r"^ {4}goodheart (\w+)(?: (\w+))?", page.read_text(encoding="utf-8"), re.MULTILINE)
-    missing = [c for c, sub in named if (f"data_{sub}" if c == "data" else c) not in known]
-    assert missing == []
+def test_commands_and_options_exist(page: Path) -> None:
+    known = commands()
+    text = page.read_text(encoding="utf-8").replace("\\\n", " ")
+    for line in re.findall(r"^ {4}goodheart (.+)$", text, re.MULTILINE):
+        words = line.partition("#")[0].split()
+        name = next((n for n in (" ".join(words[:2]), words[0]) if n in known), None)
+        assert name is not None, line
+        options = {word.partition("=")[0] for word in words if word.startswith("--")}
+        assert options <= known[name] | {"--debug"}, line
