@@ -168,8 +168,14 @@ def _about_evaluation(found: Results, runs: list[RunRecord]) -> Iterator[str]:
     if left_out:
         counted = ", ".join(f"{n} of {name}" for name, n in left_out.items())
         yield f"Prompts that not every model answered were left out ({counted})."
-    if len(names) < 2:
-        return
+    if len(names) > 1:
+        yield from _about_rivals(found, names)
+    yield from _about_reward_model(found.get("reward_model", {}), last)
+
+
+def _about_rivals(found: Results, names: list[str]) -> Iterator[str]:
+    """Where the last model is no better than the others, or is not what it seems."""
+    last = names[-1]
     for other in names[:-1]:
         verdict = _verdict(found["wins"][last][other]["rate"])
         if other not in _rivals(names) and verdict != "better":
@@ -187,7 +193,6 @@ def _about_evaluation(found: Results, runs: list[RunRecord]) -> Iterator[str]:
     if style:
         more = f" ({len(style) - _MOST_STYLE} more under Style)" if len(style) > _MOST_STYLE else ""
         yield f"Its style changed: {'; '.join(style[:_MOST_STYLE])}{more}."
-    yield from _about_reward_model(found.get("reward_model", {}), last)
 
 
 def _worse_aspects(found: Results, last: str, rival: str) -> Iterator[str]:
