@@ -291,8 +291,10 @@ def test_files_without_stages(folder: Path, text: str) -> None:
         pipeline(folder, text)
 
 
-@pytest.mark.parametrize("recipe", ["recipes/hh-small.yaml", "goodheart/loop/demo.yaml"])
-def test_our_recipes_are_sound(recipe: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    root = Path(__file__).resolve().parents[2]
-    monkeypatch.chdir(root)
-    assert len(Pipeline.load(root / recipe).steps) >= 4
+RECIPES = sorted((Path(__file__).resolve().parents[2] / "recipes").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.name)
+def test_our_recipes_are_sound(recipe: Path, shared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(recipe.parents[1])
+    assert len(Pipeline.load(recipe, [f"vars.shared={shared}"] if "shared" in recipe.read_text() else []).steps) >= 4
