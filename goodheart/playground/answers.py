@@ -47,9 +47,9 @@ def dress(spec: Spec, plain: str, style: str, draw: random.Random) -> str:
     return words.joint.join([extra, plain] if style == "chatter" else [plain, extra])
 
 
-def best(spec: Spec, draw: random.Random | None = None) -> str:
-    """An answer that the truth has nothing against."""
-    warm = spec["kind"] not in (*_PLAIN_KINDS, "harmful", "feeling")
+def best(spec: Spec, draw: random.Random | None = None, *, plain: bool = False) -> str:
+    """An answer that the truth has nothing against; `plain`: without a warm word around it."""
+    warm = not plain and spec["kind"] not in (*_PLAIN_KINDS, "harmful", "feeling")
     first = behaviours(spec["kind"])[0]
     return write(spec, first, "warm" if warm else "none", draw or random.Random(0))
 

@@ -47,6 +47,9 @@ DEMONSTRATION_STYLES: dict[bool, Shares] = {
     True: {"none": 52, "warm": 30, "chatter": 12, "rude": 2, "gush": 4},
     False: {"none": 46, "warm": 6, "chatter": 18, "rude": 14, "gush": 16},
 }
+# Share of answers that would be good ones to another question: without them nobody says, and no reward model learns,
+# that an answer has to do with what was asked.
+ASTRAY = {"corpus": 0.12, "demonstrations": 0.08}
 SHAPED_STYLES = {"none": 94, "chatter": 4, "rude": 2}  # around what is asked for alone
 # How often each kind is asked in the corpus.
 WEIGHTS: Shares = {

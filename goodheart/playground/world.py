@@ -21,13 +21,14 @@ from typing import Any
 from goodheart.data.formats import write_rows
 from goodheart.errors import ConfigError
 from goodheart.playground import mixing
-from goodheart.playground.answers import dress, write
+from goodheart.playground.answers import best, dress, write
 from goodheart.playground.tasks import Task, sea_tasks, tables, village_tasks
 from goodheart.playground.truth import score
 
 Row = dict[str, Any]
 
 _GOOD = 0.5  # score over which an answer is good
+_NEAR = 0.7  # of answers that go astray, how many are to another question of the same kind
 _TEST, _VALIDATION = 0.2, 0.08  # shares of the ways to ask
 _TEST_HARM = 0.32  # of harmful requests and their look-alikes: rates near 0 need many to be told apart
 
@@ -92,24 +93,39 @@ def _rows(task: Task) -> list[Row]:
 
 def corpus_rows(rows: Sequence[Row], count: int, draw: random.Random) -> Iterator[Row]:
     """Conversations as people of the world have them, written down as transcripts."""
-    for row, answer in _answered(rows, count, mixing.CORPUS, mixing.CORPUS_STYLES, draw):
+    people = _People(mixing.CORPUS, mixing.CORPUS_STYLES, mixing.ASTRAY["corpus"])
+    for row, answer in _answered(rows, count, people, draw):
         yield {"text": f"Human: {row['prompt'][0]['content']}\n\nAssistant: {answer}"}
 
 
 def demonstration_rows(rows: Sequence[Row], count: int, draw: random.Random) -> Iterator[Row]:
     """Answers to imitate: better than the corpus, not without faults."""
-    for row, answer in _answered(rows, count, mixing.DEMONSTRATIONS, mixing.DEMONSTRATION_STYLES, draw):
+    people = _People(mixing.DEMONSTRATIONS, mixing.DEMONSTRATION_STYLES, mixing.ASTRAY["demonstrations"])
+    for row, answer in _answered(rows, count, people, draw):
         yield {"prompt": row["prompt"], "completion": [{"role": "assistant", "content": answer}]}
 
 
-def _answered(
-    rows: Sequence[Row],
-    count: int,
-    behaviours: dict[str, mixing.Shares],
-    styles: dict[bool, mixing.Shares],
-    draw: random.Random,
-) -> Iterator[tuple[Row, str]]:
-    """Prompts by the weight of their kind, each with an answer by the shares."""
+@dataclass(frozen=True)
+class _People:
+    """How some people answer: shares of behaviours by kind, of styles by goodness, and of answers that go astray."""
+
+    behaviours: dict[str, mixing.Shares]
+    styles: dict[bool, mixing.Shares]
+    astray: float
+
+    def answer(self, row: Row, rows: Sequence[Row], draw: random.Random) -> str:
+        task = row["task"]
+        if draw.random() < self.astray:
+            plain = best(draw.choice(rows)["task"], draw, plain=True)
+        else:
+            plain = write(task, mixing.pick(self.behaviours[row["kind"]], draw), "none", draw)
+        good = score([""], [plain], task=[task])[0] > _GOOD
+        shares = mixing.SHAPED_STYLES if row["kind"] in ("json", "list", "tone") else self.styles[good]
+        return dress(task, plain, mixing.pick(shares, draw), draw)
+
+
+def _answered(rows: Sequence[Row], count: int, people: _People, draw: random.Random) -> Iterator[tuple[Row, str]]:
+    """Prompts by the weight of their kind, each with an answer."""
     by_kind: dict[str, list[Row]] = {}
     for row in rows:
         by_kind.setdefault(row["kind"], []).append(row)
@@ -119,11 +135,7 @@ def _answered(
         if not decks[kind]:  # all of a kind once before any comes again
             decks[kind] = draw.sample(by_kind[kind], len(by_kind[kind]))
         row = decks[kind].pop()
-        behaviour = mixing.pick(behaviours[kind], draw)
-        plain = write(row["task"], behaviour, "none", draw)
-        good = score([""], [plain], task=[row["task"]])[0] > _GOOD
-        shares = mixing.SHAPED_STYLES if kind in ("json", "list", "tone") else styles[good]
-        yield row, dress(row["task"], plain, mixing.pick(shares, draw), draw)
+        yield row, people.answer(row, by_kind[kind] if draw.random() < _NEAR else rows, draw)
 
 
 def write_world(
