@@ -36,7 +36,7 @@ class Step:
         self.code = code_of(self.kind.module)
         for _, text, _ in self.kind.inputs(self.settings.model_dump(mode="json")):
             if is_function(text):
-                self.code |= code_of(text.partition(":")[0])
+                self.code = self.code | code_of(text.partition(":")[0])
 
     @property
     def finished(self) -> bool:

@@ -7,6 +7,7 @@ because a delay is too short on a slow machine and too long on a fast one. Print
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import random
@@ -18,6 +19,7 @@ from pathlib import Path
 import torch
 
 from goodheart import cli
+from goodheart.loop import step
 from goodheart.loop.registry import STAGES
 
 _KILLS = 10
@@ -27,8 +29,12 @@ _LONGEST_MOMENT = 0.05  # seconds
 def main() -> None:
     file, undisturbed, killed = (Path(argument).resolve() for argument in sys.argv[1:4])
     torch.set_num_threads(1)
+    # the code that runs is this process's, whatever is edited meanwhile
+    step.code_of = functools.cache(step.code_of)
     for kind in STAGES.values():
         kind.load()
+        step.code_of(kind.module)
+    step.code_of("goodheart.playground.truth")
     import transformers.tokenization_utils_tokenizers  # noqa: F401 (slow to import: once, not in every child)
 
     assert ended(start(file, undisturbed)) == 0
