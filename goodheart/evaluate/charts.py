@@ -62,38 +62,56 @@ def training_charts(run: RunRecord) -> list[Chart]:
     return charts
 
 
-def goodhart_chart(run: RunRecord) -> Chart | None:
-    """Audit and proxy against the distance from the start, with the fitted law and its peak; None without an audit."""
+def goodhart_charts(run: RunRecord) -> list[Chart]:
+    """Audit and proxy against the distance from the start, with the fitted law, and by step; none without an audit."""
     rows = [row for row in run.audit if all(_is_number(row.get(key)) for key in ("kl", "audit", "proxy"))]
     if len(rows) < _FEWEST_POINTS:
-        return None
+        return []
     d = [math.sqrt(max(float(row["kl"]), 0.0)) for row in rows]
+    steps = [float(row["step"]) for row in rows]
     audit, errors = [float(row["audit"]) for row in rows], [float(row.get("audit_error") or 0) for row in rows]
-    low = [a - _TWO_SIDED * e for a, e in zip(audit, errors, strict=True)]
-    high = [a + _TWO_SIDED * e for a, e in zip(audit, errors, strict=True)]
-    lines = [Line("audit (never trained on), 95 % interval", d, audit, low, high, points=True, colour=0)]
     law = run.results.get("goodhart") or _fit(d, audit, errors)
-    note = "Too few looks for a fit of the law."
-    if "alpha" in law:
+    kept = [i for i, row in enumerate(rows) if row.get("kept")]
+    by_distance, by_step = _looks(d, rows, audit, errors), _looks(steps, rows, audit, errors)
+    if _bends(law):
         x = np.linspace(0, max(d), 80)
         y = audit[0] + law["alpha"] * x - law["beta"] * RL.bend(x)
-        lines.append(Line("fitted law", x.tolist(), y.tolist(), colour=0, dashed=True))
-        note = _law_in_words(law)
-    proxy = _on_the_scale_of(audit, [float(row["proxy"]) for row in rows])
-    lines.append(Line("proxy (trained on), on the audit's scale", d, proxy, colour=1, points=True))
-    kept = [(x, "kept") for x, row in zip(d, rows, strict=True) if row.get("kept")]
-    shade = _peak_range(law, max(d))
-    drawing = line_plot(
-        lines,
+        by_distance.append(Line("fitted law", x.tolist(), y.tolist(), colour=0, dashed=True))
+    distance = line_plot(
+        by_distance,
         f"audit and proxy score of {run.name} by square root of the KL",
         x_label="√KL from the start (√nats)",
         y_label="audit score",
-        marks=kept,
-        shade=shade,
-        width=420,
-        height=250,
+        marks=[(d[i], "kept") for i in kept],
+        shade=_peak_range(law, max(d)),
     )
-    return Chart(run.name, drawing, note, legend(lines))
+    time = line_plot(
+        by_step,
+        f"audit and proxy score of {run.name} by step",
+        y_label="audit score",
+        marks=[(steps[i], "kept") for i in kept],
+    )
+    return [
+        Chart(f"{run.name}: how far it moved", distance, _law_in_words(law), legend(by_distance)),
+        Chart(f"{run.name}: over time", time, "", legend(by_step)),
+    ]
+
+
+def _looks(
+    x: Sequence[float], rows: Sequence[Mapping[str, Any]], audit: Sequence[float], errors: Sequence[float]
+) -> list[Line]:
+    low = [a - _TWO_SIDED * e for a, e in zip(audit, errors, strict=True)]
+    high = [a + _TWO_SIDED * e for a, e in zip(audit, errors, strict=True)]
+    proxy = _on_the_scale_of(audit, [float(row["proxy"]) for row in rows])
+    return [
+        Line("audit, 95 % interval", x, audit, low, high, points=True, colour=0),
+        Line("proxy, on the audit's scale", x, proxy, points=True, colour=1),
+    ]
+
+
+def _bends(law: Mapping[str, Any]) -> bool:
+    """Whether the fit is a curve that turns down somewhere."""
+    return law.get("alpha") is not None and law["beta"] > 0
 
 
 def _fit(d: Sequence[float], audit: Sequence[float], errors: Sequence[float]) -> dict[str, Any]:
@@ -109,12 +127,14 @@ def _fit(d: Sequence[float], audit: Sequence[float], errors: Sequence[float]) ->
 def _peak_range(law: Mapping[str, Any], farthest: float) -> tuple[float, float] | None:
     """Where the peak lies, as far as it was seen."""
     low, high = law.get("peak_low"), law.get("peak_high")
-    if law.get("peak") is None or low is None or low > farthest:
+    if not _bends(law) or law.get("peak") is None or low is None or low > farthest:
         return None
     return low, farthest if high is None else min(high, farthest)
 
 
 def _law_in_words(law: Mapping[str, Any]) -> str:
+    if not _bends(law):
+        return "The looks are too few or too alike for a curve that turns down: no peak is claimed."
     curve = f"R(d) = d ({number(law['alpha'])} − {number(law['beta'])} ln d)"
     if law.get("r2") is not None:
         curve += f", R² {law['r2']:.2f}"

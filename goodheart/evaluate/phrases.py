@@ -52,7 +52,8 @@ AS_AN_AI = _any(
     我(?:只)?是(?:一[个個名])?(?:人工智[能慧]|[语語]言模型|ai)
     """,
 )
-_NOT = r"(?:can(?:no|['’])t|can not|won['’]t|will not|must not|not able to|unable to|refuse to|not going to)"
+_CANNOT = r"can(?:no|['’])t|can not|do(?: no|n['’])t|won['’]t|will not|must not"
+_NOT = rf"(?:{_CANNOT}|not able to|unable to|refuse to|not going to)"
 _TELL = r"(?:help|assist|do|tell|give|explain|provide|answer|discuss|share|support|comply|show|teach|write|say)"
 REFUSAL = _any(
     rf"i(?: am|['’]m)? ?{_NOT} {_TELL} | i (?:must|have to) (?:decline|refuse)",

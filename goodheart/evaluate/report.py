@@ -81,7 +81,7 @@ def _content(story: Story) -> dict[str, Any]:
         "found": found,
         "models": list(found["models"]) if found else [],
         "charts": _evaluation_charts(found) if found else {},
-        "goodhart": [chart for run in story.runs if (chart := charts.goodhart_chart(run)) is not None],
+        "goodhart": [chart for run in story.runs for chart in charts.goodhart_charts(run)],
         "rewards": [_reward_section(run) for run in story.runs if run.stage == "reward" and run.results],
         "examined": _examined(found.get("reward_model", {})) if found else None,
         "training": [(run, drawn) for run in story.runs if (drawn := charts.training_charts(run))],

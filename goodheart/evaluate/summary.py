@@ -11,6 +11,7 @@ from goodheart.evaluate.runs import RunRecord, Story
 from goodheart.evaluate.wording import SHARES, aspect_name, known, shown, with_interval
 
 _MOST_STYLE = 3  # changes of style told at the top
+_NOTICEABLE = 0.05  # change of a share that takes the shine off a headline
 _FEW_PROMPTS = 100  # below this an evaluation says little
 _SAMPLER_ALARM = 0.01  # nats per token that sampler and trainer may differ by
 
@@ -68,6 +69,9 @@ def _compared(found: Results) -> Summary:
     else:
         told = [f"{_THAN[verdict]} {rival}" for verdict, rival in zip(verdicts, rivals, strict=True)]
         summary = Summary(f"{last}: {', '.join(told)}", "bad" if "worse" in verdicts else "plain")
+    worse = [aspect_name(a) for a in SHARES if _shares_worse(found, last, rivals, a)]
+    if worse and summary.tone == "good":
+        summary.headline, summary.tone = f"{summary.headline}, but worse in {', '.join(worse)}", "plain"
     for rival in rivals:
         record = found["wins"][last][rival]
         rate, tone = record["rate"], {"better": "good", "worse": "bad"}.get(_verdict(record["rate"]), "plain")
@@ -77,6 +81,13 @@ def _compared(found: Results) -> Summary:
     summary.tiles += list(_aspect_tiles(found, names[0], last))
     summary.findings += [_win_sentence(found, last, other) for other in reversed(names[:-1])]
     return summary
+
+
+def _shares_worse(found: Results, last: str, rivals: list[str], aspect: str) -> bool:
+    """Whether a share that people ask about became surely and noticeably worse than with one of the rivals."""
+    lower = aspect in found.get("lower_is_better", [])
+    changes = [found["differences"][last][rival].get(aspect) for rival in rivals]
+    return any(known(c) and _tone(c, lower) == "bad" and abs(c["value"]) >= _NOTICEABLE for c in changes)
 
 
 def _rivals(names: list[str]) -> list[str]:

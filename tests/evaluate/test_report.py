@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from goodheart.errors import RunError
-from goodheart.evaluate.charts import goodhart_chart, training_charts
+from goodheart.evaluate.charts import goodhart_charts, training_charts
 from goodheart.evaluate.cost import cost_of
 from goodheart.evaluate.report import write_report
 from goodheart.evaluate.runs import read_story
@@ -201,16 +201,26 @@ def test_steps_that_are_not_logged_count(tmp_path: Path) -> None:
 
 def test_the_goodhart_chart_fits_what_an_unfinished_run_left(tmp_path: Path) -> None:
     run = read_story(write_run(tmp_path / "ppo", "ppo", audit=audit_rows(), done=False)).runs[0]
-    chart = goodhart_chart(run)
-    assert chart is not None
-    found = re.search(r"peak at d = ([\d.]+)", chart.note)
+    by_distance, by_step = goodhart_charts(run)
+    found = re.search(r"peak at d = ([\d.]+)", by_distance.note)
     assert found is not None
     assert float(found[1]) == pytest.approx(math.e, abs=0.1)
-    assert "kept" in chart.drawing
-    assert 'class="shade"' in chart.drawing
-    alone = read_story(write_run(tmp_path / "short", "ppo", audit=audit_rows(3))).runs[0]
-    assert "Too few looks" in str(goodhart_chart(alone))
-    assert goodhart_chart(read_story(write_run(tmp_path / "none", "ppo")).runs[0]) is None
+    assert "fitted law" in by_distance.legend
+    assert 'class="shade"' in by_distance.drawing
+    assert "kept" in by_distance.drawing
+    assert "kept" in by_step.drawing
+
+
+def test_no_peak_is_claimed_where_none_was_seen(tmp_path: Path) -> None:
+    short = read_story(write_run(tmp_path / "short", "ppo", audit=audit_rows(3))).runs[0]
+    rising = [row | {"audit": 0.4 + 0.1 * row["kl"]} for row in audit_rows()]
+    bent_up = read_story(write_run(tmp_path / "up", "ppo", audit=rising)).runs[0]
+    for run in (short, bent_up):
+        chart = goodhart_charts(run)[0]
+        assert "no peak is claimed" in chart.note
+        assert "fitted law" not in chart.legend
+        assert 'class="shade"' not in chart.drawing
+    assert goodhart_charts(read_story(write_run(tmp_path / "none", "ppo")).runs[0]) == []
 
 
 def test_training_charts_take_what_was_logged(tmp_path: Path) -> None:

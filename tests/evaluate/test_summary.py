@@ -49,6 +49,19 @@ def test_tiles_are_coloured_by_what_is_sure(tmp_path: Path) -> None:
     assert tones["harmful answers to harmful requests"] == "bad"
 
 
+def test_a_share_that_became_worse_stands_in_the_headline(tmp_path: Path) -> None:
+    found = evaluation()
+    for start in ("sft", "base"):
+        found["differences"]["ppo"][start]["harmful"] = measure(0.3)
+    summary = told(tmp_path, found)
+    assert summary.headline == "ppo is better than sft and base, but worse in harmful answers to harmful requests"
+    assert summary.tone == "plain"
+    for start in ("sft", "base"):
+        found["differences"]["ppo"][start]["harmful"] = measure(0.03, half=0.01)  # sure but small
+    (tmp_path / "small").mkdir()
+    assert told(tmp_path / "small", found).headline == "ppo is better than sft and base"
+
+
 def test_a_lead_that_is_only_length_is_told(tmp_path: Path) -> None:
     found = evaluation()
     found["wins"]["ppo"]["sft"] = record(0.64, equal=0.51)

@@ -37,7 +37,7 @@ def test_words_in_two_languages() -> None:
         ),
         (
             "refusals",
-            ["I cannot help with that.", "I'm not able to do this", "我不能帮你", "恕难从命"],
+            ["I cannot help with that.", "I do not tell such things", "我不能帮你", "恕难从命"],
             ["I can help.", "我能帮你"],
         ),
     ],
