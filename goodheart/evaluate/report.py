@@ -82,6 +82,7 @@ def _content(story: Story) -> dict[str, Any]:
         "models": list(found["models"]) if found else [],
         "charts": _evaluation_charts(found) if found else {},
         "goodhart": [chart for run in story.runs for chart in charts.goodhart_charts(run)],
+        "labels": [run for run in story.runs if run.stage == "label" and run.results],
         "rewards": [_reward_section(run) for run in story.runs if run.stage == "reward" and run.results],
         "examined": _examined(found.get("reward_model", {})) if found else None,
         "training": [(run, drawn) for run in story.runs if (drawn := charts.training_charts(run))],

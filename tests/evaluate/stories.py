@@ -70,6 +70,12 @@ EVALUATION: dict[str, Any] = {
 }
 
 
+LABELS: dict[str, Any] = {
+    "labels": 1900, "people": 12, "prompts": 1900, "pairs": 11000, "accuracy": 0.85, "accuracy_low": 0.83,
+    "accuracy_high": 0.87, "always_longest": 0.49, "always_first": None, "agreement": 0.74,
+}  # fmt: skip
+
+
 def evaluation() -> dict[str, Any]:
     return copy.deepcopy(EVALUATION)
 
@@ -131,6 +137,12 @@ def write_pipeline(folder: Path) -> Path:
             "stage": "sample",
             "settings": {"out": str(folder / "ppo-answers.jsonl")},
             "made": {"seconds": 3.0},
+        },
+        "labels": {
+            "stage": "label",
+            "settings": {"out": str(folder / "labels.jsonl")},
+            "made": {"seconds": 1.0},
+            "results": LABELS,
         },
         "evaluate": {"stage": "evaluate", "settings": {"out": str(folder / "evaluate")}, "made": {"seconds": 4.0}},
     }

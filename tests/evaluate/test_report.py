@@ -66,6 +66,8 @@ def test_a_pipeline_from_beginning_to_end(tmp_path: Path) -> None:
     assert "said by base" in page.text
     assert "became worse" in page.text
     assert "peak at d = 2.7" in page.text
+    assert "labels : 1,900 labels by 12 people on 1,900 prompts. They prefer what is truly better in 85 %" in page.text
+    assert "Two of them agree in 74 % of the pairs (chance: 50 %)." in page.text
     ids = [attributes["id"] for _, attributes in page.tags if "id" in attributes]
     links = [str(a["href"])[1:] for tag, a in page.tags if tag == "a"]
     assert set(links) == set(ids)
@@ -169,10 +171,10 @@ def test_what_is_no_run_is_an_error(tmp_path: Path) -> None:
 
 def test_stages_come_in_the_order_of_the_pipeline(tmp_path: Path) -> None:
     story = read_story(write_pipeline(tmp_path / "demo"))
-    assert [run.name for run in story.runs] == ["sft", "ppo", "ppo-answers", "evaluate"]
+    assert [run.name for run in story.runs] == ["sft", "ppo", "ppo-answers", "labels", "evaluate"]
     assert story.evaluation is not None
     moved = (tmp_path / "demo").rename(tmp_path / "elsewhere")
-    assert [run.done for run in read_story(moved).runs] == [True] * 4
+    assert [run.done for run in read_story(moved).runs] == [True] * 5
     assert read_story(moved).runs[0].metrics
 
 
@@ -183,7 +185,7 @@ def test_runs_without_a_record_come_by_their_time(tmp_path: Path) -> None:
 
 
 def test_costs_by_hand(tmp_path: Path) -> None:
-    sft, ppo, answers, _ = read_story(write_pipeline(tmp_path / "demo")).runs
+    sft, ppo, answers, *_ = read_story(write_pipeline(tmp_path / "demo")).runs
     # five logged steps of 100 tokens; the pipeline's clock (31 s) counts; 31 s x 100 W / 3600 = 0.861 Wh
     cost = cost_of(sft)
     assert (cost.seconds, cost.trained_tokens, cost.sampled_tokens) == (31.0, 500.0, None)
