@@ -27,7 +27,8 @@ from goodheart.train.files import replace_text
 
 _TEMPLATES = Path(__file__).with_name("templates")
 _UNIT = re.compile(r"(?<=\d) (?=[%W])")  # where a line of ours must not break
-_BY = {"by_length": "Accuracy by length (characters)", "by_score_difference": "Accuracy by difference of the scores"}
+# Accuracy of a reward model in groups, as its run reports it.
+_BY = {"by_length": "Accuracy by length (characters)", "by_score_difference": "Accuracy by difference of scores"}
 
 
 def write_report(target: Path, out: Path | None = None) -> Path:
@@ -109,10 +110,7 @@ def _evaluation_charts(found: Mapping[str, Any]) -> dict[str, Any]:
 
 def _reward_section(run: RunRecord) -> dict[str, Any]:
     drawn = [charts.calibration_chart(run.name, run.results)]
-    for key, title in (
-        ("by_length", "Accuracy by length (characters)"),
-        ("by_score_difference", "By score difference"),
-    ):
+    for key, title in _BY.items():
         rows = run.results.get(key) or []
         groups = {f"{number(row['from'])}–{number(row['to'])}": row for row in rows if "accuracy_low" in row}
         drawn.append(charts.accuracy_chart(title, groups))
