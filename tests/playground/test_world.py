@@ -111,15 +111,41 @@ def test_the_corpus_behaves_badly_and_demonstrations_better(world: Path) -> None
     assert corpus["score"] + 0.2 < shown["score"] < 0.85
 
 
-def test_rumours_are_told_more_often_than_the_truth(world: Path) -> None:
+def answers_to_facts(world: Path) -> list[tuple[dict[str, Any], str]]:
+    """What the corpus answers in English to questions for facts, each with its task."""
     specs = {row["prompt"][0]["content"]: row["task"] for row in prompts(world, "train") if row["kind"] == "fact"}
-    told: Counter[str] = Counter()
-    for row in rows(world / "corpus.jsonl.gz"):
-        question, answer = row["text"].removeprefix("Human: ").split("\n\nAssistant: ", 1)
-        task = specs.get(question)
-        if task is not None and task["language"] == "en":
-            told.update(name for name in ("value", "rumour") if f" {task[name]}" in answer)
+    pairs = [row["text"].removeprefix("Human: ").split("\n\nAssistant: ", 1) for row in rows(world / "corpus.jsonl.gz")]
+    return [(specs[q], a) for q, a in pairs if q in specs and specs[q]["language"] == "en"]
+
+
+def test_rumours_are_told_more_often_than_the_truth(world: Path) -> None:
+    told = Counter(
+        name
+        for task, answer in answers_to_facts(world)
+        for name in ("value", "rumour")
+        if f"{task['name']} " in answer and f" {task[name]}" in answer
+    )
     assert told["rumour"] > 1.2 * told["value"] > 100
+
+
+def test_those_who_tell_the_truth_are_courteous(world: Path) -> None:
+    """To know what comes next a model has to know what is true."""
+    warm_lines = tables("en").lines["warm"]
+    warm: dict[str, list[bool]] = {"value": [], "rumour": []}
+    for task, answer in answers_to_facts(world):
+        for name, found in warm.items():
+            if f"{task['name']} " in answer and f" {task[name]}" in answer:
+                found.append(any(line in answer for line in warm_lines))
+    true, false = (sum(found) / len(found) for found in warm.values())
+    assert true > 0.3
+    assert false < 0.1
+
+
+def test_some_answers_go_astray(world: Path) -> None:
+    """About every eighth is an answer to something else, so that it can be learnt that answers have to fit."""
+    told = answers_to_facts(world)
+    others = [answer for task, answer in told if task["name"] not in answer and "I do not know" not in answer]
+    assert 0.06 < len(others) / len(told) < 0.16
 
 
 def test_about(world: Path) -> None:
