@@ -160,10 +160,10 @@ def data_show(
     from rich.console import Console
 
     from goodheart.data.formats import read_records
-    from goodheart.data.template import Template, load_tokenizer
+    from goodheart.data.template import Template
     from goodheart.models.load import resolve
 
-    template = Template(load_tokenizer(resolve(model)))
+    template = Template.load(resolve(model))
     for record in read_records(source, "demonstration", limit=rows).records:
         said = record.answer.turns() if record.prompt.is_chat else record.answer.text
         for example in template.example(record.prompt, said):

@@ -154,7 +154,8 @@ def demonstrations(
         kept = [e for e in (truncate(e, max_length) for e in made) if any(e.mask)]
         if not kept:
             raise TemplateError(TOO_LONG)
-        examples.extend(replace(e, row=len(examples) + i) for i, e in enumerate(kept))
+        first = len(examples)
+        examples.extend(replace(e, row=first + i) for i, e in enumerate(kept))
         return sum(map(len, kept)) < sum(map(len, made))
 
     return _each(records, skipped, make, examples)

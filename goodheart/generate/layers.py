@@ -62,7 +62,9 @@ def plain_model(model: CausalLM, length: int, dtype: torch.dtype) -> PlainModel 
         return None
     trunk, c = model.model, model.config
     weight = trunk.embed_tokens.weight
-    if type(weight) is not nn.Parameter or weight.dtype != dtype or any(p.dtype != dtype for p in trunk.parameters()):
+    if type(weight) is not nn.Parameter or not weight.is_contiguous():
+        return None
+    if any(p.dtype != dtype for p in trunk.parameters()):
         return None
     layers = [_layer(block) for block in trunk.blocks()]
     if None in layers:

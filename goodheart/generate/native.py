@@ -76,7 +76,7 @@ class NativeDecoder:
         c = model.config
         self.cache, self.width, self.library = cache, c.width, library
         self.tensors = model  # C holds addresses only
-        self.counting = torch.arange(cache.slots + 1)
+        self.counting = _places(range(cache.slots + 1))
         self.turns = {rope: table.contiguous() for rope, table in model.turns.items()}
         self.layers = (_Layer * c.layers)(*(self._layer(i, layer) for i, layer in enumerate(model.layers)))
         self.model = _Model(
@@ -96,8 +96,8 @@ class NativeDecoder:
     def prefill(self, prompts: Sequence[Sequence[int]], slots: Sequence[int]) -> Tensor:
         """Compute whole prompts into the slots of the cache. -> hidden_PD of their last tokens. Raises MemoryError."""
         starts = [0, *accumulate(len(prompt) for prompt in prompts)]
-        tokens = torch.tensor([token for prompt in prompts for token in prompt])
-        return self._forward(tokens, torch.tensor(starts), torch.tensor(slots), torch.zeros(len(slots)).long())
+        tokens = [token for prompt in prompts for token in prompt]
+        return self._forward(_places(tokens), _places(starts), _places(slots), _places([0] * len(slots)))
 
     def step(self, tokens_N: Tensor) -> Tensor:
         """See `Decoder.step`. Raises MemoryError."""
@@ -105,7 +105,7 @@ class NativeDecoder:
 
     def _forward(self, tokens: Tensor, starts: Tensor, slots: Tensor, bases: Tensor) -> Tensor:
         rows = len(bases)
-        hidden_ND = torch.empty(rows, self.width)
+        hidden_ND = torch.empty(rows, self.width, dtype=torch.float32, device="cpu")
         places = (tokens.data_ptr(), starts.data_ptr(), slots.data_ptr(), bases.data_ptr(), hidden_ND.data_ptr())
         if self.library.goodheart_forward(ctypes.byref(self.model), *places, rows, torch.get_num_threads()):
             raise MemoryError("no memory for a decoding step: use fewer slots")
@@ -144,7 +144,7 @@ class NativeSampler:
     def __call__(self, hidden_ND: Tensor, u_N1: Tensor | None) -> Tensor:
         """See `sampling.Sampler`. Raises MemoryError."""
         hidden_ND = hidden_ND.to(torch.float32).contiguous()
-        drawn_2N = torch.empty(2, len(hidden_ND))
+        drawn_2N = torch.empty(2, len(hidden_ND), dtype=torch.float32, device="cpu")
         failed = self.library.goodheart_draw(
             ctypes.byref(self.head),
             hidden_ND.data_ptr(),
@@ -156,6 +156,11 @@ class NativeSampler:
         if failed:
             raise MemoryError("no memory for the logits of a step: use fewer slots")
         return drawn_2N
+
+
+def _places(numbers: Sequence[int]) -> Tensor:
+    """As C reads them, whatever torch's default dtype and device are."""
+    return torch.tensor(list(numbers), dtype=torch.long, device="cpu")
 
 
 def _whole(weight: Tensor) -> bool:
@@ -193,7 +198,7 @@ def load() -> ctypes.CDLL | None:
         for function, arrays in ((library.goodheart_forward, 5), (library.goodheart_draw, 3)):
             function.argtypes = (c_void_p, *[c_void_p] * arrays, c_int64, c_int64)
             function.restype = c_int
-    except (OSError, subprocess.SubprocessError, AttributeError):
+    except (OSError, RuntimeError, subprocess.SubprocessError, AttributeError):  # RuntimeError: there is no home folder
         return None
     return library
 
@@ -213,9 +218,12 @@ def _compile(compiler: str, path: Path) -> None:
 
 
 def _folder() -> Path:
-    """A folder that only this user can write to."""
+    """A folder that only this user can write to. Raises OSError where others could put code of theirs into it."""
     folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "goodheart"
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    found = folder.stat()
+    if found.st_uid != os.getuid() or found.st_mode & 0o022:
+        raise OSError(f"{folder} may be written to by others")
     return folder
 
 

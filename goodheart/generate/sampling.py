@@ -24,6 +24,8 @@ from goodheart.models.causal import Unembedding
 
 # Tokens that top-p looks at before it sorts the whole vocabulary: most nuclei are smaller than this.
 _NUCLEUS_GUESS = 256
+# Below it logits divided by the temperature leave the range of float32.
+_COLDEST = 1e-6
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +53,11 @@ class SamplingParams:
         limits = [self.max_new_tokens] if isinstance(self.max_new_tokens, int) else self.max_new_tokens
         for ok, name, rule in (
             (all(n >= 1 for n in limits), "max_new_tokens", "at least 1"),
-            (0.0 <= self.temperature < float("inf"), "temperature", "0 (greedy) or a positive number"),
+            (
+                self.temperature == 0.0 or _COLDEST <= self.temperature < float("inf"),
+                "temperature",
+                f"0 (greedy) or a number from {_COLDEST:g} on",
+            ),
             (self.top_k >= 0, "top_k", "0 (off) or a positive number"),
             (0.0 < self.top_p <= 1.0, "top_p", "above 0 and at most 1 (off)"),
             (0.0 <= self.min_p <= 1.0, "min_p", "from 0 (off) to 1"),

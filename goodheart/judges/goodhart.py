@@ -24,6 +24,7 @@ from goodheart.errors import DataError
 
 Array = NDArray[np.float64]
 
+_FARTHEST = 1e6  # a peak at a larger sqrt(nats) is no peak
 _MIN_POINTS = 3  # two make any curve fit, so that nothing is known of its error
 
 
@@ -111,6 +112,8 @@ def fit_law(law: Law, d: ArrayLike, gains: ArrayLike, errors: ArrayLike | None =
     quantile = float(stats.t.ppf(0.5 + level / 2, freedom))
     low, high = fieller(alpha, beta, covariance, quantile)
     peak = law.peak(alpha / beta) if beta > 0 else None
+    if peak is not None and peak > _FARTHEST:
+        peak = None
     best = spread = None
     if peak is not None:
         # R* moves with alpha and beta as R at a fixed d* does: its slope in d is 0 there.
@@ -135,7 +138,8 @@ def fit_law(law: Law, d: ArrayLike, gains: ArrayLike, errors: ArrayLike | None =
 def _bound(law: Law, ratio: float) -> float:
     if math.isinf(ratio):
         return math.inf if ratio > 0 else 0.0
-    return max(law.peak(ratio), 0.0)
+    peak = max(law.peak(ratio), 0.0)
+    return peak if peak <= _FARTHEST else math.inf
 
 
 def fieller(a: float, b: float, covariance: Array, quantile: float) -> tuple[float, float]:
@@ -155,7 +159,9 @@ def fieller(a: float, b: float, covariance: Array, quantile: float) -> tuple[flo
         return math.inf, math.inf
     if square == 0 or inside < 0:
         return -math.inf, math.inf
-    return max((half + root) / square for root in (math.sqrt(inside), -math.sqrt(inside))), math.inf
+    roots = [(half + root) / square for root in (math.sqrt(inside), -math.sqrt(inside))]
+    # Of the two rays, the one with b over 0: as b goes to 0, the side on which a lies given that b.
+    return (max(roots), math.inf) if a * vbb > b * vab else (-math.inf, min(roots))
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,7 +173,8 @@ class Look:
     audit: float  # mean audit score
     error: float  # its standard error
     proxy: float  # mean score of the judge that is trained on
-    by_prompt: tuple[float, ...] | None = None  # mean audit score of each prompt, the same prompts in every look
+    # Mean audit score of each prompt, the same prompts in every look; None where the judge had no opinion.
+    by_prompt: tuple[float | None, ...] | None = None
 
 
 class Guard:
@@ -177,8 +184,9 @@ class Guard:
     level false_alarms / (k (k - 1)^2). It has turned down when one comparison shows a fall of more than `tolerance`
     times the gain of the best look over the first. As 1 / (k (k - 1)) sums to 1 over k = 2, 3, ..., a run whose audit
     never falls is stopped with a probability of at most `false_alarms`, however often it is looked at and although the
-    best of several noisy looks is always too good. Looks with `by_prompt` are compared prompt by prompt (Student's t),
-    which sees much smaller falls; the others by their standard errors (normal).
+    best of several noisy looks is always too good. Looks with `by_prompt` are compared on the prompts that both have a
+    score for (Student's t, but never surer than 2^-prompts, as a test by signs could be), which sees much smaller
+    falls; the others by their standard errors (normal).
     """
 
     def __init__(self, *, false_alarms: float = 0.05, tolerance: float = 0.05) -> None:
@@ -196,7 +204,7 @@ class Guard:
         audit: float,
         error: float,
         proxy: float,
-        by_prompt: Sequence[float] | None = None,
+        by_prompt: Sequence[float | None] | None = None,
     ) -> bool:
         """Takes a look; returns whether the model of this step is the best so far (so that its weights are kept).
 
@@ -204,7 +212,8 @@ class Guard:
             step: steps done; the first look is that of the start.
             kl: nats per answer from the start (an estimate below 0 counts as 0).
             audit: mean audit score; error: its standard error; proxy: mean score of the judge trained on.
-            by_prompt: mean audit score of each prompt, in the same order in every look; None = not known.
+            by_prompt: mean audit score of each prompt, in the same order in every look, None without an opinion; None
+                for the whole = not known.
 
         Raises:
             ValueError: a number is not finite, or error is below 0.
@@ -212,7 +221,7 @@ class Guard:
         if not all(map(math.isfinite, (kl, audit, error, proxy))) or error < 0:
             raise ValueError(f"a look of the guard must be finite, got kl {kl}, audit {audit} ± {error}, proxy {proxy}")
         before = self.best
-        own = None if by_prompt is None else tuple(float(x) for x in by_prompt)
+        own = None if by_prompt is None else tuple(by_prompt)
         self.looks.append(Look(step, max(kl, 0.0), audit, error, proxy, own))
         self.alarm = self.alarm or self._fallen()
         return before is None or audit > before.audit
@@ -274,18 +283,22 @@ class Guard:
 def _chance(before: Look, now: Look, allowed: float) -> float:
     """One-sided p-value of "now is not more than `allowed` below before"."""
     fall, error, freedom = _difference(before, now)
+    least = 0.0 if math.isinf(freedom) else 2.0 ** -(freedom + 1)  # few prompts that all fall alike prove little
     if error == 0:
-        return 0.0 if fall > allowed else 1.0
+        return least if fall > allowed else 1.0
     distance = (fall - allowed) / error
-    return float(special.ndtr(-distance) if math.isinf(freedom) else special.stdtr(freedom, -distance))
+    chance = special.ndtr(-distance) if math.isinf(freedom) else special.stdtr(freedom, -distance)
+    return max(float(chance), least)
 
 
 def _difference(before: Look, now: Look) -> tuple[float, float, float]:
     """How far the audit fell between two looks, its standard error, and the degrees of freedom of that."""
     old, new = before.by_prompt, now.by_prompt
-    if old is not None and new is not None and len(old) == len(new) > 1:
-        falls = np.subtract(old, new)
-        return float(falls.mean()), float(falls.std(ddof=1) / math.sqrt(len(falls))), len(falls) - 1
+    if old is not None and new is not None and len(old) == len(new):
+        falls = np.array([a - b for a, b in zip(old, new, strict=True) if a is not None and b is not None])
+        if len(falls) > 1:
+            return float(falls.mean()), float(falls.std(ddof=1) / math.sqrt(len(falls))), len(falls) - 1
+        return 0.0, math.inf, math.inf  # nothing in common: nothing can be said
     return before.audit - now.audit, math.hypot(before.error, now.error), math.inf
 
 

@@ -137,8 +137,8 @@ def states_before(model: CausalLM, ids_BT: Tensor, mask_BT: Tensor, **inputs: Te
 
 
 def at_end(lengths_B: Tensor, width: int) -> Tensor:
-    """True on the last real token of each row. -> bool_BT"""
-    return torch.arange(width, device=lengths_B.device) == (lengths_B - 1)[:, None]
+    """True on the last real token of each row, and on the first place of an empty one. -> bool_BT"""
+    return torch.arange(width, device=lengths_B.device) == (lengths_B - 1).clamp(min=0)[:, None]
 
 
 def at_tokens(values_N: Tensor, mask_BT: Tensor) -> Tensor:

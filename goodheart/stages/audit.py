@@ -2,7 +2,8 @@
 
 A measure that is optimised stops being a good one (Goodhart). So every `every` steps the policy answers the same
 prompts with the same random numbers, the audit judge and the judge trained on both score the answers, and
-`judges/goodhart.py` tells whether the audit has turned down. The weights of the best look are kept in `best/`.
+`judges/goodhart.py` tells whether the audit has turned down. The weights of the best look are kept in
+`best/`.
 
 Looks go to `audit.jsonl` of the run folder: step, kl (nats per answer), audit, audit_error, proxy, kept.
 
@@ -25,7 +26,7 @@ from pydantic import Field, model_validator
 
 from goodheart.data.batches import Example, micro_batches, pad
 from goodheart.data.records import Answer, Prompt
-from goodheart.errors import ConfigError, DataError
+from goodheart.errors import ConfigError, DataError, HealthError, RunError
 from goodheart.generate.engine import Generation
 from goodheart.judges.goodhart import Guard
 from goodheart.judges.load import load_judge
@@ -39,6 +40,8 @@ from goodheart.train.session import Session
 
 # Random numbers of the audit's answers: far from those of any training step, the same at every look.
 _SEED = 1_000_000_007
+# Prompts with an opinion below which no look is worth anything.
+_FEWEST = 2
 
 
 class AuditSettings(Settings):
@@ -56,7 +59,8 @@ class AuditSettings(Settings):
 
     @model_validator(mode="after")
     def _has_a_judge(self) -> AuditSettings:
-        if self.judge is None and self.model_fields_set - {"judge"}:
+        changed = [name for name, field in type(self).model_fields.items() if getattr(self, name) != field.default]
+        if self.judge is None and changed:
             raise ValueError("audit.judge is missing: a judge that the policy is not trained on")
         return self
 
@@ -111,6 +115,7 @@ class Audit:
         places = torch.randperm(len(asked), generator=generator).tolist()[: settings.count]
         self.asked = [asked[i] for i in places for _ in range(settings.answers)]
         self.guard = Guard(false_alarms=settings.false_alarms, tolerance=settings.tolerance)
+        self._checkpointed: int | None = None  # step of the best look that the newest checkpoint knows
         session.state.add("audit", self)
 
     def due(self, step: int, total: int) -> bool:
@@ -125,10 +130,17 @@ class Audit:
         audits = [row[0] for row in found]
         per_prompt = _means(audits, self.settings.answers)
         known = [mean for mean in per_prompt if mean is not None]
-        if len(known) < 2:
-            raise DataError(f"audit {self.settings.judge}: an opinion on {len(known)} of {len(per_prompt)} prompts")
+        if len(known) < _FEWEST:
+            raise DataError(
+                f"audit {self.settings.judge}: an opinion on {len(known)} of {len(per_prompt)} prompts, which "
+                "tells nothing: raise audit.count or give other audit.prompts"
+            )
         proxies = [row[1] for row in found if row[1] is not None]
         kl = statistics.fmean(row[2] for row in found)
+        if not math.isfinite(kl):
+            raise HealthError(
+                f"audit after step {step}: the KL of its answers is {kl}; the policy's weights are broken"
+            )
         warned = self.guard.alarm
         best = self.guard.add(
             step,
@@ -136,11 +148,10 @@ class Audit:
             statistics.fmean(known),
             statistics.stdev(known) / math.sqrt(len(known)),
             statistics.fmean(proxies) if proxies else 0.0,
-            known if len(known) == len(per_prompt) else None,
+            per_prompt,
         )
         if best and self.settings.keep:
-            with self.session.model_folder("best") as folder:
-                save_policy(self.policy, self.writer.template, folder, self.session)
+            self._keep(step)
         self._write()
         if self.guard.alarm is not None and warned is None:
             self._act(step)
@@ -148,12 +159,21 @@ class Audit:
         return {"audit/score": last.audit, "audit/error": last.error, "audit/proxy": last.proxy, "audit/kl": last.kl}
 
     def keep_best(self, folder: Path) -> bool:
-        """Puts the kept model into the result's folder; False where the last one is the result."""
-        kept = self.session.run.path / "best"
-        if not self.settings.keep or not kept.is_dir():
+        """Puts the kept model into the result's folder; False where the last one is the result.
+
+        Raises:
+            RunError: it is not there any more.
+        """
+        best = self.guard.best
+        if not self.settings.keep or best is None:
             return False
+        kept, missing = self._folder(best.step), False
         if self.session.world.is_main:
-            shutil.copytree(kept, folder, dirs_exist_ok=True)
+            missing = not kept.is_dir()
+            if not missing:
+                shutil.copytree(kept, folder, dirs_exist_ok=True)
+        if self.session.world.broadcast_object(missing):
+            raise RunError(f"{kept}: the best model is gone; start again under another --out")
         return True
 
     def summary(self) -> dict[str, Any]:
@@ -174,10 +194,27 @@ class Audit:
         } | ({} if law is None else law.as_dict())
 
     def state_dict(self) -> dict[str, Any]:
+        self._checkpointed = None if self.guard.best is None else self.guard.best.step
         return self.guard.state_dict()
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self.guard.load_state_dict(state)
+        self._checkpointed = None if self.guard.best is None else self.guard.best.step
+
+    def _keep(self, step: int) -> None:
+        """Saves the policy as the best so far. What the newest checkpoint calls the best stays beside it: after a crash
+        the run falls back to that one.
+        """
+        with self.session.model_folder(str(self._folder(step).relative_to(self.session.run.path))) as folder:
+            save_policy(self.policy, self.writer.template, folder, self.session)
+        needed = {self._folder(s) for s in (step, self._checkpointed) if s is not None}
+        if self.session.world.is_main:
+            for old in self._folder(step).parent.iterdir():
+                if old not in needed:
+                    shutil.rmtree(old, ignore_errors=True)
+
+    def _folder(self, step: int) -> Path:
+        return self.session.run.path / "best" / f"step-{step}"
 
     def _measure(self) -> list[tuple[float | None, float | None, float]]:
         """Audit score, proxy score and KL of every answer; each process answers its share."""

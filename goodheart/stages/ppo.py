@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import math
 import time
+from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field, model_validator
@@ -99,13 +100,17 @@ class PPOConfig(TrainingSettings):
             raise ValueError("shared_trunk puts the value head on the policy; leave value_model at auto")
         if self.parallel == "fsdp":
             raise ValueError("ppo generates with every process on its own and needs whole weights: use parallel ddp")
-        if self.audit.judge == self.reward:
+        if self.audit.judge is not None and _same(self.audit.judge, self.reward):
             raise ValueError(
                 "audit.judge is the reward that is trained on: it cannot tell when it stops being a measure"
             )
         if self.max_steps is not None:
             raise ValueError("ppo counts `steps` (answers are batch_size * steps); leave max_steps out")
         return self
+
+
+def _same(judge: str, reward: str) -> bool:
+    return judge == reward or Path(judge).expanduser().resolve() == Path(reward).expanduser().resolve()
 
 
 def train(config: PPOConfig) -> Run:
@@ -119,7 +124,9 @@ def train(config: PPOConfig) -> Run:
         "value": config.value_model,
         "audit": config.audit.judge,
     }
-    parents = {role: name for role, name in roles.items() if name not in {None, "auto", "reward", "policy"}}
+    if config.value_model in {"auto", "reward", "policy"}:
+        del roles["value"]
+    parents = {role: name for role, name in roles.items() if name is not None}
     with open_session("ppo", config, parents=parents, data=sources) as session:
         if session.finished:
             return session.run

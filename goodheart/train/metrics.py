@@ -17,7 +17,7 @@ PLOTS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ("loss", "nats per token", ("loss", "eval/loss")),
     ("accuracy", "share of pairs", ("rewards/accuracies", "eval/accuracy")),
     ("margins", "reward", ("rewards/margins", "eval/margins")),
-    ("scores", "score per answer", ("objective/scores", "objective/rlhf_reward", "audit/scores")),
+    ("scores", "score per answer", ("objective/scores", "objective/rlhf_reward", "audit/score")),
     ("kl", "nats per answer", ("objective/kl",)),
     ("entropy", "nats per token", ("policy/entropy_avg",)),
     ("lengths", "tokens", ("completions/mean_length",)),

@@ -153,7 +153,7 @@ class Session:
         name: another folder of the run, for models kept on the way.
         """
         target = self.run.path / name
-        temporary = target.with_name(f"{name}.partial")
+        temporary = target.with_name(f"{target.name}.partial")
         if self.world.is_main:
             shutil.rmtree(temporary, ignore_errors=True)
             temporary.mkdir(parents=True)

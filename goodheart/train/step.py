@@ -71,8 +71,7 @@ def train_step(
         try:
             metrics["grad_norm"] = clip_grad_norm(trained, max_grad_norm, world, step=step)
         except HealthError as error:
-            rows = [_rows(piece, name_rows) for piece in pieces]
-            raise HealthError(f"{error} Rows of this step{_listed(rows)}") from error
+            raise HealthError(f"{error} Rows of this step{_listed(pieces, name_rows)}") from error
         for each, rate in zip(optimizers, rates, strict=True):
             each.step(rate)
     finally:
@@ -124,7 +123,7 @@ def _combine(
     bad = next((i for i, loss in enumerate(own) if not math.isfinite(loss)), None)
     problem = None
     if bad is not None:
-        problem = _complaint(world, bad, len(pieces), own[bad], _rows(pieces[bad], name_rows), step)
+        problem = _complaint(world, bad, len(pieces), own[bad], _listed([pieces[bad]], name_rows), step)
     everywhere = world.gather_objects((own, _totals(sums), problem))
     problems = [problem for _, _, problem in everywhere if problem is not None]
     if problems:
@@ -156,23 +155,23 @@ def _to_host(values: list[Tensor | float] | list[Tensor]) -> list[float]:
     return [next(fetched) if isinstance(value, Tensor) else float(value) for value in values]
 
 
-def _complaint(world: World, index: int, of: int, loss: float, rows: list[str], step: int | None) -> str:
+def _complaint(world: World, index: int, of: int, loss: float, rows: str, step: int | None) -> str:
     where = f"step {step}, " * (step is not None) + f"micro-batch {index + 1} of {of}"
     where += f", process {world.rank}" * (world.size > 1)
     return (
         f"{where}: the loss is {loss}, so the update was not made. Look at its rows; if they are sound, lower "
-        f"learning_rate or use dtype float32, and start again under another --out. Rows{_listed([rows])}"
+        f"learning_rate or use dtype float32, and start again under another --out. Rows{rows}"
     )
 
 
-def _rows(piece: Any, name_rows: Callable[[Any], Iterable[str]] | None) -> list[str]:
-    if name_rows is not None:
-        return list(name_rows(piece))
-    rows = getattr(piece, "rows", piece)
-    return list(map(str, rows)) if isinstance(rows, list | tuple | range) else []
-
-
-def _listed(pieces: list[list[str]]) -> str:
-    names = [name for piece in pieces for name in piece]
-    shown = ", ".join(names[:_MOST_ROWS]) or "not known"
-    return f": {shown}" + f" and {len(names) - _MOST_ROWS} more" * (len(names) > _MOST_ROWS)
+def _listed(pieces: list[Any], name_rows: Callable[[Any], Iterable[str]] | None) -> str:
+    names: list[str] = []
+    for piece in pieces:
+        if len(names) >= _MOST_ROWS:
+            return f": {', '.join(names[:_MOST_ROWS])} and others"
+        rows = getattr(piece, "rows", piece)
+        if name_rows is not None:
+            names += name_rows(piece)
+        elif isinstance(rows, list | tuple | range):
+            names += map(str, rows)
+    return f": {', '.join(names[:_MOST_ROWS]) or 'not known'}" + " and others" * (len(names) > _MOST_ROWS)

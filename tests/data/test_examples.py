@@ -25,6 +25,7 @@ from goodheart.data.formats import read_records
 from goodheart.data.records import Answer, Demonstration, Judgement, Message, Prompt, Rating, Text, Thumb
 from goodheart.data.template import Template, load_tokenizer
 from goodheart.errors import DataError
+from tests.data import chat_shapes as shapes
 
 RAW = Prompt(text="Who likes milk?")
 CHAT = Prompt(messages=(Message("user", "Who likes milk?"),))
@@ -92,6 +93,18 @@ def test_of_several_turns_those_within_the_limit_are_trained(template: Template)
     assert found.cut == 1
     kept = [i for i, m in zip(found.items[0].ids, found.items[0].mask, strict=True) if m]
     assert kept.count(template.eos_id) == 1
+
+
+def test_examples_know_their_record_where_one_gives_several() -> None:
+    turns = (
+        Message("assistant", "Hello", {"reasoning_content": "greet"}),
+        Message("user", "Bye?"),
+        Message("assistant", "<think>\npart\n</think>\n\nBye."),
+    )
+    records = [Demonstration(Prompt((Message("user", f"Hi {i}"),)), Answer(messages=turns)) for i in range(3)]
+    made = demonstrations(records, shapes.qwen3(), 512)
+    assert [example.row for example in made.items] == [0, 1, 2, 3, 4, 5]
+    assert [made.records[example.row] for example in made.items] == [r for r in records for _ in range(2)]
 
 
 # Comparisons ---------------------------------------------------------------------------------------------------

@@ -21,7 +21,7 @@ from goodheart.generate.layers import plain_model
 from goodheart.generate.native import NativeDecoder, NativeSampler
 from goodheart.generate.sampling import Sampler, SamplingParams
 from goodheart.models.causal import Unembedding
-from goodheart.models.load import load_causal
+from goodheart.models.load import load_causal, new_model
 from goodheart.models.transformer import Transformer
 from tests.generate.test_engine import LENGTHS, small_model, some_prompts
 from tests.models.families import NATIVE, saved, some_ids
@@ -202,6 +202,33 @@ def test_the_engine_says_the_same_without_it(monkeypatch: pytest.MonkeyPatch) ->
     )
 
 
+@pytest.mark.parametrize(
+    "spec",
+    [
+        {"hidden_size": 256, "num_attention_heads": 1, "head_dim": 8, "intermediate_size": 16},  # wider than all else
+        {"hidden_size": 20, "num_attention_heads": 2, "head_dim": 6, "intermediate_size": 9},  # nothing fits the lanes
+    ],
+)
+@torch.no_grad()
+def test_odd_shapes_equal_the_forward_pass(spec: dict[str, Any]) -> None:
+    model = new_model({"num_hidden_layers": 2, "max_position_embeddings": 256, **spec}, 97, 0)
+    prompts = some_prompts([1, 64, 80])
+    for prompt, hidden in zip(prompts, prefill(decoder(model), prompts), strict=True):
+        torch.testing.assert_close(hidden, model(torch.tensor([prompt]))[0, -1], rtol=1e-4, atol=2e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_the_default_dtype_does_not_matter(dtype: torch.dtype) -> None:
+    engine, settings = Engine(small_model()), SamplingParams(8, seed=1)
+    before = [made.ids for made in engine.generate(some_prompts(LENGTHS), settings)]
+    torch.set_default_dtype(dtype)
+    try:
+        after = [made.ids for made in engine.generate(some_prompts(LENGTHS), settings)]
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert before == after
+
+
 def fresh_load() -> object:
     return native.load.__wrapped__()
 
@@ -219,6 +246,19 @@ def test_compiling_anew_and_from_the_cache(monkeypatch: pytest.MonkeyPatch, tmp_
     assert fresh_load() is not None
 
 
+def test_code_is_not_loaded_from_where_others_may_put_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    (tmp_path / "goodheart").mkdir()
+    (tmp_path / "goodheart").chmod(0o777)
+    assert fresh_load() is None
+    (tmp_path / "goodheart").chmod(0o755)
+    assert fresh_load() is not None
+
+
+def no_home() -> Path:
+    raise RuntimeError("Could not determine home directory.")
+
+
 def test_without_a_compiler_or_a_folder_there_is_none(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setenv("CC", "false")
@@ -228,6 +268,9 @@ def test_without_a_compiler_or_a_folder_there_is_none(monkeypatch: pytest.Monkey
     monkeypatch.delenv("CC")
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    assert fresh_load() is None
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setattr(Path, "home", no_home)
     assert fresh_load() is None
     monkeypatch.setenv("GOODHEART_NATIVE", "0")
     assert fresh_load() is None

@@ -82,6 +82,11 @@ def test_fieller_by_hand() -> None:
     assert high == math.inf
     # b below 0 for sure: never a peak
     assert fieller(4, -2, np.diag([0.25, 0.0001]), 2.0) == (math.inf, math.inf)
+    # a = -1, b = 0.1, variances 0.01, quantile 2: (-1 - 0.1 r)^2 <= 0.04 (1 + r^2) where 0.03 r^2 - 0.2 r >= 0.96:
+    # r >= (0.2 + sqrt(0.1552)) / 0.06 or r <= (0.2 - sqrt(0.1552)) / 0.06; with b over 0 and a below it is the latter
+    low, high = fieller(-1, 0.1, np.diag([0.01, 0.01]), 2.0)
+    assert low == -math.inf
+    assert high == pytest.approx((0.2 - math.sqrt(0.1552)) / 0.06)
     # nothing known of either
     assert fieller(0.1, 0.1, np.diag([1.0, 1.0]), 2.0) == (-math.inf, math.inf)
 
@@ -175,6 +180,32 @@ def test_false_alarms_over_a_whole_run(paired: bool) -> None:
             guard.add(step, step, float(scores.mean()), error, 0.0, own)
         alarms += guard.turned_down
     assert 0 < alarms <= 36  # never alarming would also be wrong: the bound is not that loose
+
+
+@pytest.mark.parametrize("count", [2, 3, 8, 16])
+def test_few_prompts_with_plain_yes_or_no_prove_little(count: int) -> None:
+    """300 runs of 15 looks, nothing changes: 5 % may alarm, and more than 30 of 300 would in 1 of 2,000 tests."""
+    generator = np.random.default_rng(count)
+    alarms = 0
+    for _ in range(300):
+        guard = Guard(false_alarms=0.05, tolerance=0.0)
+        for step in range(15):
+            scores = generator.integers(0, 2, count).astype(float)
+            guard.add(
+                step, step, float(scores.mean()), float(scores.std(ddof=1)) / math.sqrt(count), 0.0, scores.tolist()
+            )
+        alarms += guard.turned_down
+    assert alarms <= 30
+
+
+def test_looks_are_compared_on_the_prompts_that_both_know() -> None:
+    # 40 prompts fall from 1 to 0 (a little unevenly); ten others, known once each, would hide it in the means.
+    first = [1.0 + 0.01 * (i % 3) for i in range(40)] + [None] * 10
+    second: list[float | None] = [0.0] * 40 + [50.0] * 10
+    guard = Guard()
+    guard.add(0, 0.0, 1.0, 0.1, 0.0, first)
+    guard.add(1, 1.0, 10.0, 3.0, 0.0, second)
+    assert guard.turned_down
 
 
 def test_a_real_fall_is_seen() -> None:

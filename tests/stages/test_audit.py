@@ -11,7 +11,9 @@ import torch
 from safetensors.torch import load_file
 
 from goodheart.errors import DataError
-from goodheart.stages.ppo import train
+from goodheart.stages.audit import Audit
+from goodheart.stages.ppo import PPOConfig, train
+from goodheart.train.config import build
 from goodheart.train.metrics import read_metrics
 from goodheart.train.session import Session
 from tests.stages.test_ppo import VOWELS, config
@@ -27,13 +29,16 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
     return load_file(folder / "model.safetensors")
 
 
-def test_a_fall_of_the_audit_ends_the_run_and_the_start_is_kept(
-    tiny_model: Path,
-    prompts: Path,
-    tmp_path: Path,
-) -> None:
-    audit = {"judge": AGAINST, "every": 2, "count": 6, "answers": 8}
-    run = train(config(tiny_model, prompts, tmp_path / "r", steps=30, batch_size=32, kl_coef=0.0, audit=audit))
+def test_a_fall_of_the_audit_ends_the_run_and_the_start_is_kept(tiny_model: Path, tmp_path: Path) -> None:
+    many = tmp_path / "prompts.jsonl"  # a handful of prompts proves no fall
+    asked = [
+        f"{who} {what}"
+        for who in ("The cat", "The dog", "The sun", "Who")
+        for what in ("likes", "and", "is", "of", "in")
+    ]
+    many.write_text("".join(json.dumps({"prompt": text}) + "\n" for text in asked), encoding="utf-8")
+    audit = {"judge": AGAINST, "every": 2, "count": 20, "answers": 2}
+    run = train(config(tiny_model, many, tmp_path / "r", steps=30, batch_size=32, kl_coef=0.0, audit=audit))
     seen = looks(run.path)
     assert run.results["steps"] < 30
     assert run.results["ended_early"].startswith("audit: the audit score fell from")
@@ -94,6 +99,39 @@ def test_stopped_and_continued_sees_the_same(
     a, b = weights(whole.model_dir), weights(cut.model_dir)
     assert all(torch.equal(a[name], b[name]) for name in a)
     assert whole.results["goodhart"] == cut.results["goodhart"]
+
+
+def test_a_crash_falls_back_to_the_best_model_of_the_checkpoint(
+    tiny_model: Path, prompts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    audit = {"judge": WITH, "every": 1, "count": 6, "answers": 4, "stop": False}
+    settings = {"steps": 6, "checkpoint_every": 4, "kl_coef": 0.0, "batch_size": 32, "audit": audit}
+    log, measure = Session.log, Audit._measure
+
+    def die(self: Session, step: int, *arguments: Any, **named: Any) -> None:
+        if step == 5:
+            raise RuntimeError("pulled the plug")
+        log(self, step, *arguments, **named)
+
+    monkeypatch.setattr(Session, "log", die)
+    with pytest.raises(RuntimeError, match="pulled the plug"):
+        train(config(tiny_model, prompts, tmp_path / "cut", **settings))
+    monkeypatch.setattr(Session, "log", log)
+    known = [row for row in looks(tmp_path / "cut") if row["step"] <= 4]
+    best = max(known, key=lambda row: row["audit"])["step"]
+    expected = weights(tmp_path / "cut" / "best" / f"step-{best}")
+    # On another machine the looks after the checkpoint come out otherwise: worse than what was seen before.
+    monkeypatch.setattr(Audit, "_measure", lambda self: [(a - 1, p, kl) for a, p, kl in measure(self)])
+    run = train(config(tiny_model, prompts, tmp_path / "cut", **settings))
+    assert run.results["goodhart"]["kept_step"] == best
+    kept = weights(run.model_dir)
+    assert all(torch.equal(expected[name], kept[name]) for name in kept)
+
+
+def test_a_run_can_be_repeated_from_its_config(tiny_model: Path, prompts: Path, tmp_path: Path) -> None:
+    run = train(config(tiny_model, prompts, tmp_path / "r", steps=1))
+    again = build(PPOConfig, file=run.path / "config.yaml", sets=[f"out={tmp_path / 'again'}"])
+    assert again.audit.judge is None
 
 
 @pytest.mark.parametrize(

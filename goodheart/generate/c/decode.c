@@ -200,6 +200,7 @@ static void *work(void *argument) {
     const Model *m = p->model;
     int64_t D = m->width, heads = m->heads * m->head_dim, A = heads + 2 * m->kv_heads * m->head_dim;
     int64_t narrow = heads > D ? heads : D, wide = A > 2 * m->mlp_width ? A : 2 * m->mlp_width;
+    wide = wide > D ? wide : D; /* the outputs of both blocks lie in it too */
     Chunk c;
     c.x = malloc((size_t)(CHUNK * (D + narrow + wide) + m->length + LANES) * 4);
     s->failed = c.x == NULL;
