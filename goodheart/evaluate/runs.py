@@ -13,7 +13,18 @@ import yaml
 from goodheart.errors import RunError
 from goodheart.train.metrics import read_metrics
 
-_MOST_SAMPLES = 400  # lines of samples.jsonl that are looked at
+# What an evaluation by another version of goodheart may lack.
+_ABSENT: dict[str, Any] = {
+    "judge": "",
+    "left_out": {},
+    "lower_is_better": [],
+    "differences": {},
+    "leaderboard": [],
+    "tics_changed": [],
+    "by_kind": {},
+    "by_language": {},
+    "examples": [],
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,12 +41,11 @@ class RunRecord:
     metrics: list[dict[str, Any]] = field(default_factory=list)
     audit: list[dict[str, Any]] = field(default_factory=list)
     seconds: float | None = None
-    log: tuple[str, ...] = ()
 
     @property
     def evaluation(self) -> dict[str, Any] | None:
         """Its results where it is an evaluation."""
-        return self.results if self.stage == "evaluate" and "models" in self.results else None
+        return _ABSENT | self.results if self.stage == "evaluate" and self.results.get("models") else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,8 +102,6 @@ def _run(path: Path, name: str, note: dict[str, Any]) -> RunRecord:
     lineage, results = _json(path / "lineage.json"), _json(path / "results.json")
     metrics = read_metrics(path) if (path / "metrics.jsonl").is_file() else []
     seconds = note.get("made", {}).get("seconds") or results.get("seconds")
-    log = path / "log.txt"
-    lines = log.read_text(encoding="utf-8", errors="replace").splitlines() if log.is_file() else []
     return RunRecord(
         name,
         path,
@@ -105,7 +113,6 @@ def _run(path: Path, name: str, note: dict[str, Any]) -> RunRecord:
         metrics,
         _lines(path / "audit.jsonl"),
         float(seconds) if isinstance(seconds, int | float) else None,
-        tuple(lines[-_MOST_SAMPLES:]),
     )
 
 

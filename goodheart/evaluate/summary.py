@@ -85,9 +85,13 @@ def _compared(found: Results) -> Summary:
 
 def _shares_worse(found: Results, last: str, rivals: list[str], aspect: str) -> bool:
     """Whether a share that people ask about became surely and noticeably worse than with one of the rivals."""
-    lower = aspect in found.get("lower_is_better", [])
-    changes = [found["differences"][last][rival].get(aspect) for rival in rivals]
-    return any(known(c) and _tone(c, lower) == "bad" and abs(c["value"]) >= _NOTICEABLE for c in changes)
+    lower = aspect in found["lower_is_better"]
+    changes = [_changes(found, last, rival).get(aspect) for rival in rivals]
+    return any(c and known(c) and _tone(c, lower) == "bad" and abs(c["value"]) >= _NOTICEABLE for c in changes)
+
+
+def _changes(found: Results, last: str, rival: str) -> Results:
+    return found["differences"].get(last, {}).get(rival, {})
 
 
 def _rivals(names: list[str]) -> list[str]:
@@ -117,11 +121,11 @@ def _win_sentence(found: Results, last: str, other: str) -> str:
 
 def _aspect_tiles(found: Results, base: str, last: str) -> Iterator[Tile]:
     """Shares that people ask about, from the first model to the last."""
-    lower = found.get("lower_is_better", [])
+    lower = found["lower_is_better"]
     for aspect in [a for a in SHARES if a in found["models"][last]][:4]:
         before, after = found["models"][base][aspect], found["models"][last][aspect]
-        change = found["differences"][last][base].get(aspect)
-        if not (known(before) and known(after) and known(change)):
+        change = _changes(found, last, base).get(aspect)
+        if change is None or not (known(before) and known(after) and known(change)):
             continue
         tone = _tone(change, aspect in lower)
         note = f"{percent(before['value'])} with {base}; {_range(after)}"
@@ -175,7 +179,7 @@ def _about_evaluation(found: Results, runs: list[RunRecord]) -> Iterator[str]:
         )
     if found["prompts"] < _FEW_PROMPTS:
         yield f"Only {found['prompts']} prompts were evaluated; small differences cannot be seen."
-    left_out = {name: n for name, n in found.get("left_out", {}).items() if n}
+    left_out = {name: n for name, n in found["left_out"].items() if n}
     if left_out:
         counted = ", ".join(f"{n} of {name}" for name, n in left_out.items())
         yield f"Prompts that not every model answered were left out ({counted})."
@@ -207,8 +211,8 @@ def _about_rivals(found: Results, names: list[str]) -> Iterator[str]:
 
 
 def _worse_aspects(found: Results, last: str, rival: str) -> Iterator[str]:
-    lower = found.get("lower_is_better", [])
-    for aspect, change in found["differences"].get(last, {}).get(rival, {}).items():
+    lower = found["lower_is_better"]
+    for aspect, change in _changes(found, last, rival).items():
         if aspect == "score" or not known(change) or _tone(change, aspect in lower) != "bad":
             continue
         before, after = found["models"][rival][aspect], found["models"][last][aspect]

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from goodheart.errors import ConfigError, DataError
+from goodheart.evaluate.report import write_report
 from goodheart.evaluate.stage import EvaluateConfig, evaluate
 
 JUDGE = '''
@@ -161,3 +163,12 @@ def test_a_reward_model_is_examined_with_it(folder: Path) -> None:
     assert {row["probe"] for row in found["probes"] if row["flagged"]} == {"repetition"}
     with pytest.raises(ValueError, match="name it as `reward`"):
         settings(labels="labels.jsonl")
+
+
+def test_what_it_writes_is_what_the_report_reads(folder: Path) -> None:
+    out = evaluate(settings(reward="digits_judge:count"))
+    text = write_report(out).read_text(encoding="utf-8")
+    for part in ("Question 3", "became worse", "tuned is preferred", "Probes", "Best of n", "By kind of prompt"):
+        assert part in text
+    assert "Only 4 prompts were evaluated" in text
+    assert "None" not in re.sub("<[^>]*>", "", text)
