@@ -111,10 +111,12 @@ def _evaluation_charts(found: Mapping[str, Any]) -> dict[str, Any]:
 def _reward_section(run: RunRecord) -> dict[str, Any]:
     drawn = [charts.calibration_chart(run.name, run.results)]
     for key, title in _BY.items():
-        rows = run.results.get(key) or []
-        groups = {f"{number(row['from'])}–{number(row['to'])}": row for row in rows if "accuracy_low" in row}
-        drawn.append(charts.accuracy_chart(title, groups))
+        drawn.append(charts.accuracy_chart(title, _ranges(run.results.get(key) or [])))
     return {"run": run, "charts": [chart for chart in drawn if chart]}
+
+
+def _ranges(rows: list[Mapping[str, float]]) -> dict[str, Mapping[str, float]]:
+    return {f"{number(row['from'])}–{number(row['to'])}": row for row in rows if "accuracy_low" in row}
 
 
 def _examined(report: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -124,6 +126,7 @@ def _examined(report: Mapping[str, Any]) -> dict[str, Any] | None:
     drawn = [
         charts.accuracy_chart("Agreement with the judge by kind", agreement.get("by_kind", {})),
         charts.accuracy_chart("Agreement by whose answers they are", agreement.get("by_model", {})),
+        charts.accuracy_chart("Agreement by difference of the judge's scores", _ranges(agreement.get("by_margin", []))),
         charts.calibration_chart("reward model", agreement),
         charts.probe_chart(report),
         charts.best_of_n_chart(agreement.get("best_of_n", {})),

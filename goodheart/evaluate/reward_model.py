@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -30,11 +31,13 @@ def against_judge(model: Judge, found: Answers, truth: Mapping[str, Samples], pr
 
     Returns:
         `pair_report` over all answers of a prompt; accuracy among the answers of each model (`by_model`: a reward model
-        often loses its eye on the answers that were trained to please it) and on each kind of prompt (`by_kind`);
+        often loses its eye on the answers that were trained to please it), on each kind of prompt (`by_kind`) and by
+        how far apart the judge sees the two answers (`by_margin`, quarters);
         `best_of_n`: for each model what the answer is worth that scores highest among n of its samples.
     """
     scores = {name: _score(model, found, name, prompts) for name in found.names}
     together: list[tuple[Compared, list[float]]] = []
+    in_pairs: list[tuple[Compared, list[float]]] = []
     of_one: list[tuple[Compared, list[float], str]] = []
     for place, i in enumerate(prompts):
         rows = {
@@ -46,11 +49,14 @@ def against_judge(model: Judge, found: Answers, truth: Mapping[str, Samples], pr
             for name in found.names
         }
         key = found.prompts[i].key
-        together += [_compared(key, [cell for row in rows.values() for cell in row])]
+        cells = [cell for row in rows.values() for cell in row]
+        together.append(_compared(key, cells))
+        in_pairs += [_compared(key, pair) for pair in combinations(cells, 2)]
         of_one += [(*_compared(key, row), name) for name, row in rows.items()]
     kinds = [found.prompts[i].meta.get("kind") for i in prompts]
     items, own = [c for c, _ in together], [s for _, s in together]
     report = pair_report(items, own)
+    report["by_margin"] = pair_report([c for c, _ in in_pairs], [s for _, s in in_pairs]).get("by_strength", [])
     report["by_kind"] = accuracy_by(items, own, kinds)
     report["by_model"] = accuracy_by([c for c, _, _ in of_one], [s for _, s, _ in of_one], [n for _, _, n in of_one])
     report["best_of_n"] = {
@@ -175,7 +181,9 @@ def _compared(key: str, cells: Sequence[tuple[float, float, int]]) -> tuple[Comp
     """(judge's score, model's score, length) of a prompt's answers as a ranking and the scores to hold against it."""
     tiers = sorted({t for t, _, _ in cells}, reverse=True)
     ranks = tuple(tiers.index(t) for t, _, _ in cells)
-    return Compared((), ranks, prompt_key=key, words=tuple(n for _, _, n in cells)), [s for _, s, _ in cells]
+    margin = max(t for t, _, _ in cells) - min(t for t, _, _ in cells) if cells else None
+    item = Compared((), ranks, margin=margin, prompt_key=key, words=tuple(n for _, _, n in cells))
+    return item, [s for _, s, _ in cells]
 
 
 def _of_people(one: Judgement) -> Compared:

@@ -94,6 +94,9 @@ def test_agreement_with_the_judge_by_hand() -> None:
     assert report["by_kind"]["fact"]["accuracy"] == pytest.approx(3 / 5)
     assert report["by_kind"]["sum"]["accuracy"] == pytest.approx(2 / 5)
     assert report["accuracy"] == pytest.approx(0.5)
+    # the judge's gaps of the ten untied pairs: six of 1, two of 2 and two of 3
+    assert [row["pairs"] for row in report["by_margin"]] == [2, 3, 2, 3]
+    assert [(row["from"], row["to"]) for row in report["by_margin"]] == [(1, 1), (1, 1), (1, 2), (2, 3)]
     # best of two by letters: base bbb (0 a's) and aa (2), so 1.0 on average, where one sample is worth (0.5 + 1.5) / 2
     curve = report["best_of_n"]["base"]
     assert [(row["n"], row["truth"]) for row in curve] == [(1, pytest.approx(1.0)), (2, pytest.approx(1.0))]
