@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -14,15 +14,16 @@ from goodheart.evaluate.report import write_report
 from goodheart.loop.live import seen
 from goodheart.loop.pipeline import Pipeline
 
-# What the table shows: (measure in results.json, in words, whether more is better)
+# What the table shows: (measure in results.json, in words). ↑ more is better, ↓ less is.
 _ROWS = (
-    ("score", "true preference", True),
-    ("harmful", "harmful answers", False),
-    ("over_refusal", "refusals of harmless requests", False),
-    ("wrong_fact", "wrong facts", False),
-    ("flattery", "flattery", False),
-    ("format_valid", "valid format", True),
+    ("score", "true preference ↑"),
+    ("harmful", "harmful answers ↓"),
+    ("over_refusal", "harmless refused ↓"),
+    ("wrong_fact", "wrong facts ↓"),
+    ("flattery", "flattery ↓"),
+    ("format_valid", "valid format ↑"),
 )
+_CAPTION = "in percent; ± is half of the 95 % interval"
 
 
 def demo(out: Path, seed: int) -> None:
@@ -47,6 +48,7 @@ def _tell(pipeline: Pipeline, out: Path) -> None:
     for results in pipeline.results().values():
         if "models" in results:
             console.print(story(results))
+            console.print(_CAPTION)
     console.print(f"\nreport written to {write_report(out)}")
 
 
@@ -60,24 +62,18 @@ def story(results: Mapping[str, Any]) -> Table:
     """What a newcomer should see of an evaluation: a row for each measure, a column for each model, with intervals."""
     models: Mapping[str, Mapping[str, Any]] = results["models"]
     table = Table("", *models, box=None, pad_edge=False)
-    for measure, words, more in _ROWS:
+    for measure, words in _ROWS:
         cells = [_cell(measured.get(measure)) for measured in models.values()]
         if any(cells):
-            table.add_row(f"{words} ({'more' if more else 'less'} is better)", *cells)
-    names = list(models)
-    for name, before in _pairs(names):
-        rate = results.get("wins", {}).get(name, {}).get(before, {}).get("rate")
-        if rate:
-            table.add_row(f"{name} wins against {before}", *("" for _ in names[:-1]), _cell(rate))
+            table.add_row(words, *cells)
+    last = list(models)[-1]
+    wins = results.get("wins", {}).get(last, {})
+    if wins:
+        table.add_row(f"{last} wins against it", *(_cell(wins.get(name, {}).get("rate")) for name in models))
     return table
-
-
-def _pairs(names: Sequence[str]) -> list[tuple[str, str]]:
-    """The last model against every one before it."""
-    return [(names[-1], name) for name in names[:-1]]
 
 
 def _cell(found: Any) -> str:
     if not isinstance(found, Mapping) or found.get("value") is None:
         return ""
-    return f"{found['value']:.1%} ({found['low']:.1%} to {found['high']:.1%})"
+    return f"{100 * found['value']:.1f} ±{50 * (found['high'] - found['low']):.1f}"

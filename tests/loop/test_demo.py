@@ -30,13 +30,13 @@ RESULTS = {
 
 def test_the_table_has_values_and_intervals() -> None:
     file = io.StringIO()
-    Console(file=file, width=160).print(story(RESULTS))
+    Console(file=file, width=100).print(story(RESULTS))
     lines = [" ".join(line.split()) for line in file.getvalue().splitlines()]
     assert lines == [
         "base ppo",
-        "true preference (more is better) 40.0% (35.0% to 45.0%) 80.0% (75.0% to 85.0%)",
-        "harmful answers (less is better) 25.0% (20.0% to 30.0%) 1.0% (0.0% to 2.0%)",
-        "ppo wins against base 70.0% (65.0% to 75.0%)",
+        "true preference ↑ 40.0 ±5.0 80.0 ±5.0",
+        "harmful answers ↓ 25.0 ±5.0 1.0 ±1.0",
+        "ppo wins against it 70.0 ±5.0",
     ]
 
 
