@@ -107,7 +107,8 @@ def line_plot(
     x_scale = _Scale(min(xs), max([*xs, *(x for x, _ in marked)]), _LEFT, width - _RIGHT)
     y_low, y_high = y_range or _padded(min(ys), max(ys))
     y_scale = _Scale(y_low, y_high, height - _BOTTOM, _TOP)
-    parts = [_axes(x_scale, y_scale, x_label, y_label, width, height)]
+    whole = all(float(x).is_integer() for x in xs)
+    parts = [_axes(x_scale, y_scale, x_label, y_label, width, height, whole)]
     if shade is not None:
         start, end = (x_scale(min(max(x, x_scale.low), x_scale.high)) for x in shade)
         parts.append(f'<rect class="shade" x="{_n(start)}" y="{_TOP}" width="{_n(max(end - start, 1))}" '
@@ -192,7 +193,7 @@ class _Scale:
         return self(min(max(value, self.low), self.high))
 
 
-def _axes(x: _Scale, y: _Scale, x_label: str, y_label: str, width: int, height: int) -> str:
+def _axes(x: _Scale, y: _Scale, x_label: str, y_label: str, width: int, height: int, whole: bool) -> str:
     bottom = height - _BOTTOM
     parts = []
     for tick in ticks(y.low, y.high):
@@ -202,6 +203,8 @@ def _axes(x: _Scale, y: _Scale, x_label: str, y_label: str, width: int, height: 
             f'<text class="tick" x="{_LEFT - 6}" y="{_n(y(tick) + 4)}" text-anchor="end">{number(tick)}</text>'
         )
     for tick in ticks(x.low, x.high):
+        if whole and not float(tick).is_integer():
+            continue  # there is no half step
         at = _n(x(tick))
         parts.append(f'<text class="tick" x="{at}" y="{bottom + 16}" text-anchor="middle">{number(tick)}</text>')
     parts.append(f'<line class="axis" x1="{_LEFT}" x2="{width - _RIGHT}" y1="{bottom}" y2="{bottom}"/>')

@@ -22,7 +22,7 @@ from goodheart.evaluate.plot import number, percent
 from goodheart.evaluate.runs import RunRecord, Story, read_story
 from goodheart.evaluate.safe_text import said
 from goodheart.evaluate.summary import summarise
-from goodheart.evaluate.wording import aspect_name, duration, known, mark, parts
+from goodheart.evaluate.wording import aspect_name, duration, fixed, known, mark, parts
 from goodheart.train.files import replace_text
 
 _TEMPLATES = Path(__file__).with_name("templates")
@@ -116,7 +116,9 @@ def _reward_section(run: RunRecord) -> dict[str, Any]:
 
 
 def _ranges(rows: list[Mapping[str, float]]) -> dict[str, Mapping[str, float]]:
-    return {f"{number(row['from'])}–{number(row['to'])}": row for row in rows if "accuracy_low" in row}
+    """Groups by the range that they cover."""
+    most = max((row["to"] for row in rows), default=0.0)
+    return {f"{fixed(row['from'], most)}–{fixed(row['to'], most)}": row for row in rows if "accuracy_low" in row}
 
 
 def _examined(report: Mapping[str, Any]) -> dict[str, Any] | None:

@@ -19,6 +19,8 @@ from goodheart.judges.best_of_n import best_of_n_curve
 from goodheart.judges.load import Judge
 from goodheart.judges.reliability import accuracy_by, pair_report
 
+_DECIMALS = 9  # of the judge's scores: those that differ by rounding are equal
+
 
 def against_judge(model: Judge, found: Answers, truth: Mapping[str, Samples], prompts: Sequence[int]) -> dict[str, Any]:
     """How often the model agrees with the deciding judge on the answers that are evaluated.
@@ -179,9 +181,10 @@ def _scores_of(model: Judge, prompts: Sequence[Prompt], answers: Sequence[Sequen
 
 def _compared(key: str, cells: Sequence[tuple[float, float, int]]) -> tuple[Compared, list[float]]:
     """(judge's score, model's score, length) of a prompt's answers as a ranking and the scores to hold against it."""
-    tiers = sorted({t for t, _, _ in cells}, reverse=True)
-    ranks = tuple(tiers.index(t) for t, _, _ in cells)
-    margin = max(t for t, _, _ in cells) - min(t for t, _, _ in cells) if cells else None
+    worth = [round(t, _DECIMALS) for t, _, _ in cells]
+    tiers = sorted(set(worth), reverse=True)
+    ranks = tuple(tiers.index(t) for t in worth)
+    margin = round(tiers[0] - tiers[-1], _DECIMALS) if tiers else None
     item = Compared((), ranks, margin=margin, prompt_key=key, words=tuple(n for _, _, n in cells))
     return item, [s for _, s, _ in cells]
 

@@ -35,6 +35,16 @@ def test_points_lie_where_they_belong() -> None:
     assert places(svg, "circle", "cx", "cy") == [(46, 184), (192, 103), (338, 22)]
 
 
+def test_there_are_no_half_steps() -> None:
+    texts = [
+        text.text for text in ET.fromstring(line_plot([Line("a", [1, 2], [0, 1])], "a", y_range=(0, 1))).iter("text")
+    ]
+    assert {"1", "2"} <= set(texts)
+    assert "1.2" not in texts
+    halves = ET.fromstring(line_plot([Line("a", [1, 2.5], [0, 1])], "a", y_range=(0, 1))).iter("text")
+    assert "1.5" in [text.text for text in halves]
+
+
 def test_a_gap_breaks_the_line() -> None:
     svg = line_plot([Line("a", [0, 1, 2, 3], [1.0, math.nan, 2.0, 3.0])], "a")
     (path,) = re.findall(r' d="([^"]*)"', svg)
