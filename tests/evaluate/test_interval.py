@@ -97,3 +97,19 @@ def test_shares_and_means_are_told_apart() -> None:
 
 def test_select_keeps_the_places() -> None:
     assert select([[1, 2], [3]], lambda i: i == 1) == [[None, None], [3]]
+
+
+def test_shares_cover_as_often_as_they_say() -> None:
+    """600 data sets of 60 prompts x 4 answers whose chances differ by prompt (beta-binomial, likeness 1 / (1 + 3)):
+    intervals of the true share 0.2 cover in 92-98.5 %. Taking answers as independent covers in 89 %.
+    """
+    generator = np.random.default_rng(4)
+    covered = 0
+    for _ in range(600):
+        chances = generator.beta(0.2 * 3, 0.8 * 3, 60)
+        samples = (generator.random((60, 4)) < chances[:, None]).astype(float).tolist()
+        found = share(samples, likeness(samples))
+        assert found.low is not None
+        assert found.high is not None
+        covered += found.low <= 0.2 <= found.high
+    assert 0.92 <= covered / 600 <= 0.985
