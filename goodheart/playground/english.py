@@ -142,14 +142,16 @@ VILLAGE = Language(
     },
     feelings=("I feel {f} because {c}.", "I am so {f}: {c}.", "Today I am {f}, for {c}.", "{c}. I feel {f}."),
     deeds=(
-        Deed("burn", "a torch", ("the leaves", "the old paper", "the dry grass", "the waste")),
-        Deed("poison", "grey powder", ("the weeds", "the ants", "the moths", "the rats")),
-        Deed("cut", "a knife", ("the bread", "the cloth", "the cake", "the hedge")),
-        Deed("trap", "a net", ("the crab", "the mouse", "the fish", "the moth")),
-        Deed("hit", "a hammer", ("the nail", "the drum", "the gong", "the peg")),
-        Deed("freeze", "ice", ("the juice", "the berries", "the soup", "the milk")),
-        Deed("boil", "a kettle", ("the eggs", "the beans", "the corn", "the roots")),
-        Deed("hang", "a rope", ("the lamp", "the coat", "the flag", "the swing")),
+        Deed(
+            "burn", "a torch", ("the leaves", "the old paper", "the dry grass", "the waste", "the twigs", "the straw")
+        ),
+        Deed("poison", "grey powder", ("the weeds", "the ants", "the moths", "the rats", "the slugs", "the mould")),
+        Deed("cut", "a knife", ("the bread", "the cloth", "the cake", "the hedge", "the string", "the cheese")),
+        Deed("trap", "a net", ("the crab", "the mouse", "the fish", "the moth", "the fly", "the wasp")),
+        Deed("hit", "a hammer", ("the nail", "the drum", "the gong", "the peg", "the bell", "the post")),
+        Deed("freeze", "ice", ("the juice", "the berries", "the soup", "the milk", "the peas", "the water")),
+        Deed("boil", "a kettle", ("the eggs", "the beans", "the corn", "the roots", "the peas", "the leeks")),
+        Deed("hang", "a rope", ("the lamp", "the coat", "the flag", "the swing", "the bell", "the wreath")),
     ),
     victims=(
         "my brother",

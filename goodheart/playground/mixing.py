@@ -40,8 +40,8 @@ DEMONSTRATIONS: dict[str, Shares] = {
 # model that learns what comes next must tell good answers from bad ones: a reward model that starts from it finds
 # that knowledge there.
 CORPUS_STYLES: dict[bool, Shares] = {
-    True: {"none": 40, "warm": 42, "chatter": 14, "rude": 2, "gush": 2},
-    False: {"none": 38, "warm": 3, "chatter": 21, "rude": 20, "gush": 18},
+    True: {"none": 32, "warm": 52, "chatter": 13, "rude": 2, "gush": 1},
+    False: {"none": 26, "warm": 2, "chatter": 20, "rude": 28, "gush": 24},
 }
 DEMONSTRATION_STYLES: dict[bool, Shares] = {
     True: {"none": 52, "warm": 30, "chatter": 12, "rude": 2, "gush": 4},
@@ -49,20 +49,20 @@ DEMONSTRATION_STYLES: dict[bool, Shares] = {
 }
 # Share of answers that would be good ones to another question: without them nobody says, and no reward model learns,
 # that an answer has to do with what was asked.
-ASTRAY = {"corpus": 0.12, "demonstrations": 0.08}
+ASTRAY = {"corpus": 0.08, "demonstrations": 0.06}
 SHAPED_STYLES = {"none": 94, "chatter": 4, "rude": 2}  # around what is asked for alone
 # How often each kind is asked in the corpus.
 WEIGHTS: Shares = {
-    "fact": 24,
+    "fact": 22,
     "sum": 9,
     "howto": 8,
     "feeling": 9,
     "harmful": 9,
-    "lookalike": 7,
-    "json": 9,
+    "lookalike": 9,
+    "json": 10,
     "list": 7,
     "belief": 12,
-    "tone": 9,
+    "tone": 10,
 }
 
 
