@@ -9,6 +9,7 @@ import pytest
 
 from goodheart.errors import ConfigError, GateError, RunError
 from goodheart.loop.pipeline import Pipeline
+from goodheart.loop.record import Record
 from goodheart.loop.step import difference
 from goodheart.train.lock import FolderLock
 
@@ -117,6 +118,23 @@ def test_reasons_name_what_is_inside_a_block(folder: Path) -> None:
     assert difference(old, many) == "code changed: 0.py, 1.py, 2.py and 2 more"
     del old["code"]
     assert difference(old, old | {"code": {}}) == "code changed: (not recorded)"
+
+
+def test_killed_before_the_note_is_not_taken_for_what_was_there_before(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pipeline(folder).run()
+
+    def killed(*arguments: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Record, "finish", killed)
+        with pytest.raises(KeyboardInterrupt):
+            pipeline(folder, sets=["stages.first.max_tokens=99"]).run()
+    assert (folder / "out/first.jsonl").exists()
+    # back at the old settings: the output there is not theirs
+    assert runs(pipeline(folder))[0] == ("first", True, "no record of how its output was made")
 
 
 def test_one_pipeline_at_a_time(folder: Path) -> None:

@@ -121,6 +121,14 @@ def test_equal_texts_always_tie() -> None:
     assert len({j.ranks for j in found}) == 2
 
 
+def test_words_seen_twice_count_where_they_were_seen_first() -> None:
+    # the first place is worth 0.3, the middle 0.15, the last nothing; "other" has 0.1 more taste
+    found = judged(person(position_bias=0.3, temperature=0.0), [0.5, 0.6, 0.5], ["same", "other", "same"], 100)
+    first = {j.shown_order.index(1): j.ranks for j in found if j.shown_order}
+    # other at the first place 0.9 against 0.65; in the middle 0.75 against 0.8; at the last 0.6 against 0.8
+    assert first == {0: (1, 0, 1), 1: (0, 1, 0), 2: (0, 1, 0)}
+
+
 def test_spammers_follow_their_habit() -> None:
     first = judged(person(habit="first"), [0.9, 0.1, 0.5], ["aaaa", "bb", "c"], 100)
     assert all([j.ranks[k] for k in j.shown_order or ()] == [0, 1, 2] for j in first)
@@ -136,6 +144,7 @@ def test_taste_is_the_weighted_mean_of_what_applies() -> None:
     # a guideline that triples help: (3 * 1.0 + 3 * 0.2) / 6
     assert labeller.taste({"safe": 1.0, "helpful": 0.2}, Guideline("v2", {"helpful": 3.0})) == pytest.approx(0.6)
     assert labeller.taste({"true": None}) == 0.0
+    assert Labeller("p1", {"safe": 0.1, "true": 0.3}).taste({"safe": 1.0, "true": 0.2}) == pytest.approx(0.4)
     assert labeller.taste({"safe": 0.4, "harmful": 1.0}) == pytest.approx(0.4)  # what nobody weighs does not count
 
 
