@@ -21,7 +21,7 @@ from goodheart.errors import ConfigError, GateError, Interrupted
 from goodheart.loop.gates import Gate, Verdict
 from goodheart.loop.reading import PipelineFile
 from goodheart.loop.record import Record
-from goodheart.loop.step import Step, difference, results_of
+from goodheart.loop.step import Identity, Step, difference, results_of
 from goodheart.train.config import nearest
 from goodheart.train.lineage import environment
 from goodheart.train.lock import FolderLock
@@ -145,7 +145,10 @@ class Pipeline:
         before = Record(self.out).done(step.name)
         if before is None:
             return "no record of how its output was made"
-        return difference(before, step.identity(), with_code=not self.trust_code)
+        return self._differs(before, step.identity())
+
+    def _differs(self, before: Identity, now: Identity) -> str:
+        return difference(before, now, with_code=not self.trust_code)
 
     def _alone(self, name: str) -> Step:
         names = [step.name for step in self.steps]
@@ -178,7 +181,8 @@ class Pipeline:
     def _run(self, step: Step) -> None:
         record = Record(self.out)
         identity = step.identity()
-        if step.output.exists() and record.begun(step.name) != identity:
+        begun_as = record.begun(step.name)
+        if step.output.exists() and (begun_as is None or self._differs(begun_as, identity)):
             _set_aside(step.output, self.out / "replaced")
         record.begin(step.name, identity)
         begun = time.monotonic()

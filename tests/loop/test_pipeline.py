@@ -95,6 +95,14 @@ def test_changed_code_runs_again_and_better_words_do_not(folder: Path) -> None:
     ]
     trusting = Pipeline.load(Path("p.yaml"), trust_code=True)
     assert all(not plan.runs for plan in trusting.plan())
+    # what was not finished goes on too, and starts anew without trust
+    record = json.loads((folder / "out/pipeline.json").read_text())
+    (folder / "out/pipeline.json").write_text(json.dumps(record | {"done": {}}))
+    trusting.run("first")
+    assert not (folder / "out/replaced").exists()
+    (folder / "out/pipeline.json").write_text(json.dumps(record | {"done": {}}))
+    pipeline(folder).run("first")
+    assert (folder / "out/replaced/first-1.jsonl").exists()
 
 
 def test_what_comes_out_the_same_spares_what_follows(folder: Path) -> None:
