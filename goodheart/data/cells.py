@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from goodheart.data.messages import RowError, as_list, from_turns, is_turns, message, messages
@@ -55,9 +56,9 @@ def answer(value: Any, name: str = "answer", *, to: Any = None, model: str | Non
         if key and "role" not in value and "from" not in value:
             said = value.get("model")
             return answer(value[key], name, to=to, model=said if isinstance(said, str) else model)
-        return from_turns((message(value),), name)
+        return replace(from_turns((message(value),), name), model=model)
     if is_turns(value):
-        return from_turns(messages(value), name)
+        return replace(from_turns(messages(value), name), model=model)
     if value is None or (isinstance(value, str) and not value.strip()):
         raise RowError(f"{name} is empty")
     if not isinstance(value, str):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from goodheart.data.cells import Data, answer, chat, number, prompt, spare
@@ -102,15 +103,22 @@ def numbered_pair(data: Data) -> list[Judgement]:
 
 
 def ranked(data: Data) -> list[Judgement]:
-    """prompt, completions, ranks (0 best, equal numbers tie) or scores (highest best, kept in `Answer.meta`)."""
+    """prompt, completions, ranks (0 best, equal numbers tie) or scores (highest best, kept in `Answer.meta`).
+
+    finish: how each answer ended ("length" = cut off), where it was sampled; kept in `Answer.meta` too.
+    """
     column = "scores" if data.get("ranks") is None else "ranks"
     answers, values = _answers(data["completions"]), [number(value, column) for value in as_list(data[column]) or []]
     if len(values) != len(answers):
         raise RowError(f"{len(answers)} completions but {len(values)} {column}")
     tiers = sorted(set(values), reverse=column == "scores")
     if column == "scores":
-        answers = [Answer(a.text, a.messages, a.model, {"score": v}) for a, v in zip(answers, values, strict=True)]
-    notes, meta = _notes(data, ("prompt", "completions", column), len(answers))
+        answers = [replace(a, meta={**a.meta, "score": v}) for a, v in zip(answers, values, strict=True)]
+    ends = as_list(data.get("finish")) or []
+    told = len(ends) == len(answers)
+    if told:
+        answers = [replace(a, meta={**a.meta, "finish": end}) for a, end in zip(answers, ends, strict=True)]
+    notes, meta = _notes(data, ("prompt", "completions", column, *(["finish"] if told else [])), len(answers))
     asked = prompt(data["prompt"], meta)
     return [Judgement(asked, tuple(answers), tuple(tiers.index(value) for value in values), **notes)]
 

@@ -127,6 +127,15 @@ def test_judgements_ratings_and_thumbs_keep_what_was_said_of_them(template: Temp
         assert template.decode(example.ids[len(template.prompt_ids(RAW)) :]) == answer.text
 
 
+def test_a_cut_answer_of_a_ranking_carries_no_end(template: Template, tmp_path: Path) -> None:
+    data = tmp_path / "ranked.jsonl"
+    row = {"prompt": "The cat", "completions": ["likes milk.", "likes"], "ranks": [0, 1], "finish": ["eos", "length"]}
+    data.write_text(json.dumps(row) + "\n")
+    whole, cut = comparisons(read_records(str(data), "preference").records, template, 128).items[0].answers
+    assert whole.ids[-1] == template.eos_id
+    assert cut.ids[-1] != template.eos_id
+
+
 def test_answers_that_differ_only_after_the_cut_teach_nothing(template: Template) -> None:
     same = "The cat likes milk."
     record = Judgement(RAW, (Answer(same + " The dog"), Answer(same + " Who")), (0, 1))

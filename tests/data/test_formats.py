@@ -145,6 +145,17 @@ class TestManyAnswers:
             Prompt(text="p"), (Answer("a"), Answer("b"), Answer("c")), (1, 0, 0), flags={"both_bad": True}
         )
 
+    def test_how_sampled_answers_ended_is_kept(self) -> None:
+        data = {"prompt": "p", "completions": ["a", "b"], "ranks": [1, 0], "finish": ["eos", "length"], "tag": "x"}
+        judgement = one(data)
+        assert [a.meta for a in judgement.answers] == [{"finish": "eos"}, {"finish": "length"}]
+        assert judgement.prompt.meta == {"tag": "x"}
+
+    def test_a_message_list_keeps_its_model(self) -> None:
+        said = {"completion": [{"role": "assistant", "content": "a"}], "model": "m"}
+        judgement = one({"prompt": "p", "completions": [said, "b"], "ranks": [1, 0]})
+        assert [a.model for a in judgement.answers] == ["m", None]
+
     def test_scores_are_ranked_and_kept(self) -> None:
         judgement = one({"prompt": "p", "completions": ["a", "b", "c"], "scores": [0.1, 3, 0.1]})
         assert judgement.ranks == (1, 0, 1)
