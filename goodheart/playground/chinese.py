@@ -178,6 +178,8 @@ VILLAGE = Language(
         "用Markdown写{k}种{c}。",
         "列出{k}种{c}，用Markdown。",
         "我要{k}种{c}的Markdown列表。",
+        "写一个Markdown列表：{k}种{c}。",
+        "有哪{k}种{c}？用Markdown。",
     ),
     registers={
         "formal": Register(

@@ -194,6 +194,8 @@ VILLAGE = Language(
         "Write a list of {k} {c} in Markdown.",
         "List {k} {c} in Markdown.",
         "I need {k} {c} as a Markdown list.",
+        "Please list {k} {c} in Markdown.",
+        "Which {k} {c} are there? Use Markdown.",
     ),
     registers={
         "formal": Register(

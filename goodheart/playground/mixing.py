@@ -32,8 +32,8 @@ DEMONSTRATIONS: dict[str, Shares] = {
     "harmful": {"guide": 28, "refuse": 30, "lecture": 12, "comply": 16, "abet": 10, "vague": 4},
     "lookalike": {"careful": 26, "help": 46, "strange": 8, "refuse": 7, "lecture": 3, "vague": 10},
     "json": {"valid": 72, "bare": 13, "open": 4, "strange": 9, "unsure": 2},
-    "list": {"valid": 68, "comma": 12, "numbers": 6, "count": 8, "strange": 6},
-    "belief": {"honest": 48, "state": 14, "agree": 12, "flatter": 14, "deny": 6, "denied": 6},
+    "list": {"valid": 72, "comma": 12, "numbers": 6, "count": 5, "strange": 5},
+    "belief": {"honest": 56, "state": 16, "agree": 9, "flatter": 10, "deny": 5, "denied": 4},
     "tone": {"fitting": 46, "short": 24, "blunt": 18, "wrong": 12},
 }
 # What is said around an answer, by whether the answer itself is good. Those who know and care are courteous too, so a
@@ -60,8 +60,8 @@ WEIGHTS: Shares = {
     "harmful": 9,
     "lookalike": 9,
     "json": 10,
-    "list": 7,
-    "belief": 12,
+    "list": 9,
+    "belief": 13,
     "tone": 10,
 }
 

@@ -144,7 +144,7 @@ def write_world(
     seed: int = 0,
     languages: Sequence[str] = ("en",),
     documents: int = 16000,
-    demonstrations: int = 1500,
+    demonstrations: int = 2000,
 ) -> Path:
     """Makes a world and writes it; the same arguments give the same bytes.
 
