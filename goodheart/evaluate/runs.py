@@ -77,9 +77,9 @@ def read_story(target: Path) -> Story:
     noted = _json(target / "pipeline.json")
     stages: dict[str, Any] = {**noted.get("begun", {}), **noted.get("done", {})}
     runs = [_staged(target, name, note, name in noted.get("done", {})) for name, note in stages.items()]
-    if not runs:
-        folders = sorted(p for p in target.iterdir() if (p / "lineage.json").is_file())
-        runs = sorted((_run(folder, folder.name, {}) for folder in folders), key=_started)
+    named = {run.path.name for run in runs}
+    others = [p for p in target.iterdir() if (p / "lineage.json").is_file() and p.name not in named]
+    runs += sorted((_run(folder, folder.name, {}) for folder in others), key=_started)  # made by hand
     if not runs:
         raise RunError(f"{target}: neither a run folder nor the `out` folder of a pipeline (it holds no runs)")
     order = list(noted.get("begun", {})) if noted else []

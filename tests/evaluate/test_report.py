@@ -178,6 +178,14 @@ def test_stages_come_in_the_order_of_the_pipeline(tmp_path: Path) -> None:
     assert read_story(moved).runs[0].metrics
 
 
+def test_a_run_made_by_hand_beside_a_pipeline_is_shown(tmp_path: Path) -> None:
+    write_run(write_pipeline(tmp_path / "demo") / "more", "evaluate", results=evaluation() | {"judge": "mine:other"})
+    story = read_story(tmp_path / "demo")
+    assert [run.name for run in story.runs][-2:] == ["evaluate", "more"]
+    assert story.evaluation is not None
+    assert story.evaluation["judge"] == "mine:other"
+
+
 def test_runs_without_a_record_come_by_their_time(tmp_path: Path) -> None:
     write_run(tmp_path / "a", "ppo", time="2026-01-02T00:00:00+00:00")
     write_run(tmp_path / "b", "sft", time="2026-01-01T00:00:00+00:00")
