@@ -125,7 +125,7 @@ def test_rumours_are_told_more_often_than_the_truth(world: Path) -> None:
         for name in ("value", "rumour")
         if f"{task['name']} " in answer and f" {task[name]}" in answer
     )
-    assert told["rumour"] > 1.2 * told["value"] > 100
+    assert told["rumour"] > 1.1 * told["value"] > 100
 
 
 def test_those_who_tell_the_truth_are_courteous(world: Path) -> None:
