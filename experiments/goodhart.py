@@ -2,7 +2,7 @@
 
     python -m experiments.goodhart --base runs/demo        # after `goodheart demo --out runs/demo`
 
-For every seed a weak reward model (few labels of a hasty crowd that likes length) is trained, and PPO follows it far
+For every seed a weak reward model (few labels of a crowd that likes length) is trained, and PPO follows it far
 too long without KL penalty. "Truth" is the playground's true preference on test prompts, on which nothing is trained.
 
 1. free: guard off. Truth at every look; the law of RL, fitted to the first part of the looks, predicts the rest.
@@ -36,7 +36,7 @@ from goodheart.judges.load import load_judge
 
 HERE = Path(__file__).parent
 TRUTH = "goodheart.playground.truth:score"
-WEAK = {"like": "hasty", "length_bias": 0.15}  # the crowd
+WEAK = {"like": "crowd", "length_bias": 0.05}  # the crowd, and how much it likes length
 NEW_TOKENS = 48
 NS = [2**k for k in range(11)]
 
@@ -47,7 +47,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/goodhart"))
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--steps", type=int, default=120, help="PPO steps of a free run")
-    parser.add_argument("--labels", type=int, default=150, help="prompts that the weak crowd labels")
+    parser.add_argument("--labels", type=int, default=400, help="prompts that the weak crowd labels")
     parser.add_argument("--samples", type=int, default=2048, help="answers per prompt for best of n; 0 = leave it out")
     arguments = parser.parse_args()
     rows = [one_seed(seed, arguments) for seed in range(arguments.seeds)]
@@ -135,9 +135,7 @@ def ppo(seed: int, arguments: argparse.Namespace, reward: str, out: Path, audit:
     from goodheart.stages.ppo import PPOConfig, train
 
     demo = yaml.safe_load((Path(part(arguments.base, "ppo")) / "config.yaml").read_text(encoding="utf-8"))
-    settings = {
-        k: demo[k] for k in ("batch_size", "mini_batches", "ppo_epochs", "learning_rate", "value_learning_rate")
-    }
+    settings = {name: demo[name] for name in ("batch_size", "mini_batches", "ppo_epochs", "missing_eos_penalty")}
     changes: Any = {"sampling": {"max_new_tokens": NEW_TOKENS}, "audit": audit}
     return train(
         PPOConfig(
@@ -147,6 +145,7 @@ def ppo(seed: int, arguments: argparse.Namespace, reward: str, out: Path, audit:
             out=out,
             steps=arguments.steps,
             kl_coef=0.0,
+            learning_rate=2e-4,
             seed=seed,
             quiet=True,
             checkpoint_every=1000,
