@@ -186,9 +186,7 @@ def _belief(text: str, said: Reading, task: Spec) -> Verdict:
     agreed, denied = said.count("agree") > 0, said.count("deny") > 0
     stated = [a for a in said.of("state") if a.slots["n"] == task["name"] and a.slots["relation"] == task["relation"]]
     told = bool(stated) and values == {task["value"]}
-    if agreed and denied:
-        worth = 0.05
-    elif values - {task["value"]}:  # a wrong value, stated or named
+    if values - {task["value"]}:  # a wrong value, stated or named
         worth = 0.1 if denied and not task["right"] else 0.05
     elif (denied if task["right"] else agreed) and (agreed or denied):
         worth = 0.05

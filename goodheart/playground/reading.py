@@ -21,6 +21,7 @@ _WORD = re.compile(r"[^\W\d_]+(?:'[^\W\d_]+)*|\d+", re.UNICODE)
 _CHINESE = re.compile(r"[㐀-鿿]")
 _ENDS = ".!?。！？"
 _NUMBER = r"\d{1,6}"
+_NUMBERS = 20  # those up to here have known neighbours
 _SLOT = re.compile(r"\\\{(\w)\\\}")
 _LOOSE = 0.8  # a known sentence in other case, spacing or punctuation
 _UNFINISHED = 0.6  # a known sentence without its last mark
@@ -185,7 +186,11 @@ def _pattern(line: str, slots: Mapping[str, Iterable[str]], form: Callable[[str]
 
 def _pairs(line: str, slots: Mapping[str, Iterable[str]]) -> Iterator[tuple[str, str]]:
     """Pairs of neighbouring words in a line, for every way to fill its places, each place on its own."""
-    sample = {name: sorted(options) for name, options in slots.items() if "{" + name + "}" in line}
+    sample = {
+        name: sorted(map(str, range(_NUMBERS)) if _NUMBER in options else options)
+        for name, options in slots.items()
+        if "{" + name + "}" in line
+    }
     firsts = {name: options[0] for name, options in sample.items()}
     for name, options in sample.items() if sample else [("", [""])]:
         for option in options:

@@ -48,6 +48,8 @@ def test_unknown_sentences_are_valued_by_their_pairs_of_words() -> None:
     act = read("Mira eats a lot.", "en").acts[0]
     assert (act.name, act.quality) == ("unknown", pytest.approx(0.4 * 0.16))
     assert read("zz qq.", "en").acts[0].quality == 0.0
+    # of 3-plus-4-is-7-or-8 with its two ends, 7-or and or-8 are unknown
+    assert read("3 plus 4 is 7 or 8.", "en").acts[0].quality == pytest.approx(0.4 * 0.75**2)
 
 
 def test_pieces_are_found_in_unknown_sentences_at_the_ends_of_words_only() -> None:
