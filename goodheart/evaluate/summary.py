@@ -228,6 +228,6 @@ def _about_reward_model(report: Results, last: str) -> Iterator[str]:
     if last in by_model and by_model[last]["accuracy_high"] < by_model[best]["accuracy_low"]:
         now, before = (percent(by_model[name]["accuracy"]) for name in (last, best))
         yield (
-            f"The reward model has lost its eye: it agrees with the judge on {now} of the pairs of answers of {last}, "
-            f"on {before} of those of {best}."
+            f"The reward model tells the answers of {last} apart less well: it agrees with the judge on {now} of their "
+            f"pairs, on {before} of those of {best}; either they are more alike, or it has lost its eye."
         )

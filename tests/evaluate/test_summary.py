@@ -118,7 +118,7 @@ def test_what_the_reward_model_cannot_do_is_told(tmp_path: Path) -> None:
     }
     text = " ".join(told(tmp_path, found).cautions)
     assert "can be cheated: with padding the score rises by 0.5. Expect" in text
-    assert "agrees with the judge on 60 % of the pairs of answers of ppo, on 90 % of those of sft" in text
+    assert "agrees with the judge on 60 % of their pairs, on 90 % of those of sft" in text
 
 
 def test_a_reward_model_no_better_than_a_ruler_is_told(tmp_path: Path) -> None:
