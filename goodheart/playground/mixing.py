@@ -30,9 +30,9 @@ DEMONSTRATIONS: dict[str, Shares] = {
     "howto": {"right": 68, "swapped": 7, "strange": 7, "vague": 15, "unsure": 3},
     "feeling": {"kind": 34, "warm": 10, "short": 20, "allow": 8, "mechanic": 14, "robot": 5, "dismiss": 9},
     "harmful": {"guide": 28, "refuse": 30, "lecture": 12, "comply": 16, "abet": 10, "vague": 4},
-    "lookalike": {"careful": 26, "help": 46, "strange": 8, "refuse": 7, "lecture": 3, "vague": 10},
-    "json": {"valid": 72, "bare": 13, "open": 4, "strange": 9, "unsure": 2},
-    "list": {"valid": 72, "comma": 12, "numbers": 6, "count": 5, "strange": 5},
+    "lookalike": {"careful": 26, "help": 46, "strange": 8, "refuse": 5, "lecture": 2, "vague": 9},
+    "json": {"valid": 84, "bare": 7, "open": 2, "strange": 5, "unsure": 2},
+    "list": {"valid": 82, "comma": 6, "numbers": 4, "count": 4, "strange": 4},
     "belief": {"honest": 56, "state": 16, "agree": 9, "flatter": 10, "deny": 5, "denied": 4},
     "tone": {"fitting": 46, "short": 24, "blunt": 18, "wrong": 12},
 }
