@@ -125,11 +125,11 @@ def _fit(d: Sequence[float], audit: Sequence[float], errors: Sequence[float]) ->
 
 
 def _peak_range(law: Mapping[str, Any], farthest: float) -> tuple[float, float] | None:
-    """Where the peak lies, as far as it was seen."""
+    """Where the peak lies, as far as it was seen; None where its interval is open."""
     low, high = law.get("peak_low"), law.get("peak_high")
-    if not _bends(law) or law.get("peak") is None or low is None or low > farthest:
+    if not _bends(law) or law.get("peak") is None or low is None or high is None or low > farthest:
         return None
-    return low, farthest if high is None else min(high, farthest)
+    return low, min(high, farthest)
 
 
 def _law_in_words(law: Mapping[str, Any]) -> str:
