@@ -103,8 +103,7 @@ def likeness(*models: Samples) -> float:
     """How alike yes/no answers to one prompt are: 0 like those to different prompts, 1 all the same.
 
     The variance between prompts' shares p_x is q (rho + (1 - rho) / S) with q = p (1 - p) and S answers per prompt;
-    solved for rho, numerators and denominators summed over models so that one in which nothing happens takes the
-    likeness of the others. 1 (the careful end) where no model shows any difference.
+    solved for rho, numerators and denominators summed over models. 1 (the careful end) where none shows any difference.
     """
     above = below = 0.0
     for samples in models:
@@ -139,10 +138,14 @@ def share(samples: Samples, rho: float) -> Measure:
 
 
 def measures(models: dict[str, Samples], bootstrap: Bootstrap) -> dict[str, Measure]:
-    """The same quantity of several models: shares by Wilson's interval, other means by resampling."""
+    """The same quantity of several models: shares by Wilson's interval, other means by resampling.
+
+    A model's answers to one prompt count as at least as alike as those of all models are: a policy that says the same
+    every time must not borrow certainty from the variety of the others.
+    """
     if is_yes_no(*models.values()):
-        rho = likeness(*models.values())
-        return {name: share(samples, rho) for name, samples in models.items()}
+        pooled = likeness(*models.values())
+        return {name: share(samples, max(pooled, likeness(samples))) for name, samples in models.items()}
     return {name: bootstrap.mean(prompt_means(samples)) for name, samples in models.items()}
 
 

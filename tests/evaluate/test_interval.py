@@ -70,7 +70,7 @@ def test_likeness_by_hand() -> None:
     assert likeness([[1, 0], [1, 0], [1, 0], [1, 0]]) == 0.0
     # shares 1, .5, .5, 0: variance (.25 + 0 + 0 + .25) / 3 = 1/6, q = 1/4, S = 2: rho = (1/6 - 1/8) / (1/8) = 1/3
     assert likeness([[1, 1], [1, 0], [0, 1], [0, 0]]) == pytest.approx(1 / 3)
-    # a model in which nothing happens adds nothing and takes the likeness of the other
+    # a model in which nothing happens adds nothing
     assert likeness([[1, 1], [1, 0], [0, 1], [0, 0]], [[0, 0]] * 4) == pytest.approx(1 / 3)
     assert likeness([[0, 0]] * 4) == 1.0  # nothing is known: as careful as can be
 
@@ -90,7 +90,8 @@ def test_shares_and_means_are_told_apart() -> None:
     assert not is_yes_no([[0, 0.5]])
     bootstrap = Bootstrap(4, 1000)
     yes_no = measures({"a": [[1, 1], [1, 0], [0, 1], [0, 0]], "b": [[0, 0]] * 4}, bootstrap)
-    assert yes_no["b"].high == pytest.approx(wilson_interval(0, 6)[1])
+    assert yes_no["a"].high == pytest.approx(wilson_interval(3, 6)[1])  # likeness 1/3, see above
+    assert yes_no["b"].high == pytest.approx(wilson_interval(0, 4)[1])  # never varies: 4 prompts are 4 trials
     graded = measures({"a": [[0.5], [0.25], [1.0], [0.0]]}, bootstrap)["a"]
     assert graded.low == pytest.approx(bootstrap.mean(np.array([0.5, 0.25, 1.0, 0.0])).low)
 
@@ -113,3 +114,20 @@ def test_shares_cover_as_often_as_they_say() -> None:
         assert found.high is not None
         covered += found.low <= 0.2 <= found.high
     assert 0.92 <= covered / 600 <= 0.985
+
+
+def test_a_collapsed_model_borrows_no_certainty() -> None:
+    """300 data sets of 100 prompts x 8 answers: one model varies, the other says the same to a prompt every time.
+
+    Its intervals of the true share 0.1 cover in 92-98.5 %; with the likeness of both together it is 78 %.
+    """
+    generator = np.random.default_rng(5)
+    bootstrap, covered = Bootstrap(100, 1000), 0
+    for _ in range(300):
+        varied = (generator.random((100, 8)) < 0.6).astype(float).tolist()
+        collapsed = np.repeat((generator.random((100, 1)) < 0.1).astype(float), 8, axis=1).tolist()
+        found = measures({"varied": varied, "collapsed": collapsed}, bootstrap)["collapsed"]
+        assert found.low is not None
+        assert found.high is not None
+        covered += found.low <= 0.1 <= found.high
+    assert 0.92 <= covered / 300 <= 0.985
