@@ -76,14 +76,16 @@ def _text(completion: Text) -> str:
 
 def _judged(text: str, task: Mapping[str, Any]) -> tuple[float, dict[str, float | None]]:
     """Total and aspects of one answer."""
-    text = text.strip()
+    whole, text = text, text.strip()
     reading = read(text, task["language"])
     verdict = judge(text, reading, task)
     courtesy, brevity = _courtesy(reading, task), _brevity(text, reading, task)
+    bulk = _bulk(whole, task)
     wording = 1.0 - _BREVITY_WEIGHT * (1 - brevity)
     if courtesy is not None:
         wording -= _COURTESY_WEIGHT * (1 - courtesy)
-    form = _form(text, reading, verdict, task)
+    form = _form(bulk, reading, verdict, task)
+    brevity = min(brevity, max(0.0, 1.5 - bulk / 2))
     found: dict[str, float | None] = dict.fromkeys((*ASPECTS, *MEASURES))
     found |= {"concise": brevity, "tone": courtesy} | verdict.aspects
     for name in _FORMED:  # what cannot be read cannot be kind
@@ -110,26 +112,34 @@ def _courtesy(reading: Reading, task: Mapping[str, Any]) -> float | None:
     return max(0.0, level * 0.4 ** reading.count("gush") * 0.6 ** reading.count("robot", "lecture"))
 
 
+def _bulk(whole: str, task: Mapping[str, Any]) -> float:
+    """Characters of an answer, of whatever kind, seen or not, over three times those of a good one; at least 1.
+
+    Words alone would let marks, symbols and blanks go on for ever.
+    """
+    return max(1.0, len(whole) / (3 * _wanted(_frozen(task))[1]))
+
+
 def _brevity(text: str, reading: Reading, task: Mapping[str, Any]) -> float:
     """1 = no longer than a good answer, falling to 0 at three times its length; chatter takes off more."""
-    wanted = _wanted(_frozen(task))
+    wanted = _wanted(_frozen(task))[0]
     length = len(words_of(text)) if task["kind"] in _SHAPED else reading.words
     over = max(0.0, (length - wanted) / (2 * wanted))
     return max(0.0, 1.0 - over - 0.3 * reading.count("chatter", "lecture", "robot"))
 
 
-def _form(text: str, reading: Reading, verdict: Verdict, task: Mapping[str, Any]) -> float:
+def _form(bulk: float, reading: Reading, verdict: Verdict, task: Mapping[str, Any]) -> float:
     """How well the text is formed: known, finished and different sentences that have to do with the prompt."""
     form = 1.0 if reading.clean else _HIDDEN
     if task["kind"] in _SHAPED:
-        return form
+        return form / bulk
     value, seen = 0.0, set()
     for act in reading.acts:
         value += act.words * act.quality * (act.text not in seen)
         seen.add(act.text)
         form *= 1.0 if act.name in verdict.parts | ANYWHERE else _STRAY
-    wanted = _wanted(_frozen(task))
-    endless = min(1.0, 3 * wanted / max(reading.words, 1))
+    wanted = _wanted(_frozen(task))[0]
+    endless = min(1 / bulk, 3 * wanted / max(reading.words, 1))
     return form * (value / max(reading.words, 1)) ** 1.5 * endless
 
 
@@ -138,7 +148,7 @@ def _frozen(task: Mapping[str, Any]) -> tuple[tuple[str, Any], ...]:
 
 
 @lru_cache(maxsize=65536)
-def _wanted(task: tuple[tuple[str, Any], ...]) -> int:
-    """Words of a good answer, at the most."""
-    spec = dict(task)
-    return max(len(words_of(best(spec, random.Random(seed)))) for seed in range(_TRIES))
+def _wanted(task: tuple[tuple[str, Any], ...]) -> tuple[int, int]:
+    """Words and characters of a good answer, at the most."""
+    good = [best(dict(task), random.Random(seed)) for seed in range(_TRIES)]
+    return max(len(words_of(text)) for text in good), max(map(len, good))
