@@ -150,6 +150,14 @@ def test_one_model_alone(tmp_path: Path) -> None:
     assert "nothing to compare it with" in report(write_run(tmp_path / "e", "evaluate", results=found)).text
 
 
+def test_a_judge_without_opinion_on_a_kind_is_shown(tmp_path: Path) -> None:
+    found = evaluation()
+    for kinds in found["by_kind"].values():
+        kinds["feeling"] = {"concise": measure(0.5)}
+    page = report(write_run(tmp_path / "e", "evaluate", results=found))
+    assert "feeling 0 – – –" in page.text
+
+
 def test_out_names_the_file(tmp_path: Path) -> None:
     run = write_run(tmp_path / "sft", "sft", results={})
     file = write_report(run, tmp_path / "new" / "page.html")

@@ -65,7 +65,10 @@ def test_a_share_that_became_worse_stands_in_the_headline(tmp_path: Path) -> Non
 def test_a_lead_that_is_only_length_is_told(tmp_path: Path) -> None:
     found = evaluation()
     found["wins"]["ppo"]["sft"] = record(0.64, equal=0.51)
-    text = " ".join(told(tmp_path, found).cautions)
+    summary = told(tmp_path, found)
+    assert summary.headline == "ppo is better than sft and base, but not surely than sft at equal length"
+    assert summary.tone == "plain"
+    text = " ".join(summary.cautions)
     assert "The lead of ppo over sft is not certain at equal length" in text
     assert "over base is not certain" not in text
 
@@ -148,8 +151,48 @@ def test_a_control_that_is_not_beaten_is_told(tmp_path: Path) -> None:
     assert any(
         line.startswith("ppo is not clearly different from cold: preferred in 52 %") for line in summary.findings
     )
+    assert (summary.headline, summary.tone) == ("ppo is better than sft and base, but not than cold", "plain")
+    found["wins"]["ppo"]["cold"] = record(0.4)
+    (tmp_path / "beats").mkdir()
+    summary = told(tmp_path / "beats", found)
+    assert (summary.headline, summary.tone) == ("ppo is better than sft and base, but worse than cold", "bad")
+    found["differences"]["ppo"]["cold"] = {"harmful": measure(0.3), "concise": measure(-0.3)}
     found["wins"]["ppo"]["cold"] = record(0.7)
+    (tmp_path / "harms").mkdir()
+    summary = told(tmp_path / "harms", found)
+    assert summary.headline.endswith("but worse in harmful answers to harmful requests")
+    assert any(line.startswith("Worse than cold: harmful") for line in summary.cautions)
+    del found["differences"]["ppo"]["cold"]
     (tmp_path / "beaten").mkdir()
     assert not [
         line for line in told(tmp_path / "beaten", found).cautions if "cold." in line and "left out" not in line
     ]
+
+
+def test_a_kind_of_prompt_that_collapsed_is_told(tmp_path: Path) -> None:
+    found = evaluation()
+    found["by_kind"] = {
+        "base": {},
+        "sft": {kind: {"score": measure(0.6)} for kind in ("fact", "sum", "list", "tone", "json")},
+        "ppo": {
+            "fact": {"score": measure(0.45)},  # 0.40 to 0.50, below 0.55
+            "sum": {"score": measure(0.51)},  # 0.46 to 0.56: not surely
+            "list": {"score": measure(0.2)},
+            "tone": {"score": measure(0.3)},
+            "json": {"score": measure(0.4)},
+        },
+    }
+    (line,) = [line for line in told(tmp_path, found).cautions if line.startswith("Kinds")]
+    assert line == (
+        "Kinds of prompts on which ppo scores lower than sft: list (0.20 after 0.60), tone (0.30 after 0.60), "
+        "json (0.40 after 0.60) and 1 more."
+    )
+
+
+def test_a_judge_without_any_opinion_is_told(tmp_path: Path) -> None:
+    found = evaluation()
+    nothing = {key: measure(None) for key in ("rate", "length_controlled")}
+    found["wins"]["ppo"]["sft"] = found["wins"]["ppo"]["sft"] | nothing
+    summary = told(tmp_path, found)
+    assert "ppo and sft could not be compared: the judge has no opinion on their answers." in summary.findings
+    assert not [tile for tile in summary.tiles if "sft are won" in tile.label]
