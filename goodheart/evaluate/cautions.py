@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from goodheart.evaluate.comparison import THAN, Results, changes, doubtful_at_equal_length, rivals, tone, verdict
 from goodheart.evaluate.plot import percent
+from goodheart.evaluate.provenance import outdated, trained_to_please
 from goodheart.evaluate.runs import RunRecord, Story
 from goodheart.evaluate.wording import aspect_name, fixed, known, shown
 
@@ -19,8 +20,15 @@ def cautions(story: Story) -> Iterator[str]:
     """The sentences, gates first."""
     yield from _about_gates(story)
     yield from _about_runs(story.runs)
-    if story.evaluation is not None:
-        yield from _about_evaluation(story.evaluation, story.runs)
+    if story.evaluated is not None and story.evaluation is not None:
+        yield from outdated(story, story.evaluated)
+        judge = story.evaluation["judge"]
+        for run in trained_to_please(story, story.evaluated):
+            yield (
+                f"The judge of this evaluation ({judge}) is what {run.name} was trained to please: "
+                "its verdict proves nothing. Evaluate with another judge or with people."
+            )
+        yield from _about_evaluation(story.evaluation)
 
 
 def _about_gates(story: Story) -> Iterator[str]:
@@ -51,15 +59,9 @@ def _about_runs(runs: list[RunRecord]) -> Iterator[str]:
             )
 
 
-def _about_evaluation(found: Results, runs: list[RunRecord]) -> Iterator[str]:
+def _about_evaluation(found: Results) -> Iterator[str]:
     names = list(found["models"])
     last = names[-1]
-    rewards = {str(run.settings.get("reward")): run.name for run in runs if run.settings.get("reward")}
-    if found.get("judge") in rewards:
-        yield (
-            f"The judge of this evaluation ({found['judge']}) is what {rewards[found['judge']]} was trained to please: "
-            "its verdict proves nothing. Evaluate with another judge or with people."
-        )
     if found["prompts"] < _FEW_PROMPTS:
         yield f"Only {found['prompts']} prompts were evaluated; small differences cannot be seen."
     left_out = {name: n for name, n in found["left_out"].items() if n}

@@ -58,9 +58,14 @@ class Story:
     gates: dict[str, dict[str, Any]]
 
     @property
+    def evaluated(self) -> RunRecord | None:
+        """The run of the last evaluation among them."""
+        return next((run for run in reversed(self.runs) if run.evaluation is not None), None)
+
+    @property
     def evaluation(self) -> dict[str, Any] | None:
-        """The last evaluation among them."""
-        return next((run.evaluation for run in reversed(self.runs) if run.evaluation is not None), None)
+        """The results of the last evaluation among them."""
+        return None if self.evaluated is None else self.evaluated.evaluation
 
 
 def read_story(target: Path) -> Story:

@@ -90,11 +90,14 @@ def write_run(
     settings: dict[str, Any] | None = None,
     time: str = "2026-01-01T00:00:00+00:00",
     done: bool = True,
+    parents: dict[str, Any] | None = None,
+    data: list[dict[str, Any]] | None = None,
 ) -> Path:
     """A run folder with what is given."""
     folder.mkdir(parents=True)
     start = {"time": time, "seed": 0, "hardware": {"gpus": []}, "git_commit": "0123456789abcdef"}
-    lineage = {"stage": stage, "parents": {"model": {"path": "runs/before", "sha256": "abcd" * 16}}, "starts": [start]}
+    made_from = parents or {"model": {"path": "runs/before", "sha256": "abcd" * 16}}
+    lineage = {"stage": stage, "parents": made_from, "data": data or [], "starts": [start]}
     _json(folder / "lineage.json", lineage)
     _json(folder / "config.yaml", settings or {"batch_size": 4})
     if results is not None:
