@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from goodheart.data.records import Answer, Prompt
-from goodheart.errors import DataError
+from goodheart.errors import ConfigError, DataError
 from goodheart.judges.function import FunctionJudge, import_function
+from goodheart.train.config import nearest
 
 _RESERVED = ("prompt", "completions", "model", "score")  # columns of scored.jsonl; `score` is the deciding judge's
 
@@ -30,6 +31,23 @@ def aspects_of(path: str, prompts: Sequence[Prompt], answers: Sequence[Answer]) 
             raise DataError(f"aspects {path}: value {i} is {row!r}, not a dict of aspect -> number or None")
         names |= dict.fromkeys(str(name) for name in row if name not in _RESERVED)
     return {name: [_number(row.get(name), path, name, i) for i, row in enumerate(rows)] for name in names}
+
+
+def check_names(lower_is_better: Sequence[str], aspects: Collection[str], *, unasked: Collection[str]) -> None:
+    """Whether every aspect of which less is better is there.
+
+    Args:
+        lower_is_better: the setting.
+        aspects: names that were given.
+        unasked: names of the default, which nobody needs to have.
+
+    Raises:
+        ConfigError: one is not, and would count as better the more of it there is.
+    """
+    for name in lower_is_better:
+        if name in aspects or name in unasked:
+            continue
+        raise ConfigError(f"lower_is_better: no aspect is named `{name}`{nearest(name, list(aspects))}")
 
 
 def _number(value: Any, path: str, name: str, index: int) -> float | None:

@@ -100,8 +100,8 @@ def _worse_aspects(found: Results, last: str, other: str) -> Iterator[str]:
     for aspect, change in changes(found, last, other).items():
         if aspect == "score" or not known(change) or tone(change, aspect in lower) != "bad":
             continue
-        before, after = found["models"][other][aspect], found["models"][last][aspect]
-        yield f"{aspect_name(aspect)} {shown(after['value'], aspect)} after {shown(before['value'], aspect)}"
+        before, after, share = found["models"][other][aspect], found["models"][last][aspect], aspect in found["yes_no"]
+        yield f"{aspect_name(aspect)} {shown(after['value'], share)} after {shown(before['value'], share)}"
 
 
 def _about_kinds(found: Results, last: str, rival: str) -> Iterator[str]:

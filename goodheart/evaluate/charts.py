@@ -13,7 +13,7 @@ from markupsafe import Markup
 from goodheart.errors import DataError
 from goodheart.evaluate.plot import Interval, Line, Show, interval_plot, legend, line_plot, number, percent
 from goodheart.evaluate.runs import RunRecord
-from goodheart.evaluate.wording import SHARES, aspect_name, fixed, known
+from goodheart.evaluate.wording import aspect_name, fixed, known
 from goodheart.judges.goodhart import RL, fit_law
 
 _TWO_SIDED = 1.96  # standard errors of a 95 % interval
@@ -189,7 +189,7 @@ def aspect_charts(found: Mapping[str, Any]) -> list[Chart]:
         title = aspect_name(aspect)
         # one scale for all where it can be, so that a small difference looks small
         limits = (0.0, 1.0) if all(row.low >= 0 and row.high <= 1 for row in rows) else None
-        show: Show = percent if aspect in SHARES else (lambda x: fixed(x, 1.0)) if limits else number
+        show: Show = percent if aspect in found["yes_no"] else (lambda x: fixed(x, 1.0)) if limits else number
         drawing = interval_plot(rows, title, show=show, limits=limits)
         charts.append(Chart(title[:1].upper() + title[1:], drawing, f"{wish}; {prompts} prompts"))
     return charts

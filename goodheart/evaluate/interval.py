@@ -99,6 +99,11 @@ def is_yes_no(*models: Samples) -> bool:
     return all(x in (None, 0, 1) for samples in models for values in samples for x in values)
 
 
+def within_unit(*models: Samples) -> bool:
+    """Whether every value lies in [0, 1] or is None."""
+    return all(x is None or 0 <= x <= 1 for samples in models for values in samples for x in values)
+
+
 def likeness(*models: Samples) -> float:
     """How alike yes/no answers to one prompt are: 0 like those to different prompts, 1 all the same.
 

@@ -101,8 +101,10 @@ def _evaluation_charts(found: Mapping[str, Any]) -> dict[str, Any]:
     several = len(found["models"]) > 1
     equal_note = "What the rate would be if both answers were equally long (docs/evaluate.md)."
     wins = [
-        charts.win_chart(found, "rate", f"{last} is preferred", "Ties count half. Right of the line: preferred."),
-        charts.win_chart(found, "length_controlled", f"{last} is preferred at equal length", equal_note),
+        charts.win_chart(
+            found, "rate", f"How often {last} is preferred", "Ties count half. Right of the line: preferred."
+        ),
+        charts.win_chart(found, "length_controlled", f"How often {last} is preferred at equal length", equal_note),
         charts.board_chart(found),
     ]
     return {"wins": [chart for chart in wins if chart] if several else [], "aspects": charts.aspect_charts(found)}
@@ -149,16 +151,18 @@ def _total(costs: list[Cost]) -> dict[str, float]:
     }
 
 
-def _marks(aspects: Mapping[str, float | None], lower: list[str]) -> list[tuple[str, str]]:
-    """(words, tone) of one answer's aspects that apply; tone: good, bad, plain (in between), or score."""
+def _marks(aspects: Mapping[str, float | None], found: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """(words, tone) of one answer's aspects that apply; tone: good, bad, plain (between, or no known scale), score."""
     marks = []
     for aspect, value in aspects.items():
         if value is None:
             continue
-        worth = 1 - value if aspect in lower else value
-        tone = "good" if worth >= 0.75 else "bad" if worth <= 0.35 else "plain"
+        tone = "plain"
+        if aspect in found["unit_interval"]:
+            worth = 1 - value if aspect in found["lower_is_better"] else value
+            tone = "good" if worth >= 0.75 else "bad" if worth <= 0.35 else "plain"
         sign = {"good": "✓ ", "bad": "✗ "}.get(tone, "")
-        words = mark(aspect, value)
+        words = mark(aspect, value, aspect in found["yes_no"])
         if words:
             marks.append((words, "score") if aspect == "score" else (sign + words, tone))
     return marks

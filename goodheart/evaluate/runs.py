@@ -18,6 +18,8 @@ _ABSENT: dict[str, Any] = {
     "judge": "",
     "left_out": {},
     "lower_is_better": [],
+    "yes_no": ["harmful", "over_refusal", "wrong_fact", "format_valid", "flattery"],  # what the playground asks
+    "unit_interval": [],
     "differences": {},
     "leaderboard": [],
     "tics_changed": [],

@@ -15,12 +15,13 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
+from goodheart.data.records import Answer, Prompt
 from goodheart.data.writing import write_rows
 from goodheart.errors import DataError
 from goodheart.evaluate.answers import Answers, read_answers
-from goodheart.evaluate.aspects import aspects_of
+from goodheart.evaluate.aspects import aspects_of, check_names
 from goodheart.evaluate.examples import choose_examples
-from goodheart.evaluate.interval import Bootstrap, Samples, measures, prompt_means, select
+from goodheart.evaluate.interval import Bootstrap, Samples, is_yes_no, measures, prompt_means, select, within_unit
 from goodheart.evaluate.leaderboard import leaderboard
 from goodheart.evaluate.reward_model import against_judge, against_labels, probe
 from goodheart.evaluate.style import tic_measures, tics_changed, tics_of
@@ -32,6 +33,7 @@ from goodheart.train.optimizer import resolve_dtype
 from goodheart.train.parallel import World
 from goodheart.train.run import Run
 
+_LOWER = ("harmful", "over_refusal", "wrong_fact", "flattery")  # what is usually measured and should be low
 SCORE = "score"  # the name of the deciding judge's scores among the aspects
 
 
@@ -41,7 +43,7 @@ class EvaluateConfig(RunSettings):
     answers: dict[str, Path] = Field(min_length=1)  # name -> file of `goodheart sample`; the first is the base
     score: str  # decides who wins: run folder, sequence-classification folder, or package.module:function
     aspects: str | None = None  # package.module:function that gives one dict of name -> number or None per answer
-    lower_is_better: tuple[str, ...] = ("harmful", "over_refusal", "wrong_fact", "flattery")  # of the aspects
+    lower_is_better: tuple[str, ...] = _LOWER  # of the aspects
     reward: str | None = None  # reward model to examine: run folder, sequence-classification folder, or function
     labels: str | list[str] | None = None  # comparisons by people that it was not trained on
     tie: float = Field(0.0, ge=0)  # scores that differ by no more count as equal
@@ -68,7 +70,7 @@ def evaluate(config: EvaluateConfig) -> Path:
 
     Raises:
         DataError: a file cannot be read, no prompt is shared, or the judge has no opinion on anything.
-        ConfigError, ModelError: no such judge.
+        ConfigError: no such function, or `lower_is_better` names no aspect. ModelError: no such model.
     """
     files = [str(file) for file in config.answers.values()]
     files += [config.labels] if isinstance(config.labels, str) else config.labels or []
@@ -113,20 +115,23 @@ def results(config: EvaluateConfig, found: Answers, scored: Mapping[str, dict[st
         "examples": choose_examples(found, scored, config.examples),
         "judge": config.score,
         "lower_is_better": [aspect for aspect in config.lower_is_better if aspect in scored],
+        "yes_no": [aspect for aspect, models in scored.items() if is_yes_no(*models.values())],
+        "unit_interval": [aspect for aspect, models in scored.items() if within_unit(*models.values())],
     }
 
 
 def _score(config: EvaluateConfig, found: Answers, run: Run) -> dict[str, dict[str, Samples]]:
-    judge = _judge(config, config.score)
     scored: dict[str, dict[str, Samples]] = {SCORE: {}}
-    with run.progress(len(found.models), "scoring", "models") as bar:
-        for name, samples in found.models.items():
-            flat = [(prompt, a) for prompt, own in zip(found.prompts, samples, strict=True) for a in own]
-            asked, said = [p for p, _ in flat], [a for _, a in flat]
-            scored[SCORE][name] = _split(judge.score(asked, said), samples)
-            if config.aspects is not None:
-                for aspect, values in aspects_of(config.aspects, asked, said).items():
-                    scored.setdefault(aspect, {})[name] = _split(values, samples)
+    flat = {name: _flat(found, name) for name in found.names}
+    if config.aspects is not None:
+        for name, (asked, said) in flat.items():
+            for aspect, values in aspects_of(config.aspects, asked, said).items():
+                scored.setdefault(aspect, {})[name] = _split(values, found.models[name])
+    check_names(config.lower_is_better, scored, unasked=_LOWER)
+    judge = _judge(config, config.score)
+    with run.progress(len(flat), "scoring", "models") as bar:
+        for name, (asked, said) in flat.items():
+            scored[SCORE][name] = _split(judge.score(asked, said), found.models[name])
             bar.advance()
     for name, scores in scored[SCORE].items():
         if not any(x is not None for own in scores for x in own):
@@ -134,6 +139,12 @@ def _score(config: EvaluateConfig, found: Answers, run: Run) -> dict[str, dict[s
     # An aspect that the function gave for some models only does not apply to the others.
     blank: dict[str, Samples] = {name: [[None] * len(own) for own in samples] for name, samples in found.models.items()}
     return {aspect: {name: own.get(name, blank[name]) for name in found.models} for aspect, own in scored.items()}
+
+
+def _flat(found: Answers, name: str) -> tuple[list[Prompt], list[Answer]]:
+    """Every answer of a model beside its prompt."""
+    pairs = [(p, a) for p, own in zip(found.prompts, found.models[name], strict=True) for a in own]
+    return [p for p, _ in pairs], [a for _, a in pairs]
 
 
 def _judge(config: EvaluateConfig, name: str) -> Judge:

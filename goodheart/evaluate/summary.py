@@ -9,9 +9,12 @@ from goodheart.evaluate.cautions import cautions
 from goodheart.evaluate.comparison import THAN, Results, changes, doubtful_at_equal_length, rivals, tone, verdict
 from goodheart.evaluate.plot import percent
 from goodheart.evaluate.runs import Story
-from goodheart.evaluate.wording import SHARES, aspect_name, known, with_interval
+from goodheart.evaluate.wording import aspect_name, known, with_interval
 
+_MOST_SHARES = 4  # shares of yes told at the top
 _NOTICEABLE = 0.05  # change of a share that takes the shine off a headline
+
+_NO_EQUAL_LENGTH = "at equal length it cannot be told, the answers of one being longer by far nearly always."
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,13 +59,13 @@ def _compared(found: Results) -> Summary:
     last = names[-1]
     summary = Summary(*_headline(found, names))
     for rival in rivals(names):
-        rate = found["wins"][last][rival]["rate"]
+        record = found["wins"][last][rival]
+        rate = record["rate"]
         if not known(rate):
             continue
         colour = {"better": "good", "worse": "bad"}.get(verdict(rate), "plain")
-        summary.tiles.append(
-            Tile(percent(rate["value"]), f"of comparisons with {rival} are won by {last}", _range(rate), colour)
-        )
+        label = f"win rate over {rival} (ties count half; {_won_and_tied(record)})"
+        summary.tiles.append(Tile(percent(rate["value"]), label, _range(rate), colour))
     summary.tiles += list(_aspect_tiles(found, names[0], last))
     summary.findings += [_win_sentence(found, last, other) for other in reversed(names[:-1])]
     return summary
@@ -95,9 +98,17 @@ def _doubts(found: Results, last: str, verdicts: dict[str, str]) -> Iterator[str
     longer = [other for other in verdicts if doubtful_at_equal_length(found["wins"][last][other])]
     if longer:
         yield f"not surely than {' and '.join(longer)} at equal length"
-    worse = [aspect_name(aspect) for aspect in SHARES if _share_is_worse(found, last, list(verdicts), aspect)]
+    worse = [
+        aspect_name(aspect) for aspect in _shares(found, last) if _share_is_worse(found, last, list(verdicts), aspect)
+    ]
     if worse:
         yield f"worse in {', '.join(worse)}"
+
+
+def _shares(found: Results, last: str) -> list[str]:
+    """Questions of yes or no that people ask, harms first."""
+    own = [a for a in found["yes_no"] if a in found["models"][last] and a != "score"]
+    return sorted(own, key=lambda aspect: aspect not in found["lower_is_better"])
 
 
 def _share_is_worse(found: Results, last: str, others: list[str], aspect: str) -> bool:
@@ -117,14 +128,21 @@ def _win_sentence(found: Results, last: str, other: str) -> str:
     rate, equal = record["rate"], record["length_controlled"]
     if not known(rate):
         return f"{last} and {other} could not be compared: the judge has no opinion on their answers."
-    text = f"{last} is {THAN[verdict(rate)]} {other}: preferred in {with_interval(rate, '%')} of the comparisons"
-    return text + (f"; at equal length in {with_interval(equal, '%')}." if known(equal) else ".")
+    text = f"{last} is {THAN[verdict(rate)]} {other}: win rate {with_interval(rate, share=True)}, ties counting half"
+    text += f" ({_won_and_tied(record)}); "
+    return text + (f"at equal length {with_interval(equal, share=True)}." if known(equal) else _NO_EQUAL_LENGTH)
+
+
+def _won_and_tied(record: Results) -> str:
+    """Of the pairs of answers."""
+    pairs = record["wins"] + record["ties"] + record["losses"]
+    return f"{percent(record['wins'] / pairs)} won, {percent(record['ties'] / pairs)} tied"
 
 
 def _aspect_tiles(found: Results, base: str, last: str) -> Iterator[Tile]:
     """Shares that people ask about, from the first model to the last."""
     lower = found["lower_is_better"]
-    for aspect in [a for a in SHARES if a in found["models"][last]][:4]:
+    for aspect in _shares(found, last)[:_MOST_SHARES]:
         before, after = found["models"][base][aspect], found["models"][last][aspect]
         change = changes(found, last, base).get(aspect)
         if change is None or not (known(before) and known(after) and known(change)):

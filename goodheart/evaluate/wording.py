@@ -27,8 +27,6 @@ _YES_NO = {
     "format_valid": ("invalid format", "valid format"),
     "flattery": ("", "agrees with a wrong belief"),
 }
-# Yes-or-no measures, which are told as percentages, and of which most should be low.
-SHARES = ("harmful", "over_refusal", "wrong_fact", "format_valid", "flattery")
 
 
 def aspect_name(aspect: str) -> str:
@@ -40,27 +38,30 @@ def known(measure: Mapping[str, Any] | None) -> bool:
     return bool(measure) and measure is not None and measure.get("value") is not None
 
 
-def shown(value: float, aspect: str) -> str:
-    return percent(value) if aspect in SHARES else fixed(value, 1.0)
+def shown(value: float, share: bool) -> str:
+    return percent(value) if share else fixed(value, 1.0)
 
 
-def mark(aspect: str, value: float) -> str:
-    """What is written beside an answer: `wrong fact`, `helpful 0.40`; empty where there is nothing to say."""
-    if aspect in _YES_NO and value in (0, 1):
-        return _YES_NO[aspect][int(value)]
+def mark(aspect: str, value: float, yes_no: bool = False) -> str:
+    """What is written beside an answer: `wrong fact`, `helpful 0.40`; empty where there is nothing to say.
+
+    yes_no: whether the aspect is a question of yes or no.
+    """
     name = "score" if aspect == "score" else aspect_name(aspect)
-    return f"{name} {shown(value, aspect)}"
+    if not yes_no:
+        return f"{name} {fixed(value, 1.0)}"
+    return _YES_NO.get(aspect, (f"not {name}", name))[int(value)]
 
 
-def with_interval(measure: Mapping[str, Any], aspect: str = "") -> str:
+def with_interval(measure: Mapping[str, Any], share: bool = False) -> str:
     """`0.71 (0.68 to 0.74)`, or `12 % (9 to 15 %)` for a share."""
-    value, interval = parts(measure, aspect)
+    value, interval = parts(measure, share)
     return f"{value} ({interval})"
 
 
-def parts(measure: Mapping[str, Any], aspect: str = "") -> tuple[str, str]:
+def parts(measure: Mapping[str, Any], share: bool = False) -> tuple[str, str]:
     """The value and its interval: `0.71` and `0.68 to 0.74`."""
-    if aspect in SHARES or aspect == "%":
+    if share:
         low, high = (percent(measure[key]).removesuffix(" %") for key in ("low", "high"))
         return percent(measure["value"]), f"{low} to {high} %"
     value, low, high = (fixed(measure[key], measure["low"], measure["high"]) for key in ("value", "low", "high"))

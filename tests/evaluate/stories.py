@@ -67,6 +67,8 @@ EVALUATION: dict[str, Any] = {
     ],
     "judge": "goodheart.playground.truth:score",
     "lower_is_better": ["harmful"],
+    "yes_no": ["harmful"],
+    "unit_interval": ["score", "harmful", "concise"],
 }
 
 

@@ -60,7 +60,7 @@ def report(target: Path) -> Page:
 def test_a_pipeline_from_beginning_to_end(tmp_path: Path) -> None:
     page = report(write_pipeline(tmp_path / "demo"))
     assert "ppo is better than sft and base" in page.text
-    assert "ppo is better than sft: preferred in 64 % (59 to 69 %)" in page.text
+    assert "ppo is better than sft: win rate 64 % (59 to 69 %), ties counting half (62 % won, 6.2 % tied)" in page.text
     assert "A gate failed: evaluate.models.ppo.harmful.high < 0.02 (high = 0.05)" in page.text
     assert "Worse than sft: concise 0.60 after 0.80" in page.text
     assert "said by base" in page.text
@@ -136,6 +136,15 @@ def test_a_run_alone(tmp_path: Path) -> None:
     assert "1 of 1 stage finished; nothing is evaluated yet" in page.text
     assert "5.0 s" in page.text
     assert any(tag == "svg" for tag, _ in page.tags)
+
+
+def test_marks_are_good_or_bad_only_on_a_known_scale(tmp_path: Path) -> None:
+    found = evaluation() | {"yes_no": ["harmful"], "unit_interval": ["harmful", "concise"], "lower_is_better": []}
+    for answer in found["examples"][0]["answers"].values():
+        answer["aspects"] = {"score": 0.5, "harmful": 1.0, "concise": 0.2, "toxicity": 40.0, "stars": 2.0}
+    page = report(write_run(tmp_path / "e", "evaluate", results=found))
+    text = page.text.partition("said by ppo")[2]
+    assert "✓ harmful ✗ concise 0.20 toxicity 40.00 stars 2.00" in text  # more is better here, whatever the name says
 
 
 def test_an_unfinished_run_is_told(tmp_path: Path) -> None:

@@ -86,6 +86,7 @@ def test_the_numbers_by_hand(folder: Path) -> None:
     assert "harmful" not in found["by_kind"]["base"]["sum"]
     assert set(found["by_language"]["tuned"]) == {"en", "zh"}
     assert found["tics"]["base"]["cut_off"]["value"] == 0.5
+    assert (found["yes_no"], found["unit_interval"]) == (["harmful"], ["digits", "harmful"])  # scores are counts
     assert {row["model"] for row in found["leaderboard"]} == {"base", "tuned"}
     assert (out / "DONE").is_file()
     rows = [json.loads(line) for line in (out / "scored.jsonl").read_text(encoding="utf-8").splitlines()]
@@ -140,6 +141,8 @@ def test_a_judge_without_opinions_is_an_error(folder: Path) -> None:
 def test_unknown_names_and_functions_are_errors(folder: Path) -> None:
     with pytest.raises(ValueError, match="no answers are named `sft`; there are base, tuned"):
         settings(changes=[("base", "sft")])
+    with pytest.raises(ConfigError, match=r"lower_is_better: no aspect is named `digit`; did you mean `digits`\?"):
+        evaluate(settings(lower_is_better=("harmful", "flattery", "digit")))  # no flattery either, but by default
     with pytest.raises(ConfigError, match="has no function `cuont`"):
         evaluate(settings(score="digits_judge:cuont"))
 

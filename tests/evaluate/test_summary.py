@@ -44,9 +44,25 @@ def test_tiles_are_coloured_by_what_is_sure(tmp_path: Path) -> None:
     assert (harmful.value, harmful.tone) == ("0 %", "good")  # less of what should be low
     assert harmful.note.startswith("60 % with base")
     found["differences"]["ppo"]["base"]["harmful"] = measure(0.2)
+    (rate,) = [tile for tile in summary.tiles if "over sft" in tile.label]
+    # 10 of 16 pairs of answers won, 1 tied: 62.5 %, 6.25 %
+    assert (rate.value, rate.label) == ("64 %", "win rate over sft (ties count half; 62 % won, 6.2 % tied)")
     (tmp_path / "worse").mkdir()
     tones = {tile.label: tile.tone for tile in told(tmp_path / "worse", found).tiles}
     assert tones["harmful answers to harmful requests"] == "bad"
+
+
+def test_questions_of_yes_or_no_are_tiles_whatever_their_names(tmp_path: Path) -> None:
+    found = evaluation() | {"yes_no": ["polite", "harmful"]}
+    for name, share in (("base", 0.9), ("sft", 0.9), ("ppo", 0.3)):
+        found["models"][name]["polite"] = measure(share)
+    for start in ("base", "sft"):
+        found["differences"]["ppo"][start]["polite"] = measure(-0.6)
+    summary = told(tmp_path, found)
+    assert [tile.label for tile in summary.tiles][2:] == ["harmful answers to harmful requests", "polite"]
+    assert (summary.tiles[-1].value, summary.tiles[-1].tone) == ("30 %", "bad")
+    assert summary.headline.endswith("but worse in polite")
+    assert "Worse than sft: concise 0.60 after 0.80; polite 30 % after 90 %." in summary.cautions
 
 
 def test_a_share_that_became_worse_stands_in_the_headline(tmp_path: Path) -> None:
@@ -133,10 +149,12 @@ def test_a_reward_model_no_better_than_a_ruler_is_told(tmp_path: Path) -> None:
 def test_words_by_hand() -> None:
     assert with_interval({"value": 0.5, "low": 0.4, "high": 0.612}) == "0.50 (0.40 to 0.61)"
     assert with_interval({"value": 0.05, "low": 0.031, "high": 0.081}) == "0.050 (0.031 to 0.081)"
-    assert with_interval({"value": 0.5, "low": 0.4, "high": 0.6}, "harmful") == "50 % (40 to 60 %)"
+    assert with_interval({"value": 0.5, "low": 0.4, "high": 0.6}, share=True) == "50 % (40 to 60 %)"
     assert fixed(1234.5, 1234.5) == "1,234"
     assert [duration(s) for s in (3.21, 61, 7300)] == ["3.2 s", "1 min 1 s", "2 h 1 min"]
-    assert [mark("harmful", 1.0), mark("over_refusal", 0.0), mark("score", 0.25)] == ["harmful", "", "score 0.25"]
+    assert [mark("harmful", 1.0, True), mark("over_refusal", 0.0, True)] == ["harmful", ""]
+    assert [mark("kind", 1.0, True), mark("kind", 0.0, True)] == ["kind", "not kind"]
+    assert [mark("score", 0.25), mark("harmful", 1.0)] == ["score 0.25", "harmful answers to harmful requests 1.00"]
 
 
 def test_a_control_that_is_not_beaten_is_told(tmp_path: Path) -> None:
@@ -148,9 +166,7 @@ def test_a_control_that_is_not_beaten_is_told(tmp_path: Path) -> None:
     summary = told(tmp_path, found)
     assert "ppo is not clearly different from cold." in summary.cautions
     assert "Prompts that not every model answered were left out (7 of cold)." in summary.cautions
-    assert any(
-        line.startswith("ppo is not clearly different from cold: preferred in 52 %") for line in summary.findings
-    )
+    assert any(line.startswith("ppo is not clearly different from cold: win rate 52 %") for line in summary.findings)
     assert (summary.headline, summary.tone) == ("ppo is better than sft and base, but not than cold", "plain")
     found["wins"]["ppo"]["cold"] = record(0.4)
     (tmp_path / "beats").mkdir()
@@ -195,4 +211,4 @@ def test_a_judge_without_any_opinion_is_told(tmp_path: Path) -> None:
     found["wins"]["ppo"]["sft"] = found["wins"]["ppo"]["sft"] | nothing
     summary = told(tmp_path, found)
     assert "ppo and sft could not be compared: the judge has no opinion on their answers." in summary.findings
-    assert not [tile for tile in summary.tiles if "sft are won" in tile.label]
+    assert not [tile for tile in summary.tiles if "over sft" in tile.label]
