@@ -81,8 +81,10 @@ def _about_rivals(found: Results, names: list[str]) -> Iterator[str]:
         if other not in rivals(names) and found_here != "better":
             yield f"{last} is {THAN[found_here]} {other}."
     for other in reversed(names[:-1]):
-        if doubtful_at_equal_length(found["wins"][last][other]):
-            yield f"The lead of {last} over {other} is not certain at equal length: it may only have grown longer."
+        record = found["wins"][last][other]
+        if doubtful_at_equal_length(record):
+            told = "certain" if known(record["length_controlled"]) else "known"
+            yield f"The lead of {last} over {other} is not {told} at equal length: it may only have grown longer."
         worse = list(_worse_aspects(found, last, other))
         if worse:
             yield f"Worse than {other}: {'; '.join(worse)}."

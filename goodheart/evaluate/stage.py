@@ -25,7 +25,7 @@ from goodheart.evaluate.interval import Bootstrap, Samples, is_yes_no, measures,
 from goodheart.evaluate.leaderboard import leaderboard
 from goodheart.evaluate.reward_model import against_judge, against_labels, probe
 from goodheart.evaluate.style import tic_measures, tics_changed, tics_of
-from goodheart.evaluate.wins import by_prompt, mirrored, pairs, win_record
+from goodheart.evaluate.wins import Entry, by_prompt, mirrored, pairs, win_record
 from goodheart.judges.load import Judge, load_judge
 from goodheart.train.config import RunSettings
 from goodheart.train.lineage import plain
@@ -226,12 +226,20 @@ def _wins(
     """Every pair of models, told from both sides; and the shares won by prompt."""
     table: dict[str, dict[str, Any]] = {name: {} for name in found.names}
     rates = {}
+    entries = {name: _entries(found.models[name], scores[name], lengths[name]) for name in found.names}
     for a, b in combinations(found.names, 2):
-        compared = pairs(scores[a], scores[b], lengths[a], lengths[b], tie)
+        compared = pairs(entries[a], entries[b], tie)
         rates[a, b] = by_prompt(compared)
         table[a][b] = win_record(compared, bootstrap)
         table[b][a] = mirrored(table[a][b])
     return table, rates
+
+
+def _entries(answers: Sequence[Sequence[Answer]], scores: Samples, lengths: Samples) -> list[list[Entry]]:
+    return [
+        [Entry(a.words, x, n or 0.0) for a, x, n in zip(said, own, long, strict=True)]
+        for said, own, long in zip(answers, scores, lengths, strict=True)
+    ]
 
 
 def _rows(found: Answers, scored: Mapping[str, dict[str, Samples]]) -> Any:

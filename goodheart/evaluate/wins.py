@@ -6,17 +6,19 @@ Letters: P prompts, N pairs of answers.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from scipy.special import expit
 
-from goodheart.evaluate.interval import NOTHING, Array, Bootstrap, Measure, Samples
+from goodheart.evaluate.interval import NOTHING, Array, Bootstrap, Measure
 
 # Spread that the terms of the length model may have, in logits. Without a limit the answer for data that a straight
 # line separates would be infinite. The model's own term is bound least: what length cannot be told from is its doing.
 _MODEL_SPREAD, _LENGTH_SPREAD, _PROMPT_SPREAD = 10.0, 5.0, 2.0
+_FAR = 3.0  # standard deviations from 0 at which the lengths of two models hardly meet
 _STEPS = 50  # Newton steps; fewer than ten are needed
 
 
@@ -31,26 +33,35 @@ class Pairs:
     prompts: int
 
 
-def pairs(scores_a: Samples, scores_b: Samples, lengths_a: Samples, lengths_b: Samples, tie: float = 0.0) -> Pairs:
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """An answer in a comparison."""
+
+    text: str
+    score: float | None
+    length: float
+
+
+def pairs(first: Sequence[Sequence[Entry]], second: Sequence[Sequence[Entry]], tie: float = 0.0) -> Pairs:
     """All pairs of answers of two models.
 
+    Equal texts are a tie by definition: a judge that scores in batches may score them apart by rounding.
+
     Args:
-        scores_a, scores_b: for each prompt the scores of the answers; None is left out.
-        lengths_a, lengths_b: their lengths.
+        first, second: for each prompt the answers; those without a score are left out.
         tie: scores that differ by no more than this are equal.
     """
     prompt, preferred, longer, sizes = [], [], [], []
-    for p, (first, second, long_a, long_b) in enumerate(zip(scores_a, scores_b, lengths_a, lengths_b, strict=True)):
-        a = [(x, n or 0) for x, n in zip(first, long_a, strict=True) if x is not None]
-        b = [(x, n or 0) for x, n in zip(second, long_b, strict=True) if x is not None]
+    for p, (own, other) in enumerate(zip(first, second, strict=True)):
+        a, b = ([(e.score, e) for e in entries if e.score is not None] for entries in (own, other))
         sizes.append(float(min(len(a), len(b))))
-        for x, n in a:
-            for y, m in b:
+        for x, one in a:
+            for y, two in b:
                 prompt.append(p)
                 # equal up to rounding is equal
-                equal = math.isclose(x, y, rel_tol=1e-9, abs_tol=max(tie, 1e-12)) or abs(x - y) <= tie
+                equal = one.text == two.text or math.isclose(x, y, rel_tol=1e-9, abs_tol=max(tie, 1e-12))
                 preferred.append(0.5 if equal else float(x > y))
-                longer.append(float(n - m))
+                longer.append(one.length - two.length)
     return Pairs(np.array(prompt, dtype=np.int64), np.array(preferred), np.array(longer), np.array(sizes), len(sizes))
 
 
@@ -104,9 +115,12 @@ def length_controlled(found: Pairs, bootstrap: Bootstrap) -> Measure:
     model, u_x for prompt x (penalised) and phi for length; the rate is the mean over prompts of
     sigmoid(theta + u_x). Fitted by penalised maximum likelihood, each prompt weighing as many observations as it has
     independent pairs. The interval resamples prompts, each resample by one Newton step from the whole fit.
+    Where no prompt differs from another in its share, resampling shows no spread of theta: the interval is then at
+    least as wide as that of the plain rate. Where a's answers are nearly always longer, or shorter, by far, length and
+    model cannot be told apart, and there is no answer.
     Source: Dubois et al. arXiv:2404.04475, with prompts in place of their instruction difficulty.
     """
-    if not len(found.prompt_N):
+    if not len(found.prompt_N) or _apart(found.longer_N):
         return NOTHING
     used = np.unique(found.prompt_N)
     fit = _LengthModel(found)
@@ -116,7 +130,27 @@ def length_controlled(found: Pairs, bootstrap: Bootstrap) -> Measure:
     weights_RP = bootstrap.weights_RP[:, used]
     moved = (weights_RP @ values_P[used]) + ((weights_RP @ slopes_P2[used]) * shifts_R2).sum(1)
     with np.errstate(invalid="ignore"):  # a resample without any of the used prompts
-        return bootstrap.measure(value, np.clip(moved / weights_RP.sum(1), 0, 1), len(used))
+        measure = bootstrap.measure(value, np.clip(moved / weights_RP.sum(1), 0, 1), len(used))
+    return _as_wide_as_the_rate(measure, by_prompt(found), bootstrap)
+
+
+def _apart(longer_N: Array) -> bool:
+    """Whether the differences of length lie far from 0 for their spread: all on one side, so to speak."""
+    mean, spread = float(longer_N.mean()), float(longer_N.std())
+    return mean != 0 and abs(mean) > _FAR * spread
+
+
+def _as_wide_as_the_rate(measure: Measure, rates_P: Array, bootstrap: Bootstrap) -> Measure:
+    """Widens it by the half-widths of the plain rate's interval where that is the same for every prompt."""
+    plain = bootstrap.mean(rates_P)
+    if np.nanmin(rates_P) < np.nanmax(rates_P) or plain.value is None or measure.value is None:
+        return measure
+    assert plain.low is not None
+    assert plain.high is not None
+    assert measure.low is not None
+    assert measure.high is not None
+    low, high = measure.value - (plain.value - plain.low), measure.value + (plain.high - plain.value)
+    return Measure(measure.value, min(measure.low, max(low, 0.0)), max(measure.high, min(high, 1.0)), measure.n)
 
 
 class _LengthModel:

@@ -50,5 +50,15 @@ def test_one_that_always_wins_and_one_that_nobody_met() -> None:
     assert all(math.isfinite(row[key]) for row in rows.values() for key in ("low", "high"))
 
 
+def test_one_that_always_wins_is_not_certain() -> None:
+    # 3 of 3 won: odds 3.5 to 0.5; Wilson's low end 3 / 6.8415 = 0.4385 of 3: odds 1.8155 to 2.1845, a bit under even
+    best, worst = leaderboard(["a", "b"], {("a", "b"): np.ones(3)}, Bootstrap(3, 1000))
+    assert best["rating"] == pytest.approx(1000 + 200 * math.log10(3.5 / 0.5), abs=1e-3)
+    assert best["low"] == pytest.approx(1000 + 200 * math.log10(1.8155 / 2.1845), abs=0.05)
+    assert best["high"] == pytest.approx(best["rating"])
+    assert worst["high"] == pytest.approx(2000 - best["low"], abs=1e-3)
+    assert worst["low"] == pytest.approx(worst["rating"])
+
+
 def test_one_model_has_no_rank() -> None:
     assert leaderboard(["a"], {}, Bootstrap(3, 1000)) == []

@@ -205,6 +205,17 @@ def test_a_kind_of_prompt_that_collapsed_is_told(tmp_path: Path) -> None:
     )
 
 
+def test_a_length_that_cannot_be_told_from_the_model_is_told(tmp_path: Path) -> None:
+    found = evaluation()
+    found["wins"]["ppo"]["sft"]["length_controlled"] = measure(None)
+    summary = told(tmp_path, found)
+    assert summary.headline == "ppo is better than sft and base, but not surely than sft at equal length"
+    assert "The lead of ppo over sft is not known at equal length: it may only have grown longer." in summary.cautions
+    assert summary.findings[0].endswith(
+        "; at equal length it cannot be told, the answers of one being longer by far nearly always."
+    )
+
+
 def test_a_judge_without_any_opinion_is_told(tmp_path: Path) -> None:
     found = evaluation()
     nothing = {key: measure(None) for key in ("rate", "length_controlled")}

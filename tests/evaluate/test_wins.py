@@ -9,7 +9,8 @@ import pytest
 from scipy.special import expit
 
 from goodheart.evaluate.interval import Bootstrap
-from goodheart.evaluate.wins import Pairs, by_prompt, length_controlled, mirrored, pairs, win_record
+from goodheart.evaluate.wins import Entry, Pairs, by_prompt, length_controlled, mirrored, pairs, win_record
+from goodheart.losses.reward import wilson_interval
 
 
 def drawn(
@@ -25,9 +26,25 @@ def drawn(
     return Pairs(prompt, preferred, difference, np.full(prompts, float(samples)), prompts)
 
 
+def paired(
+    scores_a: list[list[float | None]],
+    scores_b: list[list[float | None]],
+    lengths_a: list[list[float]],
+    lengths_b: list[list[float]],
+    tie: float = 0.0,
+) -> Pairs:
+    """Pairs of answers that all have different texts."""
+
+    def entries(who: str, scores: list[list[float | None]], lengths: list[list[float]]) -> list[list[Entry]]:
+        both = [list(zip(own, long, strict=True)) for own, long in zip(scores, lengths, strict=True)]
+        return [[Entry(f"{who} {i} {k}", x, n) for k, (x, n) in enumerate(own)] for i, own in enumerate(both)]
+
+    return pairs(entries("a", scores_a, lengths_a), entries("b", scores_b, lengths_b), tie)
+
+
 def test_win_rate_by_hand() -> None:
     # prompt 0: a 3, 1 against b 2, 2 -> wins 2 of 4; prompt 1: 1 against 1 -> a tie; prompt 2: nothing to compare
-    found = pairs([[3, 1], [1], [5]], [[2, 2], [1], [None]], [[9, 1], [4], [1]], [[5, 5], [4], [1]])
+    found = paired([[3, 1], [1], [5]], [[2, 2], [1], [None]], [[9, 1], [4], [1]], [[5, 5], [4], [1]])
     assert by_prompt(found)[:2].tolist() == [0.5, 0.5]
     assert math.isnan(by_prompt(found)[2])
     record = win_record(found, Bootstrap(3, 1000))
@@ -38,19 +55,19 @@ def test_win_rate_by_hand() -> None:
 
 def test_prompts_weigh_the_same_whatever_their_samples() -> None:
     # won on the first prompt (4 pairs), lost on the second (1 pair): 0.5, not 0.8
-    found = pairs([[2, 2], [0]], [[1, 1], [1]], [[1, 1], [1]], [[1, 1], [1]])
+    found = paired([[2, 2], [0]], [[1, 1], [1]], [[1, 1], [1]], [[1, 1], [1]])
     assert win_record(found, Bootstrap(2, 1000))["rate"]["value"] == 0.5
 
 
 def test_scores_that_differ_by_rounding_or_less_than_the_tie_margin_are_equal() -> None:
-    found = pairs([[0.1 + 0.2, 1.0]], [[0.3]], [[1, 1]], [[1]])
+    found = paired([[0.1 + 0.2, 1.0]], [[0.3]], [[1, 1]], [[1]])
     assert found.preferred_N.tolist() == [0.5, 1.0]
-    assert pairs([[0.35, 1.0]], [[0.3]], [[1, 1]], [[1]], tie=0.1).preferred_N.tolist() == [0.5, 1.0]
+    assert paired([[0.35, 1.0]], [[0.3]], [[1, 1]], [[1]], tie=0.1).preferred_N.tolist() == [0.5, 1.0]
 
 
 def test_the_other_side_mirrors() -> None:
-    found = pairs([[3], [1], [4]], [[2], [2], [1]], [[9], [1], [5]], [[5], [5], [5]])
-    back = pairs([[2], [2], [1]], [[3], [1], [4]], [[5], [5], [5]], [[9], [1], [5]])
+    found = paired([[3], [1], [4]], [[2], [2], [1]], [[9], [1], [5]], [[5], [5], [5]])
+    back = paired([[2], [2], [1]], [[3], [1], [4]], [[5], [5], [5]], [[9], [1], [5]])
     bootstrap = Bootstrap(3, 1000)
     there, here = mirrored(win_record(found, bootstrap)), win_record(back, bootstrap)
     assert (there["wins"], there["losses"]) == (here["wins"], here["losses"])
@@ -76,7 +93,7 @@ def test_a_pure_quality_effect_stays() -> None:
 
 def test_equal_lengths_change_nothing() -> None:
     # without any difference of length the model is exact: mean of the prompts' shares (1, 0.5, 0, 1)
-    found = pairs([[2, 2], [2, 0], [0, 0], [2, 2]], [[1, 1]] * 4, [[7, 7]] * 4, [[7, 7]] * 4)
+    found = paired([[2, 2], [2, 0], [0, 0], [2, 2]], [[1, 1]] * 4, [[7, 7]] * 4, [[7, 7]] * 4)
     assert length_controlled(found, Bootstrap(4, 1000)).value == pytest.approx(0.625, abs=0.01)
 
 
@@ -107,8 +124,35 @@ def test_the_interval_covers_the_truth() -> None:
     assert 0.89 <= covered / 200 <= 0.99
 
 
-def test_a_model_that_always_wins_has_a_finite_answer() -> None:
-    found = pairs([[2]] * 50, [[1]] * 50, [[30]] * 50, [[10]] * 50)
-    controlled = length_controlled(found, Bootstrap(50, 1000))
-    assert 0.9 < controlled.value <= 1  # type: ignore[operator]
-    assert controlled.high <= 1  # type: ignore[operator]
+def test_equal_texts_are_a_tie_whatever_the_judge_says() -> None:
+    same = pairs([[Entry("yes", 0.30001, 1)]], [[Entry("yes", 0.3, 1), Entry("no", 0.3, 1)]])
+    assert same.preferred_N.tolist() == [0.5, 1.0]
+
+
+def test_what_never_varies_is_not_certain_at_equal_length() -> None:
+    # won on all of 3 prompts: the plain rate is 1, Wilson's low end 3 / (3 + 3.8415) = 0.4385, 0.5615 below it
+    found = paired([[2]] * 3, [[1]] * 3, [[4], [9], [7]], [[5], [5], [9]])
+    controlled = length_controlled(found, Bootstrap(3, 1000))
+    assert controlled.value is not None
+    assert 0.9 < controlled.value < 1
+    assert controlled.low == pytest.approx(controlled.value - (1 - wilson_interval(3, 3)[0]))
+    assert controlled.low == pytest.approx(controlled.value - 0.5615, abs=1e-4)
+    assert controlled.high is not None
+    assert controlled.value <= controlled.high <= 1
+    tied = length_controlled(paired([[1]] * 3, [[1]] * 3, [[4], [9], [7]], [[5], [5], [9]]), Bootstrap(3, 1000))
+    # Wilson for 1.5 of 3: half-width 1.96 sqrt(0.25 / 3 + 3.8415 / 36) / (1 + 3.8415 / 3) = 0.3747
+    assert (tied.value, tied.low, tied.high) == pytest.approx((0.5, 0.1253, 0.8747), abs=1e-4)
+
+
+def test_always_longer_by_far_says_nothing() -> None:
+    """Differences of 20 and of 30 +- 8 (3.75 standard deviations from 0): length and model cannot be told apart."""
+    found = paired([[2]] * 50, [[1]] * 50, [[30]] * 50, [[10]] * 50)
+    assert length_controlled(found, Bootstrap(50, 1000)).value is None
+    spread = [[38], [22]] * 25
+    assert length_controlled(paired([[2]] * 50, [[1]] * 50, spread, [[0]] * 50), Bootstrap(50, 1000)).n == 0
+    assert length_controlled(paired([[2]] * 50, [[1]] * 50, [[0]] * 50, spread), Bootstrap(50, 1000)).n == 0
+    # 30 +- 15: two standard deviations
+    near = [[45], [15]] * 25
+    assert length_controlled(paired([[2]] * 50, [[1]] * 50, near, [[0]] * 50), Bootstrap(50, 1000)).n == 50
+    record = win_record(found, Bootstrap(50, 1000))
+    assert mirrored(record)["length_controlled"] == {"value": None, "low": None, "high": None, "n": 0}
