@@ -37,7 +37,10 @@ from goodheart.judges.load import load_judge
 HERE = Path(__file__).parent
 TRUTH = "goodheart.playground.truth:score"
 WEAK = {"like": "crowd", "length_bias": 0.05}  # the crowd, and how much it likes length
-NEW_TOKENS = 48
+NEW_TOKENS = 40
+EVERY = 3  # steps between looks
+# The law knows no floor, but the truth cannot fall below 0: it is held against the looks above this share of the start.
+FLOOR = 0.25
 NS = [2**k for k in range(11)]
 
 
@@ -46,7 +49,7 @@ def main() -> None:
     parser.add_argument("--base", type=Path, default=Path("runs/demo"), help="finished demo: its world and SFT model")
     parser.add_argument("--out", type=Path, default=Path("runs/goodhart"))
     parser.add_argument("--seeds", type=int, default=10)
-    parser.add_argument("--steps", type=int, default=120, help="PPO steps of a free run")
+    parser.add_argument("--steps", type=int, default=45, help="PPO steps of a free run")
     parser.add_argument("--labels", type=int, default=400, help="prompts that the weak crowd labels")
     parser.add_argument("--samples", type=int, default=2048, help="answers per prompt for best of n; 0 = leave it out")
     arguments = parser.parse_args()
@@ -74,10 +77,19 @@ def one_seed(seed: int, arguments: argparse.Namespace) -> dict[str, Any]:
     base, out = arguments.base, arguments.out / f"seed-{seed}"
     reward = weak_reward(seed, arguments, out)
     world, test = Path(part(base, "world")), str(Path(part(base, "world")) / "prompts-test.jsonl")
-    watched = {"judge": TRUTH, "prompts": test, "every": 5, "count": 240, "stop": False, "keep": False}
+    watched = {
+        "judge": TRUTH,
+        "prompts": test,
+        "every": EVERY,
+        "count": 300,
+        "answers": 2,
+        "stop": False,
+        "keep": False,
+    }
     free = ppo(seed, arguments, reward, out / "free", watched)
     looks = [row.data for row in read_rows(str(free / "audit.jsonl"))]
-    guard = {"judge": TRUTH, "prompts": str(world / "prompts-validation.jsonl"), "every": 5, "count": 100}
+    validation = str(world / "prompts-validation.jsonl")
+    guard = {"judge": TRUTH, "prompts": validation, "every": EVERY, "count": 200, "answers": 2}
     guarded = ppo(seed, arguments, reward, out / "guarded", guard)
     ended = json.loads((guarded / "results.json").read_text(encoding="utf-8"))
     best = max(looks, key=lambda look: look["audit"])
@@ -157,9 +169,11 @@ def ppo(seed: int, arguments: argparse.Namespace, reward: str, out: Path, audit:
 
 def law_of(looks: list[dict[str, Any]]) -> dict[str, Any]:
     """The law of RL fitted to the first part of a run, and how well it predicts the rest."""
-    d = [math.sqrt(max(look["kl"], 0.0)) for look in looks]
-    gains = [look["audit"] - looks[0]["audit"] for look in looks]
-    return predicted(RL, d, gains, first=0.6 * max(d))
+    high = [i for i, look in enumerate(looks) if look["audit"] < FLOOR * looks[0]["audit"]]
+    used = looks[: high[0]] if high else looks
+    d = [math.sqrt(max(look["kl"], 0.0)) for look in used]
+    gains = [look["audit"] - looks[0]["audit"] for look in used]
+    return predicted(RL, d, gains, first=0.65 * max(d))
 
 
 def predicted(law: Law, d: list[float], gains: list[float], first: float) -> dict[str, Any]:
@@ -171,7 +185,8 @@ def predicted(law: Law, d: list[float], gains: list[float], first: float) -> dic
     except DataError as error:
         return {"law": str(error)}
     r2 = fit.score([d[i] for i in rest], [gains[i] for i in rest]) if len(rest) > 1 else None
-    return {"law": fit.as_dict(), "fitted_to": first, "points": [len(fitted), len(rest)], "r2_beyond": r2}
+    shown = {k: v for k, v in fit.as_dict().items() if k in ("alpha", "beta", "peak", "peak_low", "peak_high", "r2")}
+    return {"law": shown, "fitted_to": first, "points": [len(fitted), len(rest)], "r2_beyond": r2}
 
 
 def best_of_n(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -228,7 +243,7 @@ def draw(found: dict[str, Any], path: Path) -> None:
         d = [math.sqrt(max(look["kl"], 0.0)) for look in row["looks"]]
         left.plot(d, [look["audit"] for look in row["looks"]], color="tab:green", alpha=0.5, lw=1)
         right.plot(d, [look["proxy"] for look in row["looks"]], color="tab:orange", alpha=0.5, lw=1)
-        left.plot([d[row["kept_step"] // 5]], [row["kept"]], "o", color="black", ms=4)
+        left.plot([d[row["kept_step"] // EVERY]], [row["kept"]], "o", color="black", ms=4)
     left.set(title="Truth (dots: kept by the guard)", xlabel="sqrt(KL)", ylabel="true preference")
     right.set(title="Score trained on", xlabel="sqrt(KL)", ylabel="reward model's score, std of its labels")
     if found["best_of_n"]:
