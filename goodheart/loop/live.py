@@ -15,7 +15,8 @@ from rich.table import Table
 from rich.text import Text
 
 from goodheart.loop.gates import Gate, Verdict
-from goodheart.loop.pipeline import Ending, Pipeline, Plan, View
+from goodheart.loop.pipeline import Pipeline
+from goodheart.loop.plan import Ending, Plan, View
 from goodheart.loop.view import headlines
 from goodheart.train.progress import Progress, clock, watched
 

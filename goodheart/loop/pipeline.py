@@ -15,51 +15,20 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any
 
-from goodheart.errors import ConfigError, GateError, Interrupted
-from goodheart.loop.gates import Gate, Verdict
+from goodheart.errors import ConfigError, GateError, Interrupted, RunError
+from goodheart.loop.gates import Gate
+from goodheart.loop.outputs import is_ours, output_digest, set_aside
+from goodheart.loop.plan import Plan, Unseen, View
 from goodheart.loop.reading import PipelineFile
 from goodheart.loop.record import Record
-from goodheart.loop.step import Identity, Step, difference, results_of
+from goodheart.loop.step import Identity, Step, difference, newly_usual, results_of
 from goodheart.train.config import nearest
 from goodheart.train.lineage import environment
 from goodheart.train.lock import FolderLock
 
-Ending = Literal["done", "kept", "failed", "stopped"]
 SAME_AGAIN = "what it reads came out the same"
-
-
-@dataclass
-class Plan:
-    """What `goodheart run` would do with a step, and why."""
-
-    step: Step
-    runs: bool
-    reason: str
-
-
-class View(Protocol):
-    """Whoever wants to see a pipeline run."""
-
-    def begins(self, plan: Plan) -> None: ...
-
-    def ends(self, plan: Plan, state: Ending, seconds: float) -> None: ...
-
-    def gate(self, gate: Gate, verdict: Verdict) -> None: ...
-
-
-class Unseen:
-    """Nobody looks."""
-
-    def begins(self, plan: Plan) -> None:
-        """Says nothing."""
-
-    def ends(self, plan: Plan, state: Ending, seconds: float) -> None:
-        """Says nothing."""
-
-    def gate(self, gate: Gate, verdict: Verdict) -> None:
-        """Says nothing."""
 
 
 @dataclass
@@ -82,35 +51,47 @@ class Pipeline:
         read = PipelineFile.read(file, sets)
         return cls(file, read.out, read.steps, read.gates, trust_code)
 
-    def plan(self) -> list[Plan]:
-        """Which steps would run, in order, each with its reason."""
+    def plan(self, only: str | None = None) -> list[Plan]:
+        """Which steps would run, in order, each with its reason.
+
+        Args:
+            only: this stage alone.
+
+        Raises:
+            ConfigError: `only` names no stage; or something lies where a stage would write that is not ours.
+        """
         plans: list[Plan] = []
         running: set[str] = set()
+        self._refuse_foreign()
         for step in self.steps:
             before = [name for name in step.parents if name in running]
             why = f"{', '.join(before)} runs before it" if before else self._why(step)
             plans.append(Plan(step, bool(why), why or "unchanged"))
             if why:
                 running.add(step.name)
-        return plans
+        return plans if only is None else [self._alone(only, plans)]
 
     def run(self, only: str | None = None, view: View | None = None) -> list[Plan]:
         """Runs what the plan says, in order, and checks the gates; returns the plan with what was done.
 
         Args:
-            only: run this stage alone.
+            only: run this stage alone, if the gates over those that it builds on hold.
             view: told what happens.
 
         Raises:
-            ConfigError: `only` names no stage, or one whose inputs are not there yet; a gate names no result.
+            ConfigError: `only` names no stage, or one whose inputs are not there yet; a gate names no result; something
+                lies where a stage would write that is not ours.
             GateError: a gate does not hold.
             RunError: another process runs this pipeline.
         """
         view = view or Unseen()
-        chosen = [step.name for step in ([self._alone(only)] if only is not None else self.steps)]
+        if only is not None:
+            self._step(only)  # before a folder is made
         with _held(FolderLock(self.out)):
             Record(self.out).keep_gates(self.gates)
-            plans = [plan for plan in self.plan() if plan.step.name in chosen]
+            plans = self.plan(only)
+            for gate in self._ahead(only):
+                self._pass(gate, view)
             for plan in plans:
                 self._follow(plan, view)
                 for gate in self.due(plan.step):
@@ -145,26 +126,61 @@ class Pipeline:
         before = Record(self.out).done(step.name)
         if before is None:
             return "no record of how its output was made"
-        return self._differs(before, step.identity())
+        return _joined(self._differs(before, step), "its output was changed" if _altered(before, step) else "")
 
-    def _differs(self, before: Identity, now: Identity) -> str:
-        return difference(before, now, with_code=not self.trust_code)
+    def _differs(self, before: Identity, step: Step) -> str:
+        usual = tuple(newly_usual(before["settings"], step.settings)) if self.trust_code else ()
+        return difference(before, step.identity(), with_code=not self.trust_code, usual=usual)
 
-    def _alone(self, name: str) -> Step:
-        names = [step.name for step in self.steps]
-        if name not in names:
-            raise ConfigError(f"{self.file}: no stage `{name}`{nearest(name, names)}")
-        step = self.steps[names.index(name)]
-        for parent in step.parents:
-            if not self.steps[names.index(parent)].finished:
-                raise ConfigError(f"{self.file}: `{name}` reads `{parent}`, which is not finished: run that first")
-        return step
+    def _refuse_foreign(self) -> None:
+        """Raises where something lies at the place of an output that neither this pipeline nor goodheart wrote."""
+        known = Record(self.out).known()
+        for step in self.steps:
+            if step.output.exists() and not is_ours(step.output, known):
+                raise ConfigError(
+                    f"{self.file}: stage `{step.name}`: {step.output} is there and no stage of this pipeline made it; "
+                    "move it or choose another `out`"
+                )
+
+    def _step(self, name: str) -> Step:
+        found = {step.name: step for step in self.steps}
+        if name not in found:
+            raise ConfigError(f"{self.file}: no stage `{name}`{nearest(name, list(found))}")
+        return found[name]
+
+    def _alone(self, name: str, plans: list[Plan]) -> Plan:
+        """The plan of a stage that is run by itself, and what is to be said of those it reads."""
+        step = self._step(name)
+        reads = [plan for plan in plans if plan.step.name in step.parents and plan.runs]
+        told = [
+            f"parent `{p.step.name}` {'would run again' if p.step.finished else 'must run first'} ({p.reason})"
+            for p in reads
+        ]
+        why = self._why(step)
+        return Plan(step, bool(why), _joined(why or "unchanged", *told), _joined(*told))
+
+    def _ahead(self, only: str | None) -> Iterator[Gate]:
+        """The gates that have to hold before a stage may be run alone: those over stages that it builds on."""
+        if only is None:
+            return
+        above, open_ = set[str](), [only]
+        while open_:
+            new = set(self._step(open_.pop()).parents) - above
+            above |= new
+            open_ += new
+        for parent in self._step(only).parents:
+            if not self._step(parent).finished:
+                raise ConfigError(f"{self.file}: `{only}` reads `{parent}`, which is not finished: run that first")
+        finished = {step.name for step in self.steps if step.finished}
+        yield from (gate for gate in self.gates if (above & finished).issuperset(gate.stages))
 
     def _follow(self, plan: Plan, view: View) -> None:
-        if plan.runs and not (why := self._why(plan.step)):
-            plan.runs, plan.reason = False, SAME_AGAIN
+        # asked again: what came before may have made what this one reads
+        why = self._why(plan.step)
+        if why:
+            plan.runs, plan.reason = True, _joined(why, plan.beside)
         elif plan.runs:
-            plan.reason = why
+            plan.runs, plan.reason = False, SAME_AGAIN
         if not plan.runs:
             view.ends(plan, "kept", 0.0)
             return
@@ -182,9 +198,12 @@ class Pipeline:
         record = Record(self.out)
         identity = step.identity()
         begun_as = record.begun(step.name)
-        if step.output.exists() and (begun_as is None or self._differs(begun_as, identity)):
-            _set_aside(step.output, self.out / "replaced")
-        record.begin(step.name, identity)
+        if step.output.exists():
+            if begun_as is None or self._differs(begun_as, step) or _altered(record.done(step.name), step):
+                set_aside(step.output, self.out / "replaced")
+            elif "code" in begun_as:
+                identity["code"] = begun_as["code"]  # part of it was made by that, also where other code is trusted
+        record.begin(step.name, identity, self.gates)
         begun = time.monotonic()
         _, function = step.kind.load()
         returned = function(step.settings)
@@ -193,7 +212,8 @@ class Pipeline:
             "seconds": round(time.monotonic() - begun, 2),
             **_software(),
         }
-        record.finish(step.name, identity, made, {} if step.results_file else results_of(returned))
+        results = {} if step.results_file else results_of(returned)
+        record.finish(step.name, identity, output_digest(step.output), made, results)
 
     def _pass(self, gate: Gate, view: View) -> None:
         """Checks a gate.
@@ -228,17 +248,20 @@ def _software() -> dict[str, Any]:
 
 @contextmanager
 def _held(lock: FolderLock) -> Iterator[None]:
-    lock.take()
+    try:
+        lock.take()
+    except RunError as error:
+        raise RunError(str(error).replace("choose another --out", "choose another folder with --set out=")) from error
     try:
         yield
     finally:
         lock.release()
 
 
-def _set_aside(output: Path, folder: Path) -> None:
-    """Moves an output that is replaced out of the way: labels and checkpoints are never deleted."""
-    folder.mkdir(parents=True, exist_ok=True)
-    number = 1
-    while (target := folder / f"{output.stem}-{number}{output.suffix}").exists():
-        number += 1
-    output.rename(target)
+def _altered(done: Identity | None, step: Step) -> bool:
+    """Whether a finished output is no longer what it was when it was done; one of an older record counts as it is."""
+    return done is not None and step.finished and done.get("output") not in (None, output_digest(step.output))
+
+
+def _joined(*reasons: str) -> str:
+    return "; ".join(reason for reason in reasons if reason)

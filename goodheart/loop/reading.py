@@ -30,9 +30,11 @@ from typing import Any
 from goodheart.errors import ConfigError
 from goodheart.loop.gates import Gate
 from goodheart.loop.inputs import missing
+from goodheart.loop.outputs import misplaced, reads_from
 from goodheart.loop.registry import stage
 from goodheart.loop.step import Step
 from goodheart.train.config import Path_, apply_sets, load_yaml, nearest, place, validate
+from goodheart.train.lineage import is_function
 
 _REFERENCE = re.compile(r"\$\{([^}]*)\}")
 _NAME = re.compile(r"[A-Za-z0-9][\w.-]*")
@@ -88,7 +90,8 @@ class PipelineFile:
     @property
     def out(self) -> Path:
         """The folder that all outputs lie in."""
-        return Path(self._fill(str(self.values.get("out", f"runs/{self.file.stem}")), ("out",)))
+        named = self.values.get("out") or f"runs/{self.file.stem}"
+        return Path(self._fill(str(named), ("out",))).expanduser()
 
     def _place(self, *path: str | int) -> str:
         return place(self.file, self.lines, path)
@@ -118,12 +121,12 @@ class PipelineFile:
         filled = {key: self._filled(value, (*root, key)) for key, value in block.items()}
         kind_name = str(filled.pop("stage", name))
         kind = stage(kind_name, self._place(*root, "stage"))
-        filled.setdefault("out", str(self.out / f"{name}{kind.suffix}"))
+        filled["out"] = self._output(filled.get("out"), self.out / f"{name}{kind.suffix}", root)
         settings_class, _ = kind.load()
         if self.values.get("seed") is not None and "seed" in settings_class.model_fields:
             filled.setdefault("seed", self.values["seed"])
         settings = validate(settings_class, filled, self.lines, self.file, root)
-        step = Step(name, kind_name, kind, settings, Path(filled["out"]), self._parents(name, block))
+        step = Step(name, kind_name, kind, settings, filled["out"], self._parents(name, block))
         self._check_output(step)
         self._check_inputs(step)
         return step
@@ -179,24 +182,36 @@ class PipelineFile:
         earlier = {step.name for step in self.steps}
         return [read for read in dict.fromkeys(_references(block)) if read in earlier]
 
+    def _output(self, given: Any, usual: Path, root: Path_) -> Path:
+        """Where a stage writes; left empty, its usual place."""
+        if not isinstance(given, str | None):
+            raise ConfigError(f"{self._place(*root, 'out')}`out` must be a file or folder (got {given!r:.60})")
+        return Path(given).expanduser() if given else usual
+
     def _check_output(self, step: Step) -> None:
-        taken = next((other.name for other in self.steps if other.output == step.output), None)
-        if taken is not None:
-            where = self._place("stages", step.name, "out")
-            raise ConfigError(f"{where}`out`: stage `{taken}` writes {step.output} already; choose another place")
+        """Refuses a place where an output would meet something that must stay."""
+        where = self._place("stages", step.name, "out")
+        read = [(text, is_data) for _, text, is_data in step.kind.inputs(step.settings.model_dump(mode="json"))]
+        wrong = misplaced(step.output, read, {other.name: other.output for other in self.steps}, self.out)
+        if wrong:
+            raise ConfigError(f"{where}`out`: {wrong}; choose another place")
 
     def _check_inputs(self, step: Step) -> None:
         """Refuses inputs that neither exist nor are made by a stage above; notes the stages that make them."""
         for path, text, is_data in step.kind.inputs(step.settings.model_dump(mode="json")):
-            maker = next((other for other in self.steps if _within(text, other.output)), None)
-            if maker is not None:
-                if maker.name not in step.parents:
-                    step.parents.append(maker.name)
-                continue
-            reason = missing(text, is_data=is_data)
+            makers = [other.name for other in self.steps if reads_from(text, other.output, is_data=is_data)]
+            step.parents += [name for name in makers if name not in step.parents]
+            reason = "" if makers else missing(text, is_data=is_data)
             if reason:
                 name = ".".join(map(str, path))
-                raise ConfigError(f"{self._place('stages', step.name, *path)}`{name}`: {reason}")
+                raise ConfigError(f"{self._place('stages', step.name, *path)}`{name}`: {reason}{self._elsewhere(text)}")
+
+    def _elsewhere(self, text: str) -> str:
+        """A word on what a path counts from, for a file that lies in another folder than the current one."""
+        here = Path.cwd()
+        if is_function(text) or Path(text).expanduser().is_absolute() or self.file.resolve().parent == here:
+            return ""
+        return f"; paths are relative to the current folder ({here})"
 
 
 def _references(value: Any) -> Iterator[str]:
@@ -205,8 +220,3 @@ def _references(value: Any) -> Iterator[str]:
         yield from _REFERENCE.findall(value)
     for part in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
         yield from _references(part)
-
-
-def _within(text: str, output: Path) -> bool:
-    path = Path(text)
-    return path == output or output in path.parents

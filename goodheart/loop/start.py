@@ -26,7 +26,7 @@ def run_pipeline(
 
     Args:
         pipeline: the file; None, or the name of a stage alone, takes goodheart.yaml in the current folder.
-        stage: run this one alone.
+        stage: this one alone.
         plan: stop after the plan.
         trust_code: keep outputs that other code made.
         sets: `a.b=value` overrides.
@@ -39,7 +39,7 @@ def run_pipeline(
     file, stage = _file(pipeline, stage)
     loaded = Pipeline.load(file, sets, trust_code=trust_code)
     if plan:
-        show_plan(loaded)
+        show_plan(loaded, stage)
         return
     with seen(loaded) as view:
         loaded.run(stage, view)

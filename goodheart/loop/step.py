@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from glob import glob
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel
+
 from goodheart.loop.code import changed, code_of
+from goodheart.loop.outputs import Stamps, stamps
 from goodheart.loop.registry import Stage
-from goodheart.train.config import Settings
+from goodheart.train.config import NOT_RESULTS, Settings
 from goodheart.train.lineage import content, is_function
 
 Identity = dict[str, Any]
@@ -60,23 +63,32 @@ class Step:
 
 
 @lru_cache(maxsize=4096)
-def _digest(text: str, stamps: tuple[tuple[str, int, int], ...]) -> str | None:
+def _digest(text: str, files: Stamps) -> str | None:
     """Content of an input; a model that many stages read is not read again as long as its stamps are the same."""
     return content(text)
 
 
-def _stamps(text: str) -> tuple[tuple[str, int, int], ...]:
-    """Name, time and size of every file that is meant."""
+def _stamps(text: str) -> Stamps:
+    """Those of every file that is meant."""
     path = Path(text).expanduser()
-    files = path.rglob("*") if path.is_dir() else [path] if path.is_file() else map(Path, glob(text, recursive=True))
-    found = [(str(file), file.stat()) for file in files if file.is_file()]
-    return tuple(sorted((name, stat.st_mtime_ns, stat.st_size) for name, stat in found))
+    return stamps(
+        path.rglob("*") if path.is_dir() else [path] if path.is_file() else map(Path, glob(text, recursive=True))
+    )
 
 
-def difference(before: Identity, now: Identity, *, with_code: bool = True) -> str:
-    """In words, why a finished output no longer stands; empty where it does."""
+def difference(before: Identity, now: Identity, *, with_code: bool = True, usual: Collection[str] = ()) -> str:
+    """In words, why a finished output no longer stands; empty where it does.
+
+    Args:
+        before: what it was made from.
+        now: what it would be made from.
+        with_code: whether other code counts.
+        usual: settings that do not count, see `newly_usual`.
+    """
     old, new = flat(before["settings"]), flat(now["settings"])
-    reasons = [f"{key}: {_shown(old, key)} -> {_shown(new, key)}" for key in old | new if old.get(key) != new.get(key)]
+    settings = [key for key in old | new if old.get(key) != new.get(key) and _counts(key, usual)]
+    reasons = [f"{key}: {_shown(old, key)} -> {_shown(new, key)}" for key in settings]
+    reasons += [f"order of {key}" for key in _reordered(before["settings"], now["settings"])]
     inputs = before["inputs"]
     reasons += [f"{path} changed" for path, digest in now["inputs"].items() if inputs.get(path, digest) != digest]
     if before.get("stage", now["stage"]) != now["stage"]:
@@ -86,6 +98,33 @@ def difference(before: Identity, now: Identity, *, with_code: bool = True) -> st
         more = f" and {len(files) - _MOST_FILES} more" if len(files) > _MOST_FILES else ""
         reasons += [f"code changed: {', '.join(files[:_MOST_FILES])}{more}"] if files else []
     return "; ".join(reasons)
+
+
+def newly_usual(before: Mapping[str, Any], settings: BaseModel, prefix: str = "") -> Iterator[str]:
+    """Settings that there were not before and that have their default: code that knew nothing of them did the same."""
+    for name, about in type(settings).model_fields.items():
+        value = getattr(settings, name)
+        if name not in before:
+            if not about.is_required() and value == about.get_default(call_default_factory=True):
+                yield f"{prefix}{name}"
+        elif isinstance(value, BaseModel) and isinstance(before[name], Mapping):
+            yield from newly_usual(before[name], value, f"{prefix}{name}.")
+
+
+def _counts(key: str, usual: Collection[str]) -> bool:
+    return key.partition(".")[0] not in NOT_RESULTS and not any(
+        key == name or key.startswith(f"{name}.") for name in usual
+    )
+
+
+def _reordered(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    """Blocks with the same keys in another order: models are compared in the order in which they are named, say."""
+    for key, block in new.items():
+        was = old.get(key)
+        if isinstance(block, Mapping) and isinstance(was, Mapping):
+            if [name for name in was if name in block] != [name for name in block if name in was]:
+                yield f"{prefix}{key}"
+            yield from _reordered(was, block, f"{prefix}{key}.")
 
 
 def results_of(returned: Any) -> dict[str, Any]:

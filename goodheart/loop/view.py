@@ -49,11 +49,11 @@ def show_run(run: Run) -> None:
         _console.print(f"model written to {run.model_dir}")
 
 
-def show_plan(pipeline: Pipeline) -> None:
-    """Each stage, whether it runs, and why; and which gates wait where."""
+def show_plan(pipeline: Pipeline, only: str | None = None) -> None:
+    """Each stage, or `only` that one: whether it runs, and why; and which gates wait where."""
     table = Table("stage", "", "why", box=None, pad_edge=False)
     names = [step.name for step in pipeline.steps]
-    for plan in pipeline.plan():
+    for plan in pipeline.plan(only):
         table.add_row(plan.step.name, "run" if plan.runs else "skip", plan.reason)
         for gate in pipeline.gates:
             if max(gate.stages, key=names.index) == plan.step.name:

@@ -16,6 +16,9 @@ from goodheart.errors import ConfigError
 Path_ = tuple[str | int, ...]
 S = TypeVar("S", bound="Settings")
 
+# Settings that say how loudly, how fast or how safely a stage works; what it makes does not depend on them.
+NOT_RESULTS = frozenset({"quiet", "log_every", "tensorboard", "keep_checkpoints", "checkpoint_every", "max_tokens"})
+
 
 class Settings(BaseModel):
     """Base of every block of settings: unknown keys are errors, values are checked on assignment."""
@@ -176,7 +179,7 @@ def load_yaml(path: Path) -> tuple[Any, dict[Path_, int]]:
         if node is None:
             return {}, {}
         lines: dict[Path_, int] = {}
-        for where, number, again in _walk(node, ()):
+        for where, number, again in _walk(node, (), ()):
             if again:
                 raise ConfigError(f"{path}:{number}: key `{where[-1]}` is given twice")
             lines[where] = number
@@ -216,18 +219,26 @@ _Loader.add_implicit_resolver(
 )
 
 
-def _walk(node: yaml.Node, path: Path_) -> Iterator[tuple[Path_, int, bool]]:
+def _walk(node: yaml.Node, path: Path_, around: tuple[yaml.Node, ...]) -> Iterator[tuple[Path_, int, bool]]:
+    """Every key and item with its line, and whether its block has it already."""
+    if any(node is outer for outer in around):
+        raise yaml.MarkedYAMLError(problem="a block that contains itself", problem_mark=node.start_mark)
+    inside = (*around, node)
     if isinstance(node, yaml.MappingNode):
         seen = set()
         for key, value in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                raise yaml.MarkedYAMLError(
+                    problem="a key must be one word, not a list or a block", problem_mark=key.start_mark
+                )
             where = (*path, key.value)
             yield where, key.start_mark.line + 1, key.value in seen
             seen.add(key.value)
-            yield from _walk(value, where)
+            yield from _walk(value, where, inside)
     elif isinstance(node, yaml.SequenceNode):
         for i, item in enumerate(node.value):
             yield (*path, i), item.start_mark.line + 1, False
-            yield from _walk(item, (*path, i))
+            yield from _walk(item, (*path, i), inside)
 
 
 def _unknown_keys(

@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import Any
 
 import goodheart
+from goodheart.train.config import NOT_RESULTS
 from goodheart.train.files import sha256_of, sha256_of_folder
 
-# Settings that say where and how loudly, not what is computed.
-_NOT_COMPARED = {"out", "quiet"}
+_NOT_COMPARED = {"out"} | NOT_RESULTS
 _ABSENT = object()
 _PACKAGES = (
     "torch",
@@ -117,7 +117,8 @@ def content(text: str) -> str | None:
     """
     path = Path(text).expanduser()
     if path.is_dir():
-        return sha256_of_folder(path / "model" if (path / "model").is_dir() else path)
+        is_run = (path / "lineage.json").is_file() or (path / "DONE").is_file()
+        return sha256_of_folder(path / "model" if is_run and (path / "model").is_dir() else path)
     if path.is_file():
         return sha256_of(path)
     if is_function(text):
