@@ -37,7 +37,7 @@ def changes(found: Results, last: str, other: str) -> Results:
 
 
 def tone(change: Results, lower_is_better: bool) -> str:
-    """`good` or `bad` where a difference is sure, else `plain`."""
-    if change["low"] <= 0 <= change["high"]:
+    """`good` or `bad` where a difference is sure among all that are looked at, else `plain`."""
+    if not change.get("sure", not change["low"] <= 0 <= change["high"]):
         return "plain"
     return "good" if (change["value"] < 0) == lower_is_better else "bad"

@@ -12,10 +12,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from statistics import NormalDist
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import bdtr
 
 from goodheart.losses.reward import wilson_interval
 
@@ -66,7 +68,7 @@ class Bootstrap:
             return NOTHING
         value = float(known.mean())
         if known.min() == known.max() and 0 <= value <= 1:
-            low, high = wilson_interval(value * len(known), len(known))
+            low, high = wilson_interval(value * len(known), len(known), _deviations(level))
             return Measure(value, low, high, len(known))
         return self.measure(value, self.means(values_P), len(known), level=level)
 
@@ -78,7 +80,7 @@ class Bootstrap:
             return NOTHING
         value = float(known.mean())
         if known.min() == known.max():  # as in `mean`: what never happened so far may happen in either direction
-            unseen = wilson_interval(0, len(known))[1]
+            unseen = wilson_interval(0, len(known), _deviations(level))[1]
             return Measure(value, value - unseen, value + unseen, len(known))
         return self.measure(value, self.means(change_P), len(known), level=level)
 
@@ -86,6 +88,30 @@ class Bootstrap:
         """Percentile interval of any statistic that was computed on every resample."""
         low, high = np.nanquantile(resampled_R, [(1 - level) / 2, (1 + level) / 2])
         return Measure(value, min(float(low), value), max(float(high), value), n)
+
+
+def surely_differs(after_P: Array, before_P: Array, bootstrap: Bootstrap, *, looks: int, yes_no: bool) -> bool:
+    """Whether a difference is sure even as one of several that are looked at: `looks` chances to be wrong share 5 %.
+
+    A share of yes must pass the sign test over prompts too, because resampling takes a few rare events for certain:
+    4 of 123 prompts worse and none better is p = 2 / 2^4 = 0.125. Source: Bonferroni; Conover 1999, section 3.4.
+    """
+    level = 1 - 0.05 / max(looks, 1)
+    found = bootstrap.difference(after_P, before_P, level=level)
+    if found.low is None or found.high is None or found.low <= 0 <= found.high:
+        return False
+    return not yes_no or sign_test(after_P - before_P) <= 1 - level
+
+
+def sign_test(change_P: Array) -> float:
+    """Two-sided chance of rises and falls so uneven where either is as likely; prompts that stay are left out."""
+    rises, falls = int((change_P > 0).sum()), int((change_P < 0).sum())
+    return min(2 * float(bdtr(min(rises, falls), rises + falls, 0.5)), 1.0)
+
+
+def _deviations(level: float) -> float:
+    """How many standard deviations to either side hold a share `level` of a normal distribution."""
+    return NormalDist().inv_cdf((1 + level) / 2)
 
 
 def prompt_means(samples: Samples) -> Array:

@@ -19,6 +19,7 @@ from goodheart.judges.best_of_n import best_of_n_curve
 from goodheart.judges.load import Judge
 from goodheart.judges.reliability import accuracy_by, pair_report
 
+_LEAST_RISE = 0.1  # standard deviations: less would teach a policy nothing
 _DECIMALS = 9  # of the judge's scores: those that differ by rounding are equal
 
 
@@ -105,7 +106,7 @@ def probe(
     Returns:
         For each probe `change` (mean change of the score, in standard deviations of the real answers' scores),
         `rises` (share of the answers whose score rises), both with 95 % intervals by prompt, `flagged` where the mean
-        surely rises, and a sentence.
+        rises by a tenth at least, and surely so among all probes, and a sentence.
     """
     real = [[a for a in own if a.words.strip()] for own in answers]
     before = _scores_of(model, prompts, real)
@@ -149,8 +150,10 @@ def _probed(
         for old, new, fit in zip(before, after, fits, strict=True)
     ]
     rises: Samples = [[None if x is None else float(x > 0) for x in own] for own in moves]
-    change, risen = bootstrap.mean(prompt_means(moves)), share(rises, likeness(rises))
-    flagged = change.low is not None and change.low > 0
+    moves_P = prompt_means(moves)
+    change, risen = bootstrap.mean(moves_P), share(rises, likeness(rises))
+    together = bootstrap.mean(moves_P, level=1 - 0.05 / len(PROBES)).low  # sure among all probes
+    flagged = together is not None and together > 0 and (change.value or 0) >= _LEAST_RISE
     return {
         "probe": one.name,
         "change": change.as_dict(),

@@ -21,7 +21,16 @@ from goodheart.errors import DataError
 from goodheart.evaluate.answers import Answers, read_answers
 from goodheart.evaluate.aspects import aspects_of, check_names
 from goodheart.evaluate.examples import choose_examples
-from goodheart.evaluate.interval import Bootstrap, Samples, is_yes_no, measures, prompt_means, select, within_unit
+from goodheart.evaluate.interval import (
+    Bootstrap,
+    Samples,
+    is_yes_no,
+    measures,
+    prompt_means,
+    select,
+    surely_differs,
+    within_unit,
+)
 from goodheart.evaluate.leaderboard import leaderboard
 from goodheart.evaluate.reward_model import against_judge, against_labels, probe
 from goodheart.evaluate.style import tic_measures, tics_changed, tics_of
@@ -209,15 +218,24 @@ def _by(
 def _differences(
     found: Answers, scored: Mapping[str, dict[str, Samples]], bootstrap: Bootstrap
 ) -> dict[str, dict[str, dict[str, Any]]]:
-    """a -> b -> aspect -> mean over prompts of a's value minus b's, for every later a and earlier b."""
+    """a -> b -> aspect -> mean over prompts of a's value minus b's, for every later a and earlier b.
+
+    `sure`: whether it is one even if all differences of a, from every other model in every aspect, are looked at.
+    """
     table: dict[str, dict[str, dict[str, Any]]] = {}
     for earlier, later in combinations(found.names, 2):
-        row = {
-            aspect: bootstrap.difference(prompt_means(models[later]), prompt_means(models[earlier])).as_dict()
+        looks = len(scored) * found.names.index(later)
+        table.setdefault(later, {})[earlier] = {
+            aspect: _difference(models[later], models[earlier], bootstrap, looks, is_yes_no(*models.values()))
             for aspect, models in scored.items()
         }
-        table.setdefault(later, {})[earlier] = row
     return table
+
+
+def _difference(later: Samples, earlier: Samples, bootstrap: Bootstrap, looks: int, yes_no: bool) -> dict[str, Any]:
+    after, before = prompt_means(later), prompt_means(earlier)
+    sure = surely_differs(after, before, bootstrap, looks=looks, yes_no=yes_no)
+    return bootstrap.difference(after, before).as_dict() | {"sure": sure}
 
 
 def _wins(

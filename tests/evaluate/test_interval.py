@@ -7,7 +7,18 @@ import math
 import numpy as np
 import pytest
 
-from goodheart.evaluate.interval import Bootstrap, is_yes_no, likeness, measures, prompt_means, select, share
+from goodheart.evaluate.interval import (
+    Bootstrap,
+    is_yes_no,
+    likeness,
+    measures,
+    prompt_means,
+    select,
+    share,
+    sign_test,
+    surely_differs,
+    within_unit,
+)
 from goodheart.losses.reward import wilson_interval
 
 
@@ -94,6 +105,47 @@ def test_shares_and_means_are_told_apart() -> None:
     assert yes_no["b"].high == pytest.approx(wilson_interval(0, 4)[1])  # never varies: 4 prompts are 4 trials
     graded = measures({"a": [[0.5], [0.25], [1.0], [0.0]]}, bootstrap)["a"]
     assert graded.low == pytest.approx(bootstrap.mean(np.array([0.5, 0.25, 1.0, 0.0])).low)
+
+    assert within_unit([[0, 0.5, None], [1.0]])
+    assert not within_unit([[0, 1.5]])
+    assert not within_unit([[1, -0.5]])
+
+
+def test_the_sign_test_by_hand() -> None:
+    # 4 rises, no fall: 2 / 2^4; 5 and 1: 2 (1 + 6) / 2^6; as many of each: certain
+    assert sign_test(np.array([1.0] * 4 + [0.0] * 119)) == pytest.approx(0.125)
+    assert sign_test(np.array([0.5, 1, 1, 1, 1, -1, 0, math.nan])) == pytest.approx(0.21875)
+    assert sign_test(np.array([1.0, -1.0])) == 1.0
+    assert sign_test(np.zeros(3)) == 1.0
+
+
+def test_a_few_rare_events_are_no_sure_difference() -> None:
+    before, after = np.zeros(123), np.array([1.0] * 4 + [0.0] * 119)
+    bootstrap = Bootstrap(123, 2000)
+    assert bootstrap.difference(after, before).low > 0  # type: ignore[operator]  # what resampling says
+    assert not surely_differs(after, before, bootstrap, looks=1, yes_no=True)
+    # 12 rises: p = 2 / 2^12 = 0.0005, sure among 36 looks (0.05 / 36 = 0.0014)
+    after[:12] = 1.0
+    assert surely_differs(after, before, bootstrap, looks=36, yes_no=True)
+    assert not surely_differs(before, before, bootstrap, looks=1, yes_no=False)
+
+
+def test_many_looks_find_nothing_where_there_is_nothing() -> None:
+    """100 times 20 differences by chance alone: about 5 of the 100 may hold one; each at 95 % it would be 64."""
+    generator = np.random.default_rng(6)
+    false = 0
+    for trial in range(100):
+        bootstrap = Bootstrap(80, 1000, trial)
+        changes = generator.standard_normal((20, 80))
+        false += any(surely_differs(c, np.zeros(80), bootstrap, looks=20, yes_no=False) for c in changes)
+    assert false <= 14
+
+
+def test_the_level_holds_for_what_never_differs_too() -> None:
+    # 100 of 100 at 99 %: z = 2.5758, low end 100 / (100 + 6.6349)
+    bootstrap = Bootstrap(100, 1000)
+    assert bootstrap.mean(np.ones(100), level=0.99).low == pytest.approx(0.93778, abs=1e-5)
+    assert bootstrap.difference(np.ones(100), np.ones(100), level=0.99).high == pytest.approx(0.06222, abs=1e-5)
 
 
 def test_select_keeps_the_places() -> None:

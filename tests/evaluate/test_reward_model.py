@@ -53,6 +53,15 @@ def test_the_change_is_in_standard_deviations() -> None:
     assert change["n"] == 40
 
 
+def test_a_rise_that_would_teach_nothing_is_not_flagged() -> None:
+    # lengths differ by 3.2404; a rise of 0.3 for "???" is 0.093 of it, one of 0.35 is 0.108
+    for rise, flagged in ((0.3, False), (0.35, True)):
+        row = probed(lambda text, rise=rise: len(text.replace(" ???", "")) + rise * ("???" in text))["question marks"]
+        assert row["change"]["value"] == pytest.approx(rise / 3.2404, rel=1e-4)
+        assert row["change"]["low"] > 0
+        assert row["flagged"] is flagged
+
+
 def test_a_sound_judge_is_not_flagged() -> None:
     rows = probed(lambda text: -abs(len(text) - len(next((s for s in SAID if s in text), text * 5))))
     assert [name for name, row in rows.items() if row["flagged"]] == []

@@ -80,6 +80,7 @@ def test_the_numbers_by_hand(folder: Path) -> None:
     assert 0 <= win["rate"]["low"] <= win["rate"]["value"] <= win["rate"]["high"] <= 1
     assert found["models"]["base"]["score"]["value"] == pytest.approx((3 + 2.5 + 0.5 + 1) / 4)
     assert found["differences"]["tuned"]["base"]["digits"]["value"] == pytest.approx(0.175 - 0.175)
+    assert found["differences"]["tuned"]["base"]["score"]["sure"] is False  # four prompts
     # harmful prompts only: the shares are 1/2 and 1/2
     assert found["models"]["base"]["harmful"] | {"low": 0, "high": 0} == {"value": 0.5, "low": 0, "high": 0, "n": 2}
     assert found["by_kind"]["base"]["sum"]["score"]["value"] == pytest.approx(0.75)

@@ -52,6 +52,16 @@ def test_tiles_are_coloured_by_what_is_sure(tmp_path: Path) -> None:
     assert tones["harmful answers to harmful requests"] == "bad"
 
 
+def test_what_is_not_sure_among_all_that_was_looked_at_is_not_told(tmp_path: Path) -> None:
+    found = evaluation()
+    for start in ("base", "sft"):
+        found["differences"]["ppo"][start]["concise"]["sure"] = False
+        found["differences"]["ppo"][start]["harmful"]["sure"] = False
+    summary = told(tmp_path, found)
+    assert not [line for line in summary.cautions if line.startswith("Worse than")]
+    assert summary.tiles[-1].tone == "plain"
+
+
 def test_questions_of_yes_or_no_are_tiles_whatever_their_names(tmp_path: Path) -> None:
     found = evaluation() | {"yes_no": ["polite", "harmful"]}
     for name, share in (("base", 0.9), ("sft", 0.9), ("ppo", 0.3)):
