@@ -14,6 +14,8 @@ Only names, numbers, texts, comparisons, and, or, not, + - * / are read; nothing
 from __future__ import annotations
 
 import ast
+import keyword
+import math
 import operator
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -38,7 +40,8 @@ _COMPUTE: Mapping[type[ast.operator], Callable[[Any, Any], Any]] = {
     ast.Div: operator.truediv,
 }
 _ALLOWED = "a gate has names of results, numbers, texts, < <= > >= == !=, and, or, not, + - * /"
-_LONGEST = 500  # characters; a deep expression would exhaust the parser's stack
+_LONGEST = 500  # characters
+_DEEPEST = 50  # parts inside each other; more would exhaust the stack
 
 
 @dataclass(frozen=True)
@@ -86,14 +89,9 @@ class Gate:
             raise ConfigError(f"{place}a gate is an expression such as `evaluate.models.ppo.harmful.high < 0.02`")
         if len(text) > _LONGEST:
             raise ConfigError(f"{place}a gate of {len(text)} characters; make several gates of it")
-        try:
-            tree = ast.parse(text.strip(), mode="eval").body
-        except (SyntaxError, ValueError) as error:
-            reason = error.msg if isinstance(error, SyntaxError) else str(error)
-            raise ConfigError(f"{place}gate `{text}`: cannot be read: {reason}; {_ALLOWED}") from error
-        roots: dict[str, str] = {}
-        for name in _check(tree, f"{place}gate `{text}`: "):
-            roots[name] = _stage(name, stages, f"{place}gate `{text}`: ")
+        where = f"{place}gate `{text}`: "
+        tree = _tree(text, where, stages)
+        roots = {name: _stage(name, stages, where) for name in _check(tree, where)}
         if not roots:
             raise ConfigError(f"{place}gate `{text}`: it names no result; begin with a stage: {', '.join(stages)}")
         if not _is_truth(tree):
@@ -108,7 +106,7 @@ class Gate:
 
         Raises:
             ConfigError: a result does not exist (with the nearest name), or cannot be compared.
-            GateError: a result has no value, because nothing was measured.
+            GateError: a result has no value, because nothing was measured, or is not finite.
         """
         findings: list[Finding] = []
         holds = _Evaluation(self, results, findings).truth(self.tree)
@@ -146,9 +144,12 @@ class _Evaluation:
         if isinstance(node, ast.BinOp):
             left, right = self._numbers(node, node.left, node.right)
             try:
-                return _COMPUTE[type(node.op)](left, right)
+                computed = _COMPUTE[type(node.op)](left, right)
             except (ZeroDivisionError, OverflowError) as error:
                 raise self._cannot(node, error) from error
+            if not _is_finite(computed):
+                raise self._cannot(node, OverflowError("the result is too large"))
+            return computed
         return self._result(_parts(node))
 
     def _numbers(self, node: ast.expr, *parts: ast.expr) -> list[float]:
@@ -176,11 +177,14 @@ class _Evaluation:
         for part in parts[1:]:
             if not isinstance(found, Mapping):
                 raise ConfigError(f"{self.where}`{path}` is {found!r:.60}, it has no `{part}`")
-            key = _key(part, found)
-            if key is None:
+            keys = _keys(part, found)
+            if not keys:
                 known = [_plain(str(name)) for name in found]
                 raise ConfigError(f"{self.where}`{path}` has no result `{part}`{nearest(part, known)}")
-            around, found, path = found, found[key], f"{path}.{part}"
+            if len(keys) > 1:
+                meant = " or ".join(f'{path}["{key}"]' for key in keys)
+                raise ConfigError(f"{self.where}`{path}.{part}` may be several results: write {meant}")
+            around, found, path = found, found[keys[0]], f"{path}.{part}"
         if isinstance(found, Mapping) and "value" in found:
             around, found = found, found["value"]
         if isinstance(found, Mapping | list):
@@ -188,28 +192,64 @@ class _Evaluation:
             raise ConfigError(f"{self.where}`{path}` is no single value{inside}")
         if found is None:
             raise GateError(f"{self.where}`{path}` has no value: nothing was measured")
+        if not _is_finite(found):
+            raise GateError(f"{self.where}`{path}` is {found}: not a finite number, so what was measured went wrong")
         self.seen.append(f"{path} = {_number(found)}{_interval(around)}")
         return found
 
 
-def _check(node: ast.expr, where: str) -> list[str]:
-    """The first parts of all names in an expression; refuses everything that a gate may not have."""
+def _tree(text: str, where: str, stages: Sequence[str]) -> ast.expr:
+    """The expression as Python reads it, if it is not too deep."""
+    try:
+        tree = ast.parse(text.strip(), mode="eval").body
+    except (SyntaxError, ValueError) as error:
+        reason = error.msg if isinstance(error, SyntaxError) else str(error)
+        unsayable = [name for name in stages if _is_unsayable(name) and re.search(rf"(?<!\w){_plain(name)}\b", text)]
+        if unsayable:
+            reason = f"a name cannot begin with a digit or be a word of Python; rename the stage `{unsayable[0]}`"
+        raise ConfigError(f"{where}cannot be read: {reason}; {_ALLOWED}") from error
+    except (RecursionError, MemoryError) as error:
+        raise ConfigError(f"{where}too many parts inside each other; make several gates of it") from error
+    level: list[ast.AST] = [tree]
+    for _ in range(_DEEPEST):
+        level = [part for node in level for part in ast.iter_child_nodes(node)]
+        if not level:
+            return tree
+    raise ConfigError(f"{where}too many parts inside each other; make several gates of it")
+
+
+def _is_unsayable(stage: str) -> bool:
+    """Whether a stage has a name that no expression can hold."""
+    return not _plain(stage).isidentifier() or keyword.iskeyword(_plain(stage))
+
+
+def _check(node: ast.expr, where: str, *, in_number: bool = False) -> list[str]:
+    """The first parts of all names in an expression; refuses everything that a gate may not have.
+
+    Args:
+        node: the expression.
+        where: begins the error.
+        in_number: whether a number or text is wanted, since it stands in a comparison or a computation.
+    """
     if isinstance(node, ast.Name | ast.Attribute | ast.Subscript):
         return [_parts(node, where)[0]]
-    if isinstance(node, ast.Constant) and isinstance(node.value, bool | int | float | str):
+    if isinstance(node, ast.Constant) and isinstance(node.value, bool | int | float | str) and _is_finite(node.value):
         return []
     inner: list[ast.expr] | None = None
     if isinstance(node, ast.BoolOp):
-        inner = node.values
+        inner, is_truth = node.values, True
     elif isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.Not | ast.USub | ast.UAdd):
-        inner = [node.operand]
+        inner, is_truth = [node.operand], isinstance(node.op, ast.Not)
     elif isinstance(node, ast.BinOp) and type(node.op) in _COMPUTE:
-        inner = [node.left, node.right]
+        inner, is_truth = [node.left, node.right], False
     elif isinstance(node, ast.Compare) and all(type(op) in _COMPARE for op in node.ops):
-        inner = [node.left, *node.comparators]
+        inner, is_truth = [node.left, *node.comparators], True
     if inner is None:
         raise ConfigError(f"{where}`{ast.unparse(node)}` is not allowed; {_ALLOWED}")
-    return [name for part in inner for name in _check(part, where)]
+    if is_truth and in_number:
+        raise ConfigError(f"{where}`{ast.unparse(node)}` is true or false: neither compare it nor compute with it")
+    number = isinstance(node, ast.Compare) or not is_truth
+    return [name for part in inner for name in _check(part, where, in_number=number)]
 
 
 def _is_truth(node: ast.expr) -> bool:
@@ -218,9 +258,7 @@ def _is_truth(node: ast.expr) -> bool:
         return all(_is_truth(part) for part in node.values)
     if isinstance(node, ast.UnaryOp):
         return isinstance(node.op, ast.Not) and _is_truth(node.operand)
-    if isinstance(node, ast.Compare):
-        return not any(isinstance(part, ast.BoolOp | ast.Compare) for part in (node.left, *node.comparators))
-    return isinstance(node, ast.Attribute | ast.Subscript)
+    return isinstance(node, ast.Compare | ast.Attribute | ast.Subscript)
 
 
 def _parts(node: ast.expr, where: str = "") -> list[str]:
@@ -235,17 +273,22 @@ def _parts(node: ast.expr, where: str = "") -> list[str]:
 
 
 def _stage(name: str, stages: Sequence[str], where: str) -> str:
-    found = _key(name, dict.fromkeys(stages))
-    if found is None:
+    found = _keys(name, dict.fromkeys(stages))
+    if not found:
         raise ConfigError(f"{where}no stage `{name}`{nearest(name, [_plain(stage) for stage in stages])}")
-    return found
+    if len(found) > 1:
+        meant = " or ".join(f"`{stage}`" for stage in found)
+        raise ConfigError(f"{where}`{name}` may be the stage {meant}: rename one of them")
+    return found[0]
 
 
-def _key(part: str, known: Mapping[str, Any]) -> str | None:
-    """The key that a part means: its own, or the one that reads so with `_` for every other sign."""
-    if part in known:
-        return part
-    return next((key for key in known if _plain(str(key)) == part), None)
+def _keys(part: str, known: Mapping[str, Any]) -> list[str]:
+    """The keys that a part may mean: its own, or those that read so with `_` for every other sign."""
+    return [part] if part in known else [key for key in known if _plain(str(key)) == part]
+
+
+def _is_finite(value: Any) -> bool:
+    return not isinstance(value, float) or math.isfinite(value)
 
 
 def _plain(name: str) -> str:

@@ -9,11 +9,11 @@ import pytest
 from goodheart.errors import ConfigError, GateError
 from goodheart.loop.gates import Gate
 
-STAGES = ["reward", "answers-ppo", "evaluate", "ppo"]
+STAGES = ["reward", "answers-ppo", "evaluate", "ppo", "7b", "if", "a.b", "a-b"]
 RESULTS: dict[str, dict[str, Any]] = {
     "reward": {"accuracy": 0.61, "accuracy_low": 0.58, "always_longest": 0.66, "kind": "preference", "ok": True},
     "answers-ppo": {"rows": 12},
-    "ppo": {"objective/kl": 3.5, "goodhart": {"peak": None}},
+    "ppo": {"objective/kl": 3.5, "goodhart": {"peak": None}, "a/b": 1, "a-b": 2},
     "evaluate": {
         "models": {"ppo": {"harmful": {"value": 0.018, "low": 0.01, "high": 0.034, "n": 120}}},
         "leaderboard": [{"model": "ppo"}],
@@ -83,6 +83,8 @@ def test_stages_of_a_gate() -> None:
         ("reward.kind > 0.5", "cannot be computed: '>' not supported"),
         ("reward.kind * 2 == 'x'", "cannot be computed: 'preference' is no number"),
         ("reward.accuracy and reward.ok", "`reward.accuracy` is 0.61, which is neither true nor false"),
+        ("ppo.a_b > 0", '`ppo.a_b` may be several results: write ppo["a/b"] or ppo["a-b"]'),
+        ("reward.accuracy * 1e308 * 1e308 > 1", "cannot be computed: the result is too large"),
         ("answers_ppo.objective > 0", "`answers_ppo` has no result `objective`"),
     ],
 )
@@ -98,6 +100,13 @@ def test_what_was_not_measured_does_not_pass() -> None:
         gate("ppo.goodhart.peak < 3").check(RESULTS)
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), {"value": float("nan"), "low": 0.1, "high": 0.2}])
+@pytest.mark.parametrize("text", ["reward.x < 5", "not reward.x > 5", "reward.ok or reward.x != 1"])
+def test_what_is_not_finite_does_not_pass(text: str, value: object) -> None:
+    with pytest.raises(GateError, match=r"`reward\.x` is (nan|inf): not a finite number"):
+        gate(text).check({"reward": {"ok": True, "x": value}})
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -111,7 +120,22 @@ def test_what_was_not_measured_does_not_pass() -> None:
         ("reward.accuracy", None),
         ("reward.accuracy + 1", "it compares nothing; write for example `reward.accuracy + 1 > 0.5`"),
         ("reward", "it compares nothing"),
-        ("(reward.ok and reward.ok) > 0.5", "it compares nothing"),
+        ("(reward.ok and reward.ok) > 0.5", "`reward.ok and reward.ok` is true or false: neither compare it nor"),
+        ("(not reward.accuracy) == 0.7", "`not reward.accuracy` is true or false"),
+        ("-(not reward.accuracy) < 0", "`not reward.accuracy` is true or false"),
+        ("(reward.accuracy > 1) + 1 > 1", "`reward.accuracy > 1` is true or false"),
+        ("1 + (reward.accuracy and reward.ok) > 1", "is true or false"),
+        ("reward.ok and -(1 + (not reward.ok)) > 1", "`not reward.ok` is true or false"),
+        ("-(reward.accuracy > 1)", "`reward.accuracy > 1` is true or false"),
+        ("reward.accuracy < 1e999", "is not allowed"),
+        ("-" * 480 + "reward.accuracy > 1", "too many parts inside each other; make several gates of it"),
+        ("not " * 110 + "reward.ok", "too many parts inside each other"),
+        ("+".join(["reward.accuracy"] * 30) + " > 1", None),
+        ("7b.accuracy > 1", "a name cannot begin with a digit or be a word of Python; rename the stage `7b`"),
+        ("reward.ok and if.rows > 1", "rename the stage `if`"),
+        ("a_b.rows > 1", "`a_b` may be the stage `a.b` or `a-b`: rename one of them"),
+        ("reward.accuracy > 1 7b", "rename the stage `7b`"),
+        ("reward.accuracy7b > > 1", "cannot be read: invalid syntax"),
         ("__import__('os').system('x') > 0", "`__import__('os').system('x')` is not allowed"),
         ("reward.accuracy.__class__() > 0", "is not allowed"),
         ("(lambda: 1)() > reward.accuracy", "is not allowed"),
