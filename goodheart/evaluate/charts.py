@@ -133,8 +133,10 @@ def _peak_range(law: Mapping[str, Any], farthest: float) -> tuple[float, float] 
 
 
 def _law_in_words(law: Mapping[str, Any]) -> str:
+    if law.get("alpha") is None:
+        return "The looks are too few or too alike for a fit: no peak is claimed."
     if not _bends(law):
-        return "The looks are too few or too alike for a curve that turns down: no peak is claimed."
+        return "The fitted law does not turn down (its β is not above 0): no peak is claimed."
     curve = f"R(d) = d ({number(law['alpha'])} − {number(law['beta'])} ln d)"
     if law.get("r2") is not None:
         curve += f", R² {law['r2']:.2f}"

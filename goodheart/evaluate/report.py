@@ -6,16 +6,18 @@ control characters (which can turn text around) are shown as escapes.
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, TemplateError
 
 from goodheart import __version__
+from goodheart.errors import RunError
 from goodheart.evaluate import charts
 from goodheart.evaluate.cost import Cost, cost_of
 from goodheart.evaluate.plot import number, percent
@@ -25,6 +27,7 @@ from goodheart.evaluate.summary import summarise
 from goodheart.evaluate.wording import aspect_name, duration, fixed, known, mark, parts
 from goodheart.train.files import replace_text
 
+T = TypeVar("T")
 _TEMPLATES = Path(__file__).with_name("templates")
 _UNIT = re.compile(r"(?<=\d) (?=[%W])")  # where a line of ours must not break
 # Accuracy of a reward model in groups, as its run reports it.
@@ -44,11 +47,32 @@ def write_report(target: Path, out: Path | None = None) -> Path:
     Raises:
         RunError: `target` holds no run, or a file in it is damaged.
     """
-    story = read_story(Path(target))
+    with _readable(Path(target), "its files"):
+        story = read_story(Path(target))
+        text = page(story)
     file = Path(out) if out is not None else story.path / "report.html"
     file.parent.mkdir(parents=True, exist_ok=True)
-    replace_text(file, page(story))
+    replace_text(file, text)
     return file
+
+
+@contextlib.contextmanager
+def _readable(place: Path, what: str) -> Iterator[None]:
+    """Turns what Python says of a file that is not as it should be into words on which one that is."""
+    try:
+        yield
+    except (LookupError, TypeError, ValueError, AttributeError, TemplateError) as error:
+        said_of_it = f"{type(error).__name__}: {error}"
+        raise RunError(
+            f"{place}: {what} cannot be shown ({said_of_it}); they are damaged or of another version of goodheart: "
+            "run the stage again"
+        ) from error
+
+
+def _of(run: RunRecord, show: Callable[[RunRecord], T]) -> T:
+    """What is shown of one stage."""
+    with _readable(run.path, f"the logs or results of the stage {run.name}"):
+        return show(run)
 
 
 def page(story: Story) -> str:
@@ -65,7 +89,9 @@ def page(story: Story) -> str:
         "interval_parts": parts,
         "aspect": aspect_name,
         "duration": duration,
-        "plain": lambda value: said(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)),
+        "plain": lambda value: said(
+            value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+        ),
     }
     environment.tests["known"] = known
     return environment.get_template("report.html").render(**_content(story))
@@ -73,20 +99,27 @@ def page(story: Story) -> str:
 
 def _content(story: Story) -> dict[str, Any]:
     found = story.evaluation
-    costs = [cost_of(run) for run in story.runs]
+    evaluated = story.evaluated
+    with _readable(evaluated.path if evaluated else story.path, "the results of the evaluation"):
+        drawn_of_it = _evaluation_charts(found) if found else {}
+        examined = _examined(found.get("reward_model", {})) if found else None
+    with _readable(story.path, "the results of its stages"):
+        summary = summarise(story)
+    costs = [_of(run, cost_of) for run in story.runs]
     return {
         "name": story.name,
         "version": __version__,
         "now": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
-        "summary": summarise(story),
+        "summary": summary,
         "found": found,
         "models": list(found["models"]) if found else [],
-        "charts": _evaluation_charts(found) if found else {},
-        "goodhart": [chart for run in story.runs for chart in charts.goodhart_charts(run)],
+        "charts": drawn_of_it,
+        "goodhart": [chart for run in story.runs for chart in _of(run, charts.goodhart_charts)],
+        "kept": [run.name for run in story.runs if run.done and (run.settings.get("audit") or {}).get("keep")],
         "labels": [run for run in story.runs if run.stage == "label" and run.results],
-        "rewards": [_reward_section(run) for run in story.runs if run.stage == "reward" and run.results],
-        "examined": _examined(found.get("reward_model", {})) if found else None,
-        "training": [(run, drawn) for run in story.runs if (drawn := charts.training_charts(run))],
+        "rewards": [_of(run, _reward_section) for run in story.runs if run.stage == "reward" and run.results],
+        "examined": examined,
+        "training": [(run, drawn) for run in story.runs if (drawn := _of(run, charts.training_charts))],
         "runs": story.runs,
         "starts": {run.name: _start(run) for run in story.runs},
         "gates": story.gates,

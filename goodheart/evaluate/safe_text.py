@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from typing import Any
 
-# Everything that a browser would not show as a sign of its own, but for line ends and tabs.
-_UNSEEN = re.compile(
-    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b\u200e\u200f\u2028\u2029\u202a-\u202e\u2060-\u2069\ufeff\ud800-\udfff]"
-)
+_NOT_PLAIN = re.compile(r"[^\x20-\x7e\n\t]")
+# Controls, formats (marks of direction, soft hyphens, tags ...), halves of signs, separators of lines and paragraphs.
+_UNSEEN = ("Cc", "Cf", "Cs", "Zl", "Zp")
+_NEEDED = "\u200c\u200d"  # Persian, Indian scripts and emoji are written with them
+_FILLERS = "\u115f\u1160\u3164\uffa0"  # of Korean: letters by category, empty to the eye
 _LONGEST = 4000  # characters of one text
 
 
@@ -16,4 +18,12 @@ def said(text: Any) -> str:
     """A text from data or a model: cut at a length, unseen characters as escapes. HTML is not escaped yet."""
     found = str(text)
     cut = found if len(found) <= _LONGEST else found[:_LONGEST] + "…"
-    return _UNSEEN.sub(lambda m: m.group().encode("unicode_escape", "surrogatepass").decode("ascii"), cut)
+    return _NOT_PLAIN.sub(_escaped, cut)
+
+
+def _escaped(match: re.Match[str]) -> str:
+    sign = match.group()
+    tag = 0xE0000 <= ord(sign) <= 0xE007F  # some of these have no category
+    if sign in _NEEDED or not (tag or sign in _FILLERS or unicodedata.category(sign) in _UNSEEN):
+        return sign
+    return sign.encode("unicode_escape", "surrogatepass").decode("ascii")

@@ -126,6 +126,12 @@ def test_hostile_text_stays_text(tmp_path: Path) -> None:
 
 def test_unseen_characters_are_shown() -> None:
     assert said("a\u202eb\x00c\td\ne\ud800") == "a\\u202eb\\x00c\td\ne\\ud800"
+    hidden = "\u061c\u00ad\u180e\ufff9\ufffa\ufffb\u3164\u2028\U000e0041\U000e0000\u200b\ufeff\x85"
+    assert said(hidden) == (
+        "\\u061c\\xad\\u180e\\ufff9\\ufffa\\ufffb\\u3164\\u2028\\U000e0041\\U000e0000\\u200b\\ufeff\\x85"
+    )
+    seen = "für, 你好！ 👩\u200d🔬 می\u200cخواهم café … 한국어"
+    assert said(seen) == seen
     assert said("x" * 5000) == "x" * 4000 + "…"
     assert said(None) == "None"
 
@@ -186,6 +192,47 @@ def test_what_is_no_run_is_an_error(tmp_path: Path) -> None:
         write_report(tmp_path / "sft")
 
 
+@pytest.mark.parametrize(
+    ("file", "text", "told"),
+    [
+        ("metrics.jsonl", '{"loss": 1}\n{"loss": 2}\n', "stage ppo"),
+        ("metrics.jsonl", '{"step": 1, "loss": "a"}\n{"step": 2, "loss": 2}\n', "stage ppo"),
+        ("audit.jsonl", "[1]\n3\n", "stage ppo"),
+        ("results.json", '{"goodhart": 3}', "results of its stages"),
+        ("lineage.json", '{"stage": "ppo", "parents": [], "starts": [{}]}', "its files"),
+        ("lineage.json", '{"stage": "ppo", "parents": {"a": {}}, "starts": []}', "its files"),
+    ],
+)
+def test_a_damaged_file_is_an_error_that_names_the_folder(tmp_path: Path, file: str, text: str, told: str) -> None:
+    run = write_run(tmp_path / "ppo", "ppo", results={}, metrics=[], audit=[])
+    (run / file).write_text(text, encoding="utf-8")
+    with pytest.raises(RunError, match=rf"ppo: .*({told}).* cannot be shown .*run the stage again"):
+        write_report(run)
+    assert not (run / "report.html").exists()
+
+
+@pytest.mark.parametrize("missing", ["tics", "wins", "prompts"])
+def test_results_of_another_version_are_an_error_that_names_the_folder(tmp_path: Path, missing: str) -> None:
+    found = evaluation()
+    del found[missing]
+    run = write_run(tmp_path / "e", "evaluate", results=found)
+    with pytest.raises(RunError, match=rf"e: .*{missing}.*other version"):
+        write_report(run)
+
+
+def test_answers_torn_by_a_kill_are_an_error(tmp_path: Path) -> None:
+    write_pipeline(tmp_path / "demo")
+    (tmp_path / "demo" / "ppo-answers.jsonl").write_text('{"tokens": [3, 4]}\n{"tok', encoding="utf-8")
+    with pytest.raises(RunError, match=r"ppo-answers\.jsonl: the logs or results of the stage ppo-answers"):
+        write_report(tmp_path / "demo")
+
+
+def test_settings_of_any_kind_are_shown(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "sft", "sft", results={})
+    (run / "config.yaml").write_text("since: 2024-01-02\n", encoding="utf-8")
+    assert "2024-01-02" in report(run).text
+
+
 def test_stages_come_in_the_order_of_the_pipeline(tmp_path: Path) -> None:
     story = read_story(write_pipeline(tmp_path / "demo"))
     assert [run.name for run in story.runs] == ["sft", "ppo", "ppo-answers", "labels", "evaluate"]
@@ -238,12 +285,22 @@ def test_the_goodhart_chart_fits_what_an_unfinished_run_left(tmp_path: Path) -> 
     assert "kept" in by_step.drawing
 
 
+@pytest.mark.parametrize(
+    ("audit", "done", "kept"),
+    [({"keep": True}, True, True), ({"keep": False}, True, False), ({"keep": True}, False, False)],
+)
+def test_what_was_kept_is_told_where_it_was(tmp_path: Path, audit: dict[str, bool], done: bool, kept: bool) -> None:
+    run = write_run(tmp_path / "ppo", "ppo", results={}, audit=audit_rows(), settings={"audit": audit}, done=done)
+    assert ("Of ppo the best model by the audit was kept." in report(run).text) is kept
+
+
 def test_no_peak_is_claimed_where_none_was_seen(tmp_path: Path) -> None:
     short = read_story(write_run(tmp_path / "short", "ppo", audit=audit_rows(3))).runs[0]
     rising = [row | {"audit": 0.4 + 0.1 * row["kl"]} for row in audit_rows()]
     bent_up = read_story(write_run(tmp_path / "up", "ppo", audit=rising)).runs[0]
-    for run in (short, bent_up):
+    for run, why in ((short, "too few or too alike"), (bent_up, "does not turn down")):
         chart = goodhart_charts(run)[0]
+        assert why in chart.note
         assert "no peak is claimed" in chart.note
         assert "fitted law" not in chart.legend
         assert 'class="shade"' not in chart.drawing
