@@ -11,8 +11,9 @@ import ast
 import hashlib
 import importlib.util
 import sys
+import sysconfig
 from collections.abc import Iterator
-from functools import lru_cache
+from functools import cache, lru_cache
 from pathlib import Path
 
 import goodheart
@@ -26,7 +27,8 @@ _COMPILED = "*/*.[ch]"  # sources in C lie in a folder beside the module that co
 def code_of(module: str) -> dict[str, str]:
     """Every file of our own that a module needs, as `goodheart/stages/ppo.py` -> hash; empty where it cannot be found.
 
-    Own are goodheart, the package that the module is part of, and what lies in the current folder.
+    Own are goodheart, the package that the module is part of, and what it imports that is not installed: files beside
+    it, in the current folder, or elsewhere on the path.
     """
     start = _locate(module)
     if start is None:
@@ -42,7 +44,7 @@ def code_of(module: str) -> dict[str, str]:
             continue
         found[known], imported = _read(name, file)
         for target in imported:
-            if _own(target, module, root) and (path := _file(target, root)) is not None:
+            if (path := _own(target, name, root)) is not None:
                 open_.append((target, path))
     folders = {(_PACKAGE.parent / name).parent for name in found if name.startswith("goodheart/")}
     for source in sorted(source for folder in folders for source in folder.glob(_COMPILED)):
@@ -60,9 +62,26 @@ def exists(module: str) -> bool:
     return _locate(module) is not None or (not module.startswith("goodheart.") and _known_to_python(module))
 
 
-def _own(target: str, module: str, root: Path) -> bool:
-    top = target.partition(".")[0]
-    return top in (module.partition(".")[0], "goodheart") or root == Path.cwd()
+def _own(target: str, importer: str, root: Path) -> Path | None:
+    """The file of an imported module, if it is our own or the user's.
+
+    Args:
+        target: the module.
+        importer: the module that imports it.
+        root: the folder that the importer's name counts from.
+    """
+    top, importers = target.partition(".")[0], importer.partition(".")[0]
+    if "goodheart" in (top, importers):
+        return _file(target, root) if top == "goodheart" else None
+    found = _file(target, root) or _locate(target)
+    return found if found is not None and (top == importers or not _is_installed(found)) else None
+
+
+@cache
+def _is_installed(file: Path) -> bool:
+    """Whether a file came with Python or with a package."""
+    folders = {Path(sysconfig.get_path(name)).resolve() for name in ("stdlib", "platstdlib", "purelib", "platlib")}
+    return bool({"site-packages", "dist-packages"} & set(file.parts)) or not folders.isdisjoint(file.resolve().parents)
 
 
 def _root(name: str, file: Path) -> Path:

@@ -14,7 +14,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from goodheart.data.cells import answer, prompt, spare
 from goodheart.data.examples import Compared, Skipped, list_skipped, require
@@ -24,7 +24,9 @@ from goodheart.data.layouts import to_rows
 from goodheart.data.messages import RowError, as_list
 from goodheart.data.reading import as_sources, bad_row
 from goodheart.data.records import Answer, Judgement, Prompt
-from goodheart.errors import DataError
+from goodheart.data.sources import file_kind
+from goodheart.data.writing import WRITABLE
+from goodheart.errors import ConfigError, DataError
 from goodheart.judges.function import FunctionJudge, import_function
 from goodheart.judges.reliability import pair_report
 from goodheart.loop.agreement import agreement
@@ -53,6 +55,15 @@ class LabelConfig(Settings):
     limit: int | None = Field(None, ge=1)  # only the first so many prompts
     seed: int = 0
     quiet: bool = False
+
+    @field_validator("out")
+    @classmethod
+    def _of_rows(cls, out: Path) -> Path:
+        """Refuses what rows cannot be written to before people work for nothing."""
+        kinds = [kind for kind in WRITABLE if kind != ".txt"]
+        if file_kind(out) not in kinds:
+            raise ValueError(f"unknown kind of file for labels; use {', '.join(kinds)}, also with .gz or .zst")
+        return out
 
 
 @dataclass
@@ -170,7 +181,7 @@ def _rows(judgements: Sequence[Judgement]) -> Iterator[dict[str, Any]]:
 
 def _aspects(config: LabelConfig, asked: Sequence[Asked]) -> list[list[Aspects]]:
     """For each row, each answer's aspects, from one call of the user's function."""
-    function = FunctionJudge(import_function(config.aspects), name=config.aspects)
+    function = _function("aspects", config.aspects)
     prompts = [question for _, question, answers in asked for _ in answers]
     given = function.call(prompts, [one for _, _, answers in asked for one in answers])
     known: set[str] = set()
@@ -190,12 +201,20 @@ def _aspects(config: LabelConfig, asked: Sequence[Asked]) -> list[list[Aspects]]
     return [[next(rest) for _ in answers] for _, _, answers in asked]
 
 
+def _function(setting: str, named: str) -> FunctionJudge:
+    """The function that a setting names; what is wrong with it is said of that setting."""
+    try:
+        return FunctionJudge(import_function(named), name=named)
+    except ConfigError as error:
+        raise ConfigError(f"{setting} {str(error).removeprefix('reward ')}") from error
+
+
 def _is_score(value: Any) -> bool:
     return value is None or (isinstance(value, int | float) and math.isfinite(value))
 
 
 def _truths(function: str, judgements: Sequence[Judgement]) -> list[list[float]]:
-    judge = FunctionJudge(import_function(function), name=function)
+    judge = _function("truth", function)
     prompts = [j.prompt for j in judgements for _ in j.answers]
     scores = iter(judge.score(prompts, [a for j in judgements for a in j.answers]))
     found = [[next(scores) for _ in j.answers] for j in judgements]

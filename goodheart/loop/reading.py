@@ -38,6 +38,7 @@ from goodheart.train.lineage import is_function
 
 _REFERENCE = re.compile(r"\$\{([^}]*)\}")
 _NAME = re.compile(r"[A-Za-z0-9][\w.-]*")
+_OURS = ("replaced", "pipeline.json", "report.html")  # what a pipeline itself keeps in its folder
 _KEYS: Mapping[str, tuple[tuple[type, ...], str]] = {
     "name": ((str,), "text"),
     "out": ((str,), "a folder"),
@@ -116,6 +117,8 @@ class PipelineFile:
         root: Path_ = ("stages", name)
         if not _NAME.fullmatch(name):
             raise ConfigError(f"{self._place(*root)}stage `{name}`: a name has letters, digits, `-`, `_` and `.` only")
+        if name in _OURS:
+            raise ConfigError(f"{self._place(*root)}stage `{name}`: the pipeline keeps files of that name; rename it")
         if not isinstance(block, dict):
             raise ConfigError(f"{self._place(*root)}stage `{name}` needs settings below it")
         filled = {key: self._filled(value, (*root, key)) for key, value in block.items()}

@@ -125,7 +125,8 @@ class Labeller:
         if self.habit == "longest":
             return tiers([float(len(text)) for text in texts], 0.0)
         order = list(shown) if self.habit == "first" else chance.sample(range(len(texts)), len(texts))
-        return tuple(order.index(k) for k in range(len(texts)))
+        places = list(dict.fromkeys(texts[k] for k in order))  # equal texts share the place of the first
+        return tuple(places.index(text) for text in texts)
 
     def _seconds(self, texts: Sequence[str], looks: bool, chance: Random) -> float:
         if not looks:

@@ -68,7 +68,7 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
 
 
 class _Block(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class Culture(_Block):
@@ -136,7 +136,7 @@ class Crowd(_Block):
     @property
     def common(self) -> Labeller:
         """What the crowd would say without noise, faults and personal taste."""
-        return Labeller("common taste", self.weights, temperature=0.0)
+        return Labeller("common taste", dict(sorted(self.weights.items())), temperature=0.0)
 
 
 def population(crowd: Crowd | str | Mapping[str, Any], seed: int = 0) -> tuple[Labeller, ...]:
@@ -199,13 +199,13 @@ def assign(rows: int, people: int, overlap: int, seed: int) -> Iterator[list[int
 
 
 def _cultures(crowd: Crowd, chance: Random) -> list[str | None]:
-    """The culture of each person: shares by largest remainder, order drawn."""
+    """The culture of each person: shares by largest remainder, order drawn; how they are listed does not matter."""
     if not crowd.cultures:
         return [None] * crowd.people
     total = sum(culture.share for culture in crowd.cultures.values())
     exact = {name: culture.share / total * crowd.people for name, culture in crowd.cultures.items()}
-    counts = {name: math.floor(value) for name, value in exact.items()}
-    for name in sorted(exact, key=lambda name: counts[name] - exact[name])[: crowd.people - sum(counts.values())]:
+    counts = {name: math.floor(exact[name]) for name in sorted(exact)}
+    for name in sorted(counts, key=lambda name: counts[name] - exact[name])[: crowd.people - sum(counts.values())]:
         counts[name] += 1
     listed: list[str | None] = [name for name, count in counts.items() for _ in range(count)]
     chance.shuffle(listed)
@@ -216,7 +216,7 @@ def _weights(crowd: Crowd, culture: str | None, chance: Random) -> dict[str, flo
     factors = {} if culture is None else crowd.cultures[culture].weights
     return {
         aspect: weight * factors.get(aspect, 1.0) * math.exp(crowd.spread * chance.gauss(0, 1))
-        for aspect, weight in crowd.weights.items()
+        for aspect, weight in sorted(crowd.weights.items())  # drawn by name, so that their order does not matter
     }
 
 

@@ -38,6 +38,18 @@ def test_follows_the_users_imports(folder: Path) -> None:
     ]
 
 
+def test_follows_imports_beside_a_module_that_lies_elsewhere(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (folder / "lib").mkdir()
+    (folder / "lib/other_rewards.py").write_text("import helper2, torch, json\nimport rewards\n")
+    (folder / "lib/helper2.py").write_text("TWO = 2\n")
+    monkeypatch.syspath_prepend(str(folder / "lib"))
+    found = code_of("other_rewards")
+    assert {"other_rewards.py", "helper2.py", "rewards.py", "helpers/words.py"} <= found.keys()
+    assert not [name for name in found if name.startswith(("torch", "json"))]
+    (folder / "lib/helper2.py").write_text("TWO = 3\n")
+    assert changed(found, code_of("other_rewards")) == ["helper2.py"]
+
+
 def test_what_it_does_counts_and_how_it_reads_does_not(folder: Path) -> None:
     more = folder / "helpers/more.py"
     text = more.read_text()

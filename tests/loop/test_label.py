@@ -122,7 +122,13 @@ def test_empty_answers_are_shown_to_nobody(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("settings", "kind", "message"),
     [
-        ({"aspects": "label_aspects:aspect"}, ConfigError, "no function `aspect`"),
+        (
+            {"aspects": "label_aspects:aspect"},
+            ConfigError,
+            "aspects label_aspects:aspect: `label_aspects` has no funct",
+        ),
+        ({"aspects": "nosuch:kind"}, ConfigError, "aspects nosuch:kind: cannot import module `nosuch`"),
+        ({"truth": "nosuch:kind"}, ConfigError, "truth nosuch:kind: cannot import module `nosuch`"),
         ({"overlap": 5}, ConfigError, "`overlap` 5 is more than the 4 people"),
         ({"guideline": "v2"}, ConfigError, "no version `v2`"),
         (
@@ -146,6 +152,13 @@ def test_wrong_population_names_the_key(folder: Path) -> None:
         config(population={"poeple": 3})
     with pytest.raises(ConfigError, match="`population`: no preset `croud`; did you mean `crowd`"):
         config(population="croud")
+
+
+@pytest.mark.parametrize("out", ["x.txt", "x", "x.txt.gz", "x.pdf"])
+def test_a_file_that_holds_no_labels_is_refused_before_the_work(folder: Path, out: str) -> None:
+    with pytest.raises(ConfigError, match=r"`out`: unknown kind of file for labels; use \.jsonl, \.json, \.csv"):
+        config(out=out)
+    assert config(out="x.csv.gz").out == Path("x.csv.gz")
 
 
 def by(*ranks: tuple[int, ...], question: str = "q") -> list[Judgement]:

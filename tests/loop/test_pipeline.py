@@ -369,6 +369,8 @@ def test_failed_stage_stops_and_the_next_call_goes_on(folder: Path) -> None:
         (("  data: rows.jsonl", "  - rows.jsonl"), "p.yaml:2: `vars` must be a block of `name: value`"),
         (("data: rows.jsonl", "data: [rows.jsonl]"), "p.yaml:3: `vars.data` must be one text or number"),
         (("  data: rows.jsonl", "  data: rows.jsonl\n  first: x"), "p.yaml:4: `first` is a variable and a stage"),
+        (("  first:", "  replaced:"), "p.yaml:5: stage `replaced`: the pipeline keeps files of that name; rename it"),
+        (("  first:", "  pipeline.json:"), "stage `pipeline.json`: the pipeline keeps files"),
         (("  first:", "  a/b:"), "p.yaml:5: stage `a/b`: a name has letters, digits"),
         (("    quiet: true", "    quiet: true\n    out: out/second.jsonl"), "p.yaml:11: `out`: stage `first` writes"),
         (("  second:", "  first:"), "p.yaml:10: key `first` is given twice"),
@@ -386,6 +388,21 @@ def test_wrong_files(folder: Path, change: tuple[str, str], message: str | None)
     with pytest.raises(ConfigError) as error:
         pipeline(folder, PIPELINE.replace(*change, 1))
     assert message in str(error.value)
+
+
+def test_from_another_folder_paths_are_explained(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = PIPELINE.replace("my_scores:length", "models/none")
+    assert pipeline(folder, text).steps
+    (folder / "elsewhere").mkdir()
+    monkeypatch.chdir(folder / "elsewhere")
+    with pytest.raises(
+        ConfigError, match=r"p\.yaml:8: .*rows\.jsonl: no such .*; paths are relative to the current fol"
+    ):
+        Pipeline.load(folder / "p.yaml")
+    monkeypatch.chdir(folder)
+    with pytest.raises(ConfigError) as error:
+        pipeline(folder, text.replace("rows.jsonl", "row.jsonl"))
+    assert "relative" not in str(error.value)
 
 
 def test_a_long_way_round_is_a_cycle(folder: Path) -> None:

@@ -115,6 +115,14 @@ def test_ties_are_what_is_not_noticed() -> None:
     share(sum(j.ranks == (0, 0) for j in found), 0.462117)
 
 
+@pytest.mark.parametrize("settings", [{"habit": "first"}, {"habit": "longest"}, {"carelessness": 1.0}])
+def test_equal_texts_tie_for_who_does_not_look(settings: dict[str, object]) -> None:
+    found = judged(person(**settings), [0.5, 0.1, 0.5], ["same", "other", "same"], 300)
+    assert {j.ranks for j in found} <= {(0, 1, 0), (1, 0, 1)}
+    if settings.get("habit") == "first":
+        assert all((j.ranks[1] == 0) == (j.shown_order[0] == 1) for j in found if j.shown_order)
+
+
 def test_equal_texts_always_tie() -> None:
     found = judged(person(position_bias=0.3), [0.5, 0.1, 0.5], ["same", "other", "same"], 300)
     assert all(j.ranks[0] == j.ranks[2] != j.ranks[1] for j in found)

@@ -40,6 +40,20 @@ def test_the_seed_decides_who_is_who() -> None:
     assert Counter(p.habit for p in one) == Counter(p.habit for p in other)
 
 
+def test_the_order_of_names_does_not_matter() -> None:
+    weights = {"safe": 2.0, "tone": 1.0, "true": 3.0}
+    cultures = {name: {"share": 1.0} for name in "abc"}
+    one, other = (
+        Crowd.model_validate({"people": 7, "spread": 0.5, "weights": dict(w), "cultures": dict(c)})
+        for w, c in (
+            (weights.items(), cultures.items()),
+            (reversed(weights.items()), reversed(cultures.items())),
+        )
+    )
+    assert population(one) == population(other)
+    assert list(one.common.weights) == list(other.common.weights)  # sums are the same to the last bit
+
+
 def test_spread_makes_persons_differ() -> None:
     assert len({p.weights["safe"] for p in population(Crowd(spread=0.2))}) == 20
     assert {p.weights["safe"] for p in population(Crowd())} == {WEIGHTS["safe"]}
@@ -68,6 +82,10 @@ def test_a_preset_is_the_base_of_what_is_said() -> None:
         ({"cultures": {"a": {"weights": {"saef": 2}}}}, "cultures.a.weights: `saef` is not in weights; did you mean"),
         ({"guidelines": {"v2": {"kind": 2}}}, "guidelines.v2: `kind` is not in weights; known:"),
         ({"poeple": 3}, "poeple"),
+        ({"length_bias": float("inf")}, "finite number"),
+        ({"position_bias": float("nan")}, "finite number"),
+        ({"temperature": float("inf")}, "finite number"),
+        ({"weights": {"safe": float("inf")}}, "finite number"),
     ],
 )
 def test_wrong_descriptions(given: object, message: str) -> None:
