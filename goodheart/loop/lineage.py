@@ -6,7 +6,7 @@ A run folder tells it in lineage.json; what other stages wrote is found in the p
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,9 @@ from rich.text import Text
 from rich.tree import Tree
 
 from goodheart.errors import RunError
+from goodheart.loop.outputs import output_digest
 from goodheart.loop.record import NAME as RECORD
+from goodheart.loop.record import Record
 from goodheart.loop.registry import STAGES
 from goodheart.loop.step import flat
 from goodheart.train.lineage import content, is_function
@@ -63,7 +65,7 @@ def trace(path: Path) -> Origin:
     if not origin.stage:
         raise RunError(
             f"{path}: no record of how it was made: neither a lineage.json nor a {RECORD} that names it; give a run "
-            "folder, or the output of a stage"
+            f"folder, or the output of a stage, from where the pipeline ran (paths are relative to {Path.cwd()})"
         )
     return origin
 
@@ -83,6 +85,9 @@ def _made(origin: Origin, path: Path, above: tuple[Path, ...]) -> Origin:
     if output is None or output.resolve() in above:
         return origin
     origin.output = str(output)
+    recorded = _recorded(output)
+    if recorded is not None and recorded.get("output") not in (None, output_digest(output)):
+        origin.warnings.append(f"{output} was changed after it was made")
     if (output / "lineage.json").is_file():
         _from_run(origin, output, above)
     else:
@@ -95,20 +100,20 @@ def _is_output(path: Path) -> bool:
 
 
 def _from_run(origin: Origin, run: Path, above: tuple[Path, ...]) -> None:
-    known = json.loads((run / "lineage.json").read_text(encoding="utf-8"))
-    settings = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8")) or {}
-    start = known["starts"][-1] if known.get("starts") else {}
+    known = _mapping(run / "lineage.json", _lineage)
+    settings = _mapping(run / "config.yaml", yaml.safe_load)
+    start = known["starts"][-1] if known["starts"] else {}
     origin.stage = known.get("stage", "run")
     origin.settings = _telling(origin.stage, settings)
     origin.made = _when(start)
     if not (run / "DONE").is_file():
         origin.warnings.append(f"{run} is not finished")
-    hashes = {code for each in known.get("starts", []) if (code := each.get("code_sha256"))}
+    hashes = {code for each in known["starts"] if (code := each.get("code_sha256"))}
     if len(hashes) > 1:
         origin.warnings.append(f"{run}: the code changed while it ran")
-    for role, parent in known.get("parents", {}).items():
+    for role, parent in known["parents"].items():
         _input(origin, role, parent["path"], parent.get("sha256"), (*above, run.resolve()))
-    for item in known.get("data", []):
+    for item in known["data"]:
         _input(origin, "data", item["path"], item.get("sha256"), (*above, run.resolve()))
 
 
@@ -142,12 +147,40 @@ def _input(origin: Origin, role: str, path: str, digest: str | None, above: tupl
 
 def _recorded(output: Path) -> dict[str, Any] | None:
     """What the pipeline.json beside an output says of it."""
-    file = output.parent / RECORD
-    if not file.is_file():
-        return None
-    done: Mapping[str, Any] = json.loads(file.read_text(encoding="utf-8")).get("done", {})
-    named = [each for each in done.values() if Path(each["settings"].get("out", "")).name == output.name]
-    return named[0] if named else None
+    done = Record(output.parent).read()["done"]
+    place = output.resolve()
+    return next((each for each in done.values() if Path(each["settings"].get("out", "")).resolve() == place), None)
+
+
+def _mapping(file: Path, read: Callable[[str], Any]) -> dict[str, Any]:
+    """What a run's file holds.
+
+    Raises:
+        RunError: it is damaged.
+    """
+    try:
+        found = read(file.read_text(encoding="utf-8"))
+        if found is not None and not isinstance(found, dict):
+            raise ValueError(f"it holds a {type(found).__name__}")
+        return found or {}
+    except (OSError, ValueError, TypeError, RecursionError, yaml.YAMLError) as error:
+        raise RunError(f"{file} cannot be read ({error}), so nothing says how this run was made") from error
+
+
+def _lineage(text: str) -> dict[str, Any]:
+    """A run's lineage.json, if it has the shape of one.
+
+    Raises:
+        ValueError: it has not.
+    """
+    known = {"starts": [], "parents": {}, "data": []} | json.loads(text)
+    starts, parents, data = known["starts"], known["parents"], known["data"]
+    if not (isinstance(starts, list) and isinstance(parents, dict) and isinstance(data, list)):
+        raise ValueError("it is no record of a run")
+    read = [*parents.values(), *data]
+    if not all(isinstance(each, dict) for each in [*starts, *read]) or not all("path" in each for each in read):
+        raise ValueError("it is no record of a run")
+    return known
 
 
 def _telling(stage: str, settings: Mapping[str, Any]) -> dict[str, Any]:

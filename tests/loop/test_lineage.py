@@ -88,6 +88,44 @@ def test_what_changed_since_is_a_warning(folder: Path, capsys: pytest.CaptureFix
     assert "out/base is not here any more" in warnings
 
 
+@pytest.mark.parametrize("name", ["scored.jsonl", "answers.jsonl"])
+def test_an_output_that_was_changed_is_a_warning(folder: Path, name: str) -> None:
+    (folder / "out" / name).write_text('{"prompt": "a"}\n')
+    warnings = [w for read in trace(Path("out/scored.jsonl")).walk() for w in read.warnings]
+    assert f"out/{name} was changed after it was made" in warnings
+    model = next((folder / "out/again/model").glob("*.safetensors"))
+    model.write_bytes(model.read_bytes() + b"x")
+    assert trace(Path("out/again")).warnings == ["out/again was changed after it was made"]
+
+
+def test_another_file_of_that_name_is_another_file(folder: Path) -> None:
+    record = json.loads((folder / "out/pipeline.json").read_text())
+    record["done"]["scored"]["settings"]["out"] = "elsewhere/scored.jsonl"
+    (folder / "out/pipeline.json").write_text(json.dumps(record))
+    with pytest.raises(RunError, match=r"no record of how it was made.*paths are relative to "):
+        trace(Path("out/scored.jsonl"))
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("pipeline.json", '{"done": '),
+        ("pipeline.json", '{"done": {"base": 3}}'),
+        ("again/lineage.json", "[]"),
+        ("again/lineage.json", '{"parents": {"model": "x"}}'),
+        ("again/lineage.json", '{"data": [{}]}'),
+        ("again/lineage.json", '{"starts": {"a": 1}}'),
+        ("again/lineage.json", "{"),
+        ("again/config.yaml", "a: {"),
+        ("again/config.yaml", "- a"),
+    ],
+)
+def test_a_damaged_record_is_named(folder: Path, name: str, text: str) -> None:
+    (folder / "out" / name).write_text(text)
+    with pytest.raises(RunError, match=rf"out/{name} cannot be read"):
+        trace(Path("out/again"))
+
+
 def test_each_part_is_told_once(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     known = json.loads((folder / "out/again/lineage.json").read_text())
     known["parents"]["reference"] = known["parents"]["model"]

@@ -64,6 +64,17 @@ def test_a_named_file_and_overrides(folder: Path, capsys: pytest.CaptureFixture[
         run_pipeline("other.yaml")
 
 
+def test_the_plan_of_one_stage(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (folder / "mine.yaml").write_text(PIPELINE)
+    run_pipeline("mine.yaml", "second", plan=True)
+    told = capsys.readouterr().out
+    assert "second  run   not run yet; parent `first` must run first (not run yet)" in told
+    assert "\nfirst " not in told
+    assert not (folder / "out").exists()
+    with pytest.raises(ConfigError, match="no stage `nosuch`"):
+        run_pipeline("mine.yaml", "nosuch", plan=True)
+
+
 def test_several_processes_are_refused(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (folder / "goodheart.yaml").write_text(PIPELINE)
     monkeypatch.setenv("WORLD_SIZE", "2")
