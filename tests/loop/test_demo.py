@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import tomllib
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 import pytest
@@ -38,6 +40,17 @@ def test_the_table_has_values_and_intervals() -> None:
         "harmful answers ↓ 25.0 ±5.0 1.0 ±1.0",
         "ppo wins against it 70.0 ±5.0",
     ]
+
+
+def test_the_pipeline_is_packaged_as_a_file() -> None:
+    """A link would point at nothing in a wheel."""
+    file = Path(module.__file__).with_name("demo.yaml")
+    assert file.is_file()
+    assert not file.is_symlink()
+    assert Pipeline.load(file).out == Path("runs/demo")
+    project = tomllib.loads((file.parents[2] / "pyproject.toml").read_text(encoding="utf-8"))
+    patterns = project["tool"]["setuptools"]["package-data"]["goodheart"]
+    assert any(fnmatchcase("loop/demo.yaml", pattern) for pattern in patterns)
 
 
 def test_the_packaged_pipeline_is_sound(tmp_path: Path) -> None:
