@@ -1,15 +1,30 @@
 """Phrases by which tics are recognised, in English (whole words) and Chinese (simplified and traditional).
 
-Each is a regular expression; phrases are separated by " | " or stand on lines of their own.
+Each is a regular expression in lower case; phrases are separated by " | " or stand on lines of their own.
 """
 
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 
 
-def _any(english: str, chinese: str) -> re.Pattern[str]:
-    return re.compile(rf"\b(?:{'|'.join(_phrases(english))})\b|{'|'.join(_phrases(chinese))}", re.I)
+@dataclass(frozen=True, slots=True)
+class Phrases:
+    """What is looked for in each language. Apart, and in lower case, they are found several times as fast."""
+
+    english: re.Pattern[str]
+    chinese: re.Pattern[str]
+
+    def found_in(self, lower: str) -> int:
+        """How often any of them occurs in a text, which must be in lower case."""
+        found = len(self.english.findall(lower))
+        return found if lower.isascii() else found + len(self.chinese.findall(lower))
+
+
+def _any(english: str, chinese: str) -> Phrases:
+    whole = re.compile(rf"\b(?:{'|'.join(_phrases(english))})\b(?!-\w)")  # "you are right", not "you are right-handed"
+    return Phrases(whole, re.compile("|".join(_phrases(chinese))))
 
 
 def _phrases(text: str) -> list[str]:
@@ -30,10 +45,13 @@ HEDGE = _any(
     一般[来來][说說] | 不太[确確]定 | 某[种種]程度 | [据據]我所知
     """,
 )
+_GREAT = "(?:great|good|excellent|wonderful|fantastic|brilliant|amazing)"
+_VERY = "(?:so |absolutely |completely |totally |quite |very )*"
+_NO_PLACE = r"(?! (?:now|next|here|there|at|by|behind|beside|before|after)\b)"  # "you are right next to it"
 FLATTERY = _any(
-    """
-    (?:great|good|excellent|wonderful|fantastic|brilliant|amazing) (?:question|point|idea|thinking)
-    you(?:'re| are) (?:so |absolutely |completely |totally |quite |very )*(?:right|smart|clever|wise|brilliant|amazing)
+    rf"""
+    {_GREAT} (?:question|point|idea|thinking)(?! (?:to|in|guard|of)\b)
+    you(?:'re| are) {_VERY}(?:right{_NO_PLACE}|smart|clever|wise|brilliant|amazing)
     how (?:clever|wise|smart) | i (?:totally |completely |fully )?agree with you | well said
     as you (?:rightly|wisely) sa(?:y|id)
     """,
@@ -43,8 +61,8 @@ FLATTERY = _any(
     """,
 )
 AS_AN_AI = _any(
-    """
-    as an? (?:large )?(?:ai|artificial intelligence|language model|chatbot|assistant)
+    r"""
+    as an? (?:large )?(?:ai|artificial intelligence|language model|chatbot|assistant(?=,| i\b))
     i(?:'m| am) (?:just |only )?an? (?:ai|language model)
     """,
     """
@@ -54,7 +72,13 @@ AS_AN_AI = _any(
 )
 _CANNOT = r"can(?:no|['’])t|can not|do(?: no|n['’])t|won['’]t|will not|must not"
 _NOT = rf"(?:{_CANNOT}|not able to|unable to|refuse to|not going to)"
-_TELL = r"(?:help|assist|do|tell|give|explain|provide|answer|discuss|share|support|comply|show|teach|write|say)"
+# Not "I can't help laughing", "I can't tell the difference", "I don't give up", "I cannot say enough", and so on.
+_TELL = (
+    r"(?:help(?! (?:but|(?!any|every|some)\w+ing)\b)|tell(?! (?:(?:you )?(?:a |any )?lies?|(?:you )?the difference)\b)|"
+    r"give(?! (?:up|in|way|a)\b)|say(?! (?:enough|no|for|whether|if)\b)|"
+    r"explain(?! how \w+ (?:i|we) (?:am|are|was|were)\b)|"
+    r"assist|do|provide|answer|discuss|share|support|comply|show|teach|write)"
+)
 REFUSAL = _any(
     rf"i(?: am|['’]m)? ?{_NOT} {_TELL} | i (?:must|have to) (?:decline|refuse)",
     """

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from goodheart.data.records import Answer
 from goodheart.evaluate.interval import Array, Bootstrap, Measure, Samples, measures, prompt_means
-from goodheart.evaluate.tics import ALL, CUT_OFF, DISTINCT, TICS, Tic, cut_off, distinct
+from goodheart.evaluate.tics import ALL, CUT_OFF, DISTINCT, TICS, Said, Tic, cut_off, distinct
 
 # Differences smaller than these are not worth a sentence however certain they are.
 _LEAST_SHARE, _LEAST_RATIO = 0.02, 0.1
@@ -20,17 +20,19 @@ _TWICE = 2.0  # from here on a length is told as "n times" rather than "n % long
 
 def tics_of(models: Mapping[str, Sequence[Sequence[Answer]]]) -> dict[str, dict[str, Samples]]:
     """tic -> model -> for each prompt the measure of each answer (`distinct_2`: one value per prompt)."""
-    found: dict[str, dict[str, Samples]] = {}
-    texts = {name: [[a.words for a in own] for own in prompts] for name, prompts in models.items()}
-    for tic in TICS:
-        found[tic.name] = {n: [[tic.measure(t) for t in own] for own in prompts] for n, prompts in texts.items()}
+    found: dict[str, dict[str, Samples]] = {tic.name: {} for tic in ALL}
     # More answers repeat more phrases: as many of each model are compared.
-    fewest = [min(len(prompts[p]) for prompts in texts.values()) for p in range(len(next(iter(texts.values()))))]
-    found[DISTINCT.name] = {
-        name: [[distinct(own[:k])] if k > 1 else [None] for own, k in zip(prompts, fewest, strict=True)]
-        for name, prompts in texts.items()
-    }
-    found[CUT_OFF.name] = {name: [[cut_off(a) for a in own] for own in prompts] for name, prompts in models.items()}
+    fewest = [min(map(len, together)) for together in zip(*models.values(), strict=True)]
+    for name, prompts in models.items():
+        columns: dict[str, list[list[float | None]]] = {tic.name: [] for tic in ALL}
+        for own, k in zip(prompts, fewest, strict=True):
+            said = [Said.of(a.words) for a in own]  # those of one prompt at a time: all would fill the memory
+            for tic in TICS:
+                columns[tic.name].append([tic.measure(one) for one in said])
+            columns[DISTINCT.name].append([distinct(said[:k])] if k > 1 else [None])
+            columns[CUT_OFF.name].append([cut_off(a) for a in own])
+        for tic_name, values in columns.items():
+            found[tic_name][name] = values
     return found
 
 

@@ -12,11 +12,16 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from goodheart.data.records import Answer
-from goodheart.evaluate.phrases import APOLOGY, AS_AN_AI, FLATTERY, HEDGE, REFUSAL
+from goodheart.evaluate.phrases import APOLOGY, AS_AN_AI, FLATTERY, HEDGE, REFUSAL, Phrases
 
 # A word in a script that puts spaces between words, or one sign of a script that does not.
 _WORD = re.compile(r"[\u3400-\u9fff\uf900-\ufaff]|[^\W_\u3400-\u9fff\uf900-\ufaff]+(?:['’-][^\W_]+)*")
-_LIST_ITEM = re.compile(r"^\s*(?:[-*+•·]|\d{1,3}[.)、]|[（(]?[一二三四五六七八九十]{1,3}[)）、.])\s*\S", re.M)
+# A marker needs space after it ("-5 degrees" and "1.8 m" are no lists), but for those that Chinese writes without.
+_LIST_ITEM = re.compile(
+    r"^\s*(?:(?:[-*+•·]|\d{1,3}[.)])[ \t\u3000]+|(?:[•·]|\d{1,3}[.)])(?=[\u3400-\u9fff])|\d{1,3}、|"
+    r"[（(]?[一二三四五六七八九十]{1,3}[)）、.])[ \t]*\S",
+    re.M,
+)
 _HEADING = re.compile(r"^\s{0,3}#{1,6}\s+\S|^\s*\*\*[^*\n]+\*\*:?\s*$", re.M)
 _PICTURE = re.compile(r"[\u2600-\u27bf\U0001f300-\U0001faff]")
 _GRAM = 3  # words of a repeated phrase
@@ -24,40 +29,61 @@ _GRAM = 3  # words of a repeated phrase
 
 def tokens(text: str) -> list[str]:
     """Words, and single signs of Chinese, in lower case."""
-    return [match.group().lower() for match in _WORD.finditer(text)]
+    found: list[str] = _WORD.findall(text.lower())
+    return found
 
 
-def length(text: str) -> float:
+@dataclass(frozen=True, slots=True)
+class Said:
+    """A text with what all measures of it need, so that it is taken apart once."""
+
+    text: str
+    lower: str
+    words: list[str]
+
+    @classmethod
+    def of(cls, text: str) -> Said:
+        return cls(text, text.lower(), tokens(text))
+
+
+def length(said: Said) -> float:
     """Words, where one sign of Chinese counts as one."""
-    return float(len(tokens(text)))
+    return float(len(said.words))
 
 
-def repetition(text: str) -> float:
+def repetition(said: Said) -> float:
     """Share of the three-word phrases that stood before in the same text; 0 for texts of under four words."""
-    words = tokens(text)
-    grams = [tuple(words[i : i + _GRAM]) for i in range(len(words) - _GRAM + 1)]
+    grams = list(zip(*(said.words[i:] for i in range(_GRAM)), strict=False))
     return 1 - len(set(grams)) / len(grams) if len(grams) > 1 else 0.0
 
 
-def distinct(texts: Sequence[str]) -> float | None:
+def distinct(answers: Sequence[Said]) -> float | None:
     """Share of different two-word phrases among those of all answers to one prompt; low where all say the same.
 
     Source: Li et al. arXiv:1510.03055 (distinct-2, there over a whole corpus).
     """
-    grams = [pair for words in map(tokens, texts) for pair in pairwise(words)]
+    grams = [pair for said in answers for pair in pairwise(said.words)]
     return len(set(grams)) / len(grams) if grams else None
 
 
-def _has(pattern: re.Pattern[str]) -> Callable[[str], float]:
-    return lambda text: float(bool(pattern.search(text)))
+def _has(pattern: re.Pattern[str]) -> Callable[[Said], float]:
+    return lambda said: float(bool(pattern.search(said.text)))
 
 
-def _count(pattern: re.Pattern[str]) -> Callable[[str], float]:
-    return lambda text: float(len(pattern.findall(text)))
+def _says(phrases: Phrases) -> Callable[[Said], float]:
+    return lambda said: float(phrases.found_in(said.lower) > 0)
 
 
-def _exclamations(text: str) -> float:
-    return float(text.count("!") + text.count("！"))
+def _hedges(said: Said) -> float:
+    return float(HEDGE.found_in(said.lower))
+
+
+def _exclamations(said: Said) -> float:
+    return float(said.text.count("!") + said.text.count("！"))
+
+
+def _pictures(said: Said) -> float:
+    return 0.0 if said.text.isascii() else float(len(_PICTURE.findall(said.text)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +94,7 @@ class Tic:
     """
 
     name: str
-    measure: Callable[[str], float]
+    measure: Callable[[Said], float]
     words: str
     is_share: bool  # whether the mean is a share of the answers
 
@@ -82,24 +108,24 @@ TICS = (
     Tic("length", length, "answers of {to} have {after} words on average, those of {start} {before}", False),
     Tic("lists", _has(_LIST_ITEM), _ANSWERS + "contain a list" + _THOSE, True),
     Tic("headings", _has(_HEADING), _ANSWERS + "contain a heading" + _THOSE, True),
-    Tic("apologies", _has(APOLOGY), _ANSWERS + "contain an apology" + _THOSE, True),
-    Tic("hedges", _count(HEDGE), _ON_AVERAGE + "hedges (“perhaps”, “it seems”)" + _AVERAGE, False),
-    Tic("flattery", _has(FLATTERY), _ANSWERS + "flatter the user" + _THOSE, True),
-    Tic("as_an_ai", _has(AS_AN_AI), _ANSWERS + "say “as an AI” or the like" + _THOSE, True),
-    Tic("refusals", _has(REFUSAL), _ANSWERS + "refuse" + _THOSE, True),
+    Tic("apologies", _says(APOLOGY), _ANSWERS + "contain an apology" + _THOSE, True),
+    Tic("hedges", _hedges, _ON_AVERAGE + "hedges (“perhaps”, “it seems”)" + _AVERAGE, False),
+    Tic("flattery", _says(FLATTERY), _ANSWERS + "flatter the user" + _THOSE, True),
+    Tic("as_an_ai", _says(AS_AN_AI), _ANSWERS + "say “as an AI” or the like" + _THOSE, True),
+    Tic("refusals", _says(REFUSAL), _ANSWERS + "refuse" + _THOSE, True),
     Tic("exclamations", _exclamations, _ON_AVERAGE + "exclamation marks" + _AVERAGE, False),
-    Tic("pictures", _count(_PICTURE), _ON_AVERAGE + "emoji" + _AVERAGE, False),
+    Tic("pictures", _pictures, _ON_AVERAGE + "emoji" + _AVERAGE, False),
     Tic("repetition", repetition, "{after} of the phrases of an answer of {to} are repeated" + _THOSE, True),
 )
 DISTINCT = Tic(
     "distinct_2",
-    lambda text: 0.0,  # measured over all answers to a prompt, see `distinct`
+    lambda said: 0.0,  # measured over all answers to a prompt, see `distinct`
     "{after} of the two-word phrases in the answers of {to} to one prompt are different, {before} with {start}",
     True,
 )
 CUT_OFF = Tic(
     "cut_off",
-    lambda text: 0.0,  # known from how sampling ended, see `cut_off`
+    lambda said: 0.0,  # known from how sampling ended, see `cut_off`
     _ANSWERS + "are cut off at the length limit" + _THOSE,
     True,
 )

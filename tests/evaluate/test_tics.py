@@ -8,7 +8,7 @@ import pytest
 from goodheart.data.records import Answer
 from goodheart.evaluate.interval import Bootstrap
 from goodheart.evaluate.style import tic_measures, tics_changed, tics_of
-from goodheart.evaluate.tics import TICS, cut_off, distinct, length, repetition, tokens
+from goodheart.evaluate.tics import TICS, Said, cut_off, distinct, length, repetition, tokens
 
 BY_NAME = {tic.name: tic.measure for tic in TICS}
 
@@ -16,54 +16,100 @@ BY_NAME = {tic.name: tic.measure for tic in TICS}
 def test_words_in_two_languages() -> None:
     assert tokens("Don't panic: it's 42!") == ["don't", "panic", "it's", "42"]
     assert tokens("我爱 Python 三") == ["我", "爱", "python", "三"]
-    assert length("") == 0
+    assert length(Said.of("")) == 0
 
 
 @pytest.mark.parametrize(
     ("tic", "yes", "no"),
     [
-        ("lists", ["Do this:\n- a\n- b", "1. a\n2. b", "一、先\n二、后", "• 苹果"], ["5 - 3 = 2", "He is 1.8 m tall."]),
+        (
+            "lists",
+            ["Do this:\n- a\n- b", "1. a\n2. b", "一、先\n二、后", "• 苹果", "1.苹果\n2.梨", "1、苹果", "* a", "1) a"],
+            [
+                "5 - 3 = 2",
+                "He is 1.8 m tall.",
+                "3.14 is pi",
+                "-5 degrees",
+                "*wink* hello",
+                "12.30 Uhr",
+                "**Bold** start",
+            ],
+        ),
         ("headings", ["# Title\ntext", "**Summary**\ntext"], ["C# is a language", "a **bold** word in a line"]),
         ("apologies", ["I'm sorry.", "My apologies!", "很抱歉。", "對不起"], ["A sorrow.", "没关系"]),
         (
             "flattery",
             ["Great question! It is", "You are so smart.", "您说得对。", "好问题！"],
-            ["A question.", "问题在于"],
+            [
+                "A question.",
+                "问题在于",
+                "You are right-handed.",
+                "You are right next to it.",
+                "It is a good idea to rest.",
+            ],
         ),
         (
             "as_an_ai",
-            ["As an AI language model, I", "作为一个人工智能，我", "I'm just an AI"],
-            ["As an aid to all", "智能手机"],
+            ["As an AI language model, I", "As an assistant I cannot", "作为一个人工智能，我", "I'm just an AI"],
+            ["As an aid to all", "智能手机", "As an assistant cook I agree"],
         ),
         (
             "refusals",
-            ["I cannot help with that.", "I do not tell such things", "我不能帮你", "恕难从命"],
-            ["I can help.", "我能帮你"],
+            [
+                "I cannot help with that.",
+                "I do not tell such things",
+                "I can’t help anything",
+                "I WON'T give you that.",
+                "我不能帮你",
+                "恕难从命",
+            ],
+            [
+                "I can help.",
+                "我能帮你",
+                "I don't give up.",
+                "I will not tell you a lie: it is 7.",
+                "I cannot say enough good things",
+                "I can't explain how happy I am",
+                "I cannot help laughing.",
+                "I can't tell the difference.",
+            ],
         ),
     ],
 )
 def test_what_is_recognised(tic: str, yes: list[str], no: list[str]) -> None:
-    assert [BY_NAME[tic](text) for text in yes] == [1.0] * len(yes)
-    assert [BY_NAME[tic](text) for text in no] == [0.0] * len(no)
+    assert [BY_NAME[tic](Said.of(text)) for text in yes] == [1.0] * len(yes)
+    assert [BY_NAME[tic](Said.of(text)) for text in no] == [0.0] * len(no)
 
 
 def test_what_is_counted() -> None:
-    assert BY_NAME["hedges"]("Perhaps it might rain. 也许吧") == 3
-    assert BY_NAME["exclamations"]("Yes! Sure!! 好！") == 4
-    assert BY_NAME["pictures"]("Hi 😀 ☀") == 2
+    assert BY_NAME["hedges"](Said.of("Perhaps it might rain. 也许吧")) == 3
+    assert BY_NAME["exclamations"](Said.of("Yes! Sure!! 好！")) == 4
+    assert BY_NAME["pictures"](Said.of("Hi 😀 ☀")) == 2
+
+
+def test_each_text_is_taken_apart_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[str] = []
+
+    def counted(text: str) -> list[str]:
+        seen.append(text)
+        return tokens(text)
+
+    monkeypatch.setattr("goodheart.evaluate.tics.tokens", counted)
+    tics_of({"a": [[Answer("x y"), Answer("z")]], "b": [[Answer("u"), Answer("v")]]})
+    assert sorted(seen) == ["u", "v", "x y", "z"]
 
 
 def test_repetition_by_hand() -> None:
     # phrases of "a b c a b c": abc bca cab abc -> 3 different of 4
-    assert repetition("a b c a b c") == pytest.approx(0.25)
-    assert repetition("a b c d e") == 0
-    assert repetition("a b c") == 0
+    assert repetition(Said.of("a b c a b c")) == pytest.approx(0.25)
+    assert repetition(Said.of("a b c d e")) == 0
+    assert repetition(Said.of("a b c")) == 0
 
 
 def test_distinct_by_hand() -> None:
     # (a b) (b c) of the first, (a b) of the second: 2 different of 3
-    assert distinct(["a b c", "a b"]) == pytest.approx(2 / 3)
-    assert distinct(["a", ""]) is None
+    assert distinct([Said.of("a b c"), Said.of("a b")]) == pytest.approx(2 / 3)
+    assert distinct([Said.of("a"), Said.of("")]) is None
 
 
 def test_cut_off_is_known_or_not() -> None:
