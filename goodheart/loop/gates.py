@@ -14,34 +14,25 @@ Only names, numbers, texts, comparisons, and, or, not, + - * / are read; nothing
 from __future__ import annotations
 
 import ast
-import keyword
-import math
-import operator
-import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from goodheart.errors import ConfigError, GateError
+from goodheart.loop.expressions import (
+    COMPARE,
+    COMPUTE,
+    is_finite,
+    is_truth,
+    keys_meant,
+    names_in,
+    parse,
+    parts_of,
+    plain,
+)
 from goodheart.train.config import nearest
 
-_COMPARE: Mapping[type[ast.cmpop], Callable[[Any, Any], Any]] = {
-    ast.Lt: operator.lt,
-    ast.LtE: operator.le,
-    ast.Gt: operator.gt,
-    ast.GtE: operator.ge,
-    ast.Eq: operator.eq,
-    ast.NotEq: operator.ne,
-}
-_COMPUTE: Mapping[type[ast.operator], Callable[[Any, Any], Any]] = {
-    ast.Add: operator.add,
-    ast.Sub: operator.sub,
-    ast.Mult: operator.mul,
-    ast.Div: operator.truediv,
-}
-_ALLOWED = "a gate has names of results, numbers, texts, < <= > >= == !=, and, or, not, + - * /"
-_LONGEST = 500  # characters
-_DEEPEST = 50  # parts inside each other; more would exhaust the stack
+_SHOWN = 200  # characters of a gate in an error
 
 
 @dataclass(frozen=True)
@@ -87,15 +78,13 @@ class Gate:
         """
         if not isinstance(text, str) or not text.strip():
             raise ConfigError(f"{place}a gate is an expression such as `evaluate.models.ppo.harmful.high < 0.02`")
-        if len(text) > _LONGEST:
-            raise ConfigError(f"{place}a gate of {len(text)} characters; make several gates of it")
-        where = f"{place}gate `{text}`: "
-        tree = _tree(text, where, stages)
-        roots = {name: _stage(name, stages, where) for name in _check(tree, where)}
+        where = _where(place, text)
+        tree = parse(text, where, stages)
+        roots = {name: _stage(name, stages, where) for name in names_in(tree, where)}
         if not roots:
-            raise ConfigError(f"{place}gate `{text}`: it names no result; begin with a stage: {', '.join(stages)}")
-        if not _is_truth(tree):
-            raise ConfigError(f"{place}gate `{text}`: it compares nothing; write for example `{text} > 0.5`")
+            raise ConfigError(f"{where}it names no result; begin with a stage: {', '.join(stages)}")
+        if not is_truth(tree):
+            raise ConfigError(f"{where}it compares nothing; write for example `{text} > 0.5`")
         return cls(text, place, tree, roots)
 
     def check(self, results: Mapping[str, Mapping[str, Any]]) -> Verdict:
@@ -118,7 +107,7 @@ class _Evaluation:
 
     def __init__(self, gate: Gate, results: Mapping[str, Mapping[str, Any]], findings: list[Finding]) -> None:
         self.gate, self.results, self.findings = gate, results, findings
-        self.where = f"{gate.place}gate `{gate.text}`: "
+        self.where = _where(gate.place, gate.text)
         self.seen: list[str] = []  # values met in the comparison at hand
 
     def truth(self, node: ast.expr) -> bool:
@@ -144,13 +133,13 @@ class _Evaluation:
         if isinstance(node, ast.BinOp):
             left, right = self._numbers(node, node.left, node.right)
             try:
-                computed = _COMPUTE[type(node.op)](left, right)
+                computed = COMPUTE[type(node.op)](left, right)
             except (ZeroDivisionError, OverflowError) as error:
                 raise self._cannot(node, error) from error
-            if not _is_finite(computed):
+            if not is_finite(computed):
                 raise self._cannot(node, OverflowError("the result is too large"))
             return computed
-        return self._result(_parts(node))
+        return self._result(parts_of(node))
 
     def _numbers(self, node: ast.expr, *parts: ast.expr) -> list[float]:
         values = [self.value(part) for part in parts]
@@ -162,7 +151,7 @@ class _Evaluation:
     def _compare(self, node: ast.Compare) -> bool:
         values = [self.value(part) for part in (node.left, *node.comparators)]
         try:
-            return all(_COMPARE[type(op)](*values[i : i + 2]) for i, op in enumerate(node.ops))
+            return all(COMPARE[type(op)](*values[i : i + 2]) for i, op in enumerate(node.ops))
         except TypeError as error:
             raise self._cannot(node, error) from error
 
@@ -177,9 +166,9 @@ class _Evaluation:
         for part in parts[1:]:
             if not isinstance(found, Mapping):
                 raise ConfigError(f"{self.where}`{path}` is {found!r:.60}, it has no `{part}`")
-            keys = _keys(part, found)
+            keys = keys_meant(part, found)
             if not keys:
-                known = [_plain(str(name)) for name in found]
+                known = [plain(str(name)) for name in found]
                 raise ConfigError(f"{self.where}`{path}` has no result `{part}`{nearest(part, known)}")
             if len(keys) > 1:
                 meant = " or ".join(f'{path}["{key}"]' for key in keys)
@@ -192,107 +181,25 @@ class _Evaluation:
             raise ConfigError(f"{self.where}`{path}` is no single value{inside}")
         if found is None:
             raise GateError(f"{self.where}`{path}` has no value: nothing was measured")
-        if not _is_finite(found):
+        if not is_finite(found):
             raise GateError(f"{self.where}`{path}` is {found}: not a finite number, so what was measured went wrong")
         self.seen.append(f"{path} = {_number(found)}{_interval(around)}")
         return found
 
 
-def _tree(text: str, where: str, stages: Sequence[str]) -> ast.expr:
-    """The expression as Python reads it, if it is not too deep."""
-    try:
-        tree = ast.parse(text.strip(), mode="eval").body
-    except (SyntaxError, ValueError) as error:
-        reason = error.msg if isinstance(error, SyntaxError) else str(error)
-        unsayable = [name for name in stages if _is_unsayable(name) and re.search(rf"(?<!\w){_plain(name)}\b", text)]
-        if unsayable:
-            reason = f"a name cannot begin with a digit or be a word of Python; rename the stage `{unsayable[0]}`"
-        raise ConfigError(f"{where}cannot be read: {reason}; {_ALLOWED}") from error
-    except (RecursionError, MemoryError) as error:
-        raise ConfigError(f"{where}too many parts inside each other; make several gates of it") from error
-    level: list[ast.AST] = [tree]
-    for _ in range(_DEEPEST):
-        level = [part for node in level for part in ast.iter_child_nodes(node)]
-        if not level:
-            return tree
-    raise ConfigError(f"{where}too many parts inside each other; make several gates of it")
-
-
-def _is_unsayable(stage: str) -> bool:
-    """Whether a stage has a name that no expression can hold."""
-    return not _plain(stage).isidentifier() or keyword.iskeyword(_plain(stage))
-
-
-def _check(node: ast.expr, where: str, *, in_number: bool = False) -> list[str]:
-    """The first parts of all names in an expression; refuses everything that a gate may not have.
-
-    Args:
-        node: the expression.
-        where: begins the error.
-        in_number: whether a number or text is wanted, since it stands in a comparison or a computation.
-    """
-    if isinstance(node, ast.Name | ast.Attribute | ast.Subscript):
-        return [_parts(node, where)[0]]
-    if isinstance(node, ast.Constant) and isinstance(node.value, bool | int | float | str) and _is_finite(node.value):
-        return []
-    inner: list[ast.expr] | None = None
-    if isinstance(node, ast.BoolOp):
-        inner, is_truth = node.values, True
-    elif isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.Not | ast.USub | ast.UAdd):
-        inner, is_truth = [node.operand], isinstance(node.op, ast.Not)
-    elif isinstance(node, ast.BinOp) and type(node.op) in _COMPUTE:
-        inner, is_truth = [node.left, node.right], False
-    elif isinstance(node, ast.Compare) and all(type(op) in _COMPARE for op in node.ops):
-        inner, is_truth = [node.left, *node.comparators], True
-    if inner is None:
-        raise ConfigError(f"{where}`{ast.unparse(node)}` is not allowed; {_ALLOWED}")
-    if is_truth and in_number:
-        raise ConfigError(f"{where}`{ast.unparse(node)}` is true or false: neither compare it nor compute with it")
-    number = isinstance(node, ast.Compare) or not is_truth
-    return [name for part in inner for name in _check(part, where, in_number=number)]
-
-
-def _is_truth(node: ast.expr) -> bool:
-    """Whether the expression can be true or false; a bare name may be a result that is."""
-    if isinstance(node, ast.BoolOp):
-        return all(_is_truth(part) for part in node.values)
-    if isinstance(node, ast.UnaryOp):
-        return isinstance(node.op, ast.Not) and _is_truth(node.operand)
-    return isinstance(node, ast.Compare | ast.Attribute | ast.Subscript)
-
-
-def _parts(node: ast.expr, where: str = "") -> list[str]:
-    """`ppo["objective/kl"].high` -> ppo, objective/kl, high."""
-    if isinstance(node, ast.Name):
-        return [node.id]
-    if isinstance(node, ast.Attribute):
-        return [*_parts(node.value, where), node.attr]
-    if isinstance(node, ast.Subscript) and isinstance(node.slice, ast.Constant) and isinstance(node.slice.value, str):
-        return [*_parts(node.value, where), node.slice.value]
-    raise ConfigError(f"{where}`{ast.unparse(node)}` is not allowed; {_ALLOWED}")
+def _where(place: str, text: str) -> str:
+    """How an error about a gate begins."""
+    return f"{place}gate `{text if len(text) <= _SHOWN else text[:_SHOWN] + '...'}`: "
 
 
 def _stage(name: str, stages: Sequence[str], where: str) -> str:
-    found = _keys(name, dict.fromkeys(stages))
+    found = keys_meant(name, dict.fromkeys(stages))
     if not found:
-        raise ConfigError(f"{where}no stage `{name}`{nearest(name, [_plain(stage) for stage in stages])}")
+        raise ConfigError(f"{where}no stage `{name}`{nearest(name, [plain(stage) for stage in stages])}")
     if len(found) > 1:
         meant = " or ".join(f"`{stage}`" for stage in found)
         raise ConfigError(f"{where}`{name}` may be the stage {meant}: rename one of them")
     return found[0]
-
-
-def _keys(part: str, known: Mapping[str, Any]) -> list[str]:
-    """The keys that a part may mean: its own, or those that read so with `_` for every other sign."""
-    return [part] if part in known else [key for key in known if _plain(str(key)) == part]
-
-
-def _is_finite(value: Any) -> bool:
-    return not isinstance(value, float) or math.isfinite(value)
-
-
-def _plain(name: str) -> str:
-    return re.sub(r"\W", "_", name)
 
 
 def _number(value: Any) -> str:

@@ -95,6 +95,12 @@ def test_results_that_do_not_fit(text: str, message: str) -> None:
     assert message in str(error.value)
 
 
+def test_an_error_does_not_repeat_a_very_long_gate() -> None:
+    with pytest.raises(ConfigError) as error:
+        gate("-" * 400 + "reward.accuracy > 1")
+    assert str(error.value).startswith("p.yaml:9: gate `" + "-" * 200 + "...`: too many parts")
+
+
 def test_what_was_not_measured_does_not_pass() -> None:
     with pytest.raises(GateError, match="has no value: nothing was measured"):
         gate("ppo.goodhart.peak < 3").check(RESULTS)
