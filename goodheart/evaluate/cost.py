@@ -31,7 +31,8 @@ class Cost:
 def cost_of(run: RunRecord) -> Cost:
     """The cost of one stage, from its logs."""
     start = (run.lineage.get("starts") or [{}])[-1]
-    gpus = len(start.get("hardware", {}).get("gpus", []))
+    # a process works on one GPU, however many the machine has
+    gpus = min(len(start.get("hardware", {}).get("gpus", [])), int(start.get("processes", 1)))
     used = gpus if str(run.settings.get("device", "auto")) != "cpu" else 0
     watts = WATTS_GPU * used if used else WATTS_CPU
     return Cost(run.name, run.stage, run.seconds, _trained(run), _sampled(run), watts)
@@ -42,8 +43,12 @@ def _trained(run: RunRecord) -> float | None:
     counted = [row["tokens"] for row in run.metrics if isinstance(row.get("tokens"), int | float)]
     if not counted:
         return None
-    every = run.metrics[-1].get("step", len(counted)) / len(counted)  # steps that are not logged count like the others
-    return sum(counted) * every
+    return sum(counted) * _every(run, len(counted))
+
+
+def _every(run: RunRecord, logged: int) -> float:
+    """Steps per logged one: those that are not logged count like the others."""
+    return float(run.metrics[-1].get("step", logged)) / logged
 
 
 def _sampled(run: RunRecord) -> float | None:
@@ -52,7 +57,7 @@ def _sampled(run: RunRecord) -> float | None:
         return _in_file(run.path)
     batch = run.settings.get("batch_size")
     lengths = [row["completions/mean_length"] for row in run.metrics if row.get("completions/mean_length") is not None]
-    return sum(lengths) * batch if lengths and isinstance(batch, int) else None
+    return sum(lengths) * _every(run, len(lengths)) * batch if lengths and isinstance(batch, int) else None
 
 
 def _in_file(path: Path) -> float | None:

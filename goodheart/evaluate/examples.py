@@ -48,18 +48,22 @@ def _typical(found: Answers, change: list[float], known: list[int]) -> list[int]
 
 def _example(found: Answers, scored: Mapping[str, dict[str, Samples]], i: int, why: str) -> dict[str, Any]:
     prompt = found.prompts[i]
-    turns = [{"role": m.role, "content": m.content[:_LONGEST]} for m in prompt.messages]
+    turns = [{"role": m.role, "content": _cut(m.content)} for m in prompt.messages]
     return {
         "why": why,
         "kind": prompt.meta.get("kind"),
         "language": prompt.meta.get("language"),
-        "prompt": turns or [{"role": "", "content": (prompt.text or "")[:_LONGEST]}],
+        "prompt": turns or [{"role": "", "content": _cut(prompt.text or "")}],
         "answers": {
             name: {
-                "text": samples[i][0].words[:_LONGEST],
+                "text": _cut(samples[i][0].words),
                 "finish": samples[i][0].meta.get("finish"),
                 "aspects": {aspect: models[name][i][0] for aspect, models in scored.items()},
             }
             for name, samples in found.models.items()
         },
     }
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= _LONGEST else text[:_LONGEST] + "…"

@@ -15,7 +15,7 @@ from goodheart.errors import RunError
 from goodheart.evaluate.charts import goodhart_charts, training_charts
 from goodheart.evaluate.cost import cost_of
 from goodheart.evaluate.report import write_report
-from goodheart.evaluate.runs import read_story
+from goodheart.evaluate.runs import RunRecord, read_story
 from goodheart.evaluate.safe_text import said
 from tests.evaluate.stories import audit_rows, evaluation, measure, write_pipeline, write_run
 
@@ -67,7 +67,7 @@ def test_a_pipeline_from_beginning_to_end(tmp_path: Path) -> None:
     assert "became worse" in page.text
     assert "peak at d = 2.7" in page.text
     assert "labels : 1,900 labels by 12 people on 1,900 prompts. They prefer what is truly better in 85 %" in page.text
-    assert "Two of them agree in 74 % of the pairs (chance: 50 %)." in page.text
+    assert "Two of them agree in 74 % (70 % to 78 %) of the pairs (chance: 50 %)." in page.text
     ids = [attributes["id"] for _, attributes in page.tags if "id" in attributes]
     links = [str(a["href"])[1:] for tag, a in page.tags if tag == "a"]
     assert set(links) == set(ids)
@@ -271,6 +271,24 @@ def test_steps_that_are_not_logged_count(tmp_path: Path) -> None:
     rows = [{"step": i, "tokens": 100.0} for i in (10, 20, 30)]
     run = read_story(write_run(tmp_path / "sft", "sft", metrics=rows)).runs[0]
     assert cost_of(run).trained_tokens == 3000
+    # answers of 10 tokens, 4 of them in each of 30 steps
+    lengths = [{"step": i, "completions/mean_length": 10.0} for i in (10, 20, 30)]
+    write_run(tmp_path / "all" / "ppo", "ppo", metrics=lengths)
+    assert cost_of(read_story(tmp_path / "all").runs[0]).sampled_tokens == 1200
+
+
+@pytest.mark.parametrize(("gpus", "processes", "watts"), [(8, 1, 700), (8, 4, 2800), (2, 4, 1400), (0, 2, 100)])
+def test_only_gpus_that_a_process_works_on_cost(tmp_path: Path, gpus: int, processes: int, watts: float) -> None:
+    start = {"hardware": {"gpus": ["H200"] * gpus}, "processes": processes}
+    assert cost_of(RunRecord("ppo", tmp_path, "ppo", True, lineage={"starts": [start]})).watts == watts
+
+
+def test_on_a_phone_the_cautions_come_before_what_was_made(tmp_path: Path) -> None:
+    text = write_report(write_pipeline(tmp_path / "demo")).read_text(encoding="utf-8")
+    narrow = re.search(r"@media \(max-width: 760px\) \{(.*?)\n\}", text, re.S)
+    assert narrow is not None
+    assert ".stack { display: contents; } .made { order: 1; }" in narrow[1]
+    assert '<div class="box made"><h3>What was made' in text
 
 
 def test_the_goodhart_chart_fits_what_an_unfinished_run_left(tmp_path: Path) -> None:

@@ -110,6 +110,13 @@ def test_examples_show_losses_too(folder: Path) -> None:
     assert loss["answers"]["base"]["aspects"]["score"] - loss["answers"]["tuned"]["aspects"]["score"] == 3
 
 
+def test_what_is_cut_ends_in_an_ellipsis(folder: Path) -> None:
+    write(folder / "tuned.jsonl", [["1" * 2000, "2"], ["3" * 2001, "4"], ["5", "5"], ["6", "7"]])
+    found = json.loads((evaluate(settings()) / "results.json").read_text(encoding="utf-8"))
+    texts = {row["answers"]["tuned"]["text"] for row in found["examples"]}
+    assert {"1" * 2000, "3" * 2000 + "…"} <= texts
+
+
 def test_only_shared_prompts_count(folder: Path) -> None:
     write(folder / "tuned.jsonl", [["9", "9"], ["9", "9"], ["9", "9"]], first=2)
     found = json.loads((evaluate(settings()) / "results.json").read_text(encoding="utf-8"))
