@@ -16,7 +16,7 @@ from goodheart.loop.code import changed, code_of
 from goodheart.loop.outputs import Stamps, stamps
 from goodheart.loop.registry import Stage
 from goodheart.train.config import NOT_RESULTS, Settings
-from goodheart.train.lineage import content, is_function
+from goodheart.train.lineage import content, is_function, reordered
 
 Identity = dict[str, Any]
 
@@ -88,7 +88,7 @@ def difference(before: Identity, now: Identity, *, with_code: bool = True, usual
     old, new = flat(before["settings"]), flat(now["settings"])
     settings = [key for key in old | new if old.get(key) != new.get(key) and _counts(key, usual)]
     reasons = [f"{key}: {_shown(old, key)} -> {_shown(new, key)}" for key in settings]
-    reasons += [f"order of {key}" for key in _reordered(before["settings"], now["settings"])]
+    reasons += [f"order of {key}" for key in reordered(before["settings"], now["settings"])]
     inputs = before["inputs"]
     reasons += [f"{path} changed" for path, digest in now["inputs"].items() if inputs.get(path, digest) != digest]
     if before.get("stage", now["stage"]) != now["stage"]:
@@ -115,16 +115,6 @@ def _counts(key: str, usual: Collection[str]) -> bool:
     return key.partition(".")[0] not in NOT_RESULTS and not any(
         key == name or key.startswith(f"{name}.") for name in usual
     )
-
-
-def _reordered(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
-    """Blocks with the same keys in another order: models are compared in the order in which they are named, say."""
-    for key, block in new.items():
-        was = old.get(key)
-        if isinstance(block, Mapping) and isinstance(was, Mapping):
-            if [name for name in was if name in block] != [name for name in block if name in was]:
-                yield f"{prefix}{key}"
-            yield from _reordered(was, block, f"{prefix}{key}.")
 
 
 def results_of(returned: Any) -> dict[str, Any]:

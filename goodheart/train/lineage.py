@@ -10,7 +10,7 @@ import platform
 import re
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -76,13 +76,23 @@ def changed(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
 
 
 def differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
-    """`key: old there, new now` for every setting that differs."""
+    """`key: old there, new now` for every setting that differs, and `order of key` for blocks in another order."""
     old, new = _flat(there), _flat(here)
     return [
         f"{key}: {old.get(key, '(not set)')} there, {new.get(key, '(not set)')} now"
         for key in sorted(old.keys() | new.keys())
         if key not in _NOT_COMPARED and old.get(key, _ABSENT) != new.get(key, _ABSENT)
-    ]
+    ] + [f"order of {key}" for key in reordered(there, here)]
+
+
+def reordered(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    """Blocks with the same keys in another order: models are compared in the order in which they are named, say."""
+    for key, block in new.items():
+        was = old.get(key)
+        if isinstance(block, Mapping) and isinstance(was, Mapping):
+            if [name for name in was if name in block] != [name for name in block if name in was]:
+                yield f"{prefix}{key}"
+            yield from reordered(was, block, f"{prefix}{key}.")
 
 
 def _flat(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

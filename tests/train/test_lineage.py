@@ -33,3 +33,10 @@ def test_how_loud_a_run_is_does_not_make_it_another() -> None:
     there = {"log_every": 1, "max_tokens": 9, "quiet": True, "out": "a", "learning_rate": 0.1}
     here = {"log_every": 5, "max_tokens": 99, "tensorboard": True, "out": "b", "learning_rate": 0.2}
     assert differences(there, here) == ["learning_rate: 0.1 there, 0.2 now"]
+
+
+def test_the_order_of_names_makes_another_run() -> None:
+    there = {"seed": 1, "answers": {"base": "a", "ppo": "b"}, "inner": {"x": {"a": 1, "b": 2}}}
+    here = {"answers": {"ppo": "b", "base": "a"}, "seed": 1, "inner": {"x": {"b": 2, "a": 1}}}
+    assert differences(there, here) == ["order of answers", "order of inner.x"]
+    assert differences(there, dict(reversed(there.items()))) == []
