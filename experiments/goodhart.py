@@ -49,11 +49,12 @@ def main() -> None:
     parser.add_argument("--base", type=Path, default=Path("runs/demo"), help="finished demo: its world and SFT model")
     parser.add_argument("--out", type=Path, default=Path("runs/goodhart"))
     parser.add_argument("--seeds", type=int, default=10)
+    parser.add_argument("--first", type=int, default=0, help="first seed; what is finished already is not run again")
     parser.add_argument("--steps", type=int, default=45, help="PPO steps of a free run")
     parser.add_argument("--labels", type=int, default=400, help="prompts that the weak crowd labels")
     parser.add_argument("--samples", type=int, default=2048, help="answers per prompt for best of n; 0 = leave it out")
     arguments = parser.parse_args()
-    rows = [one_seed(seed, arguments) for seed in range(arguments.seeds)]
+    rows = [one_seed(arguments.first + seed, arguments) for seed in range(arguments.seeds)]
     chosen = best_of_n(arguments) if arguments.samples else None
     kept = [row["kept_share"] >= 0.95 for row in rows]
     print(f"guard: at least 95 % of the best truth seen is kept in {sum(kept)} of {len(kept)} seeds")
