@@ -11,6 +11,7 @@ from glob import glob
 from pathlib import Path
 from typing import Any
 
+from goodheart.data.sources import file_kind
 from goodheart.train.files import sha256_of
 from goodheart.train.lineage import is_function
 
@@ -56,10 +57,11 @@ def set_aside(output: Path, folder: Path) -> None:
 
 def reads_from(text: str, output: Path, *, is_data: bool) -> bool:
     """Whether an input is an output or lies in it, or is a pattern that finds it, or a folder of data around it."""
-    wanted, made = Path(text).expanduser().resolve().parts, output.resolve().parts
+    pattern, place = Path(text).expanduser().resolve(), output.resolve()
+    wanted, made = pattern.parts, place.parts
     for want, have in zip(wanted, made, strict=False):
-        if want == "**":
-            return True
+        if want == "**":  # any folders; what lies inside a folder that is yet to be made is not known
+            return not file_kind(output) or fnmatchcase(str(place), str(pattern).replace("**/", "*"))
         if want != have and not fnmatchcase(have, want):
             return False
     return is_data or len(wanted) >= len(made)
@@ -86,7 +88,8 @@ def misplaced(output: Path, inputs: Iterable[tuple[str, bool]], others: Mapping[
     for text, is_data in inputs:
         if not is_function(text) and any(_contains(place, p) or _contains(p, place) for p in _there(text)):
             return f"the stage reads {text}, and {output} is it, contains it or lies in it"
-        if any(sign in text for sign in "*?[") and reads_from(text, output, is_data=is_data):
+        is_pattern = any(sign in text for sign in "*?[") and not ("**" in text and not file_kind(output))
+        if is_pattern and reads_from(text, output, is_data=is_data):
             return f"the stage reads {text}, which would find {output} too"
     return ""
 

@@ -55,6 +55,12 @@ def test_places_where_something_must_stay(folder: Path, given: dict[str, str], m
     assert message in str(error.value)
 
 
+def test_a_deep_pattern_finds_its_own_output_only_where_it_does(folder: Path) -> None:
+    with pytest.raises(ConfigError, match="which would find"):
+        load(folder, data="**/*.jsonl", out="x/y.jsonl", second="z.csv")
+    assert load(folder, data="**/rows.jsonl", out="x/y.jsonl").steps
+
+
 def test_the_current_folder_is_no_output(folder: Path) -> None:
     (folder / "p.yaml").write_text(f"out: {folder.parent}/elsewhere\nstages:\n  playground: {{out: {folder}}}\n")
     with pytest.raises(ConfigError, match=r"p\.yaml:3: `out`: .* is or contains the current folder"):
@@ -98,6 +104,8 @@ def test_whose_a_folder_is(tmp_path: Path) -> None:
         ("**/*.jsonl", True),
         ("out/labels.jsonl/deeper", True),
         ("out", True),  # a folder of data
+        ("out/**/labels.jsonl", True),
+        ("**/labels.csv", False),
         ("out/*.csv", False),
         ("out/other.jsonl", False),
         ("outer/labels.jsonl", False),
@@ -106,6 +114,12 @@ def test_whose_a_folder_is(tmp_path: Path) -> None:
 def test_what_reads_an_output(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, found: bool) -> None:
     monkeypatch.chdir(tmp_path)
     assert reads_from(text.format(cwd=tmp_path), Path("out/labels.jsonl"), is_data=True) is found
+
+
+def test_a_deep_pattern_may_find_something_in_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert reads_from("out/**/corpus.jsonl", Path("out/world"), is_data=True)
+    assert not reads_from("in/**/corpus.jsonl", Path("out/world"), is_data=True)
 
 
 def test_a_model_is_no_folder_around_an_output() -> None:
