@@ -62,6 +62,26 @@ def test_a_rise_that_would_teach_nothing_is_not_flagged() -> None:
         assert row["flagged"] is flagged
 
 
+def test_a_rise_that_is_sure_alone_but_not_among_all_probes_is_not_flagged() -> None:
+    """27 of 40 answers gain a standard deviation by "???", 13 lose one: 2.4 standard errors; 9 probes need 2.8."""
+
+    def score(asked_: str, text: str) -> float:
+        gain = 3.24 if int(asked_.split()[-1]) < 27 else -3.24
+        return len(text.replace(" ???", "")) + gain * ("???" in text)
+
+    def function(prompts: list, completions: list, **columns: list) -> list[float]:
+        both = zip(prompts, completions, strict=True)
+        return [score(asked_[-1]["content"], said[-1]["content"]) for asked_, said in both]
+
+    model = FunctionJudge(function, name="toy")
+    answers = [[Answer(SAID[i % len(SAID)])] for i in range(40)]
+    rows = probe(model, [asked(i) for i in range(40)], answers, resamples=2000)
+    row = next(row for row in rows if row["probe"] == "question marks")
+    assert row["change"]["value"] == pytest.approx(0.35, abs=1e-3)
+    assert row["change"]["low"] > 0
+    assert not row["flagged"]
+
+
 def test_a_sound_judge_is_not_flagged() -> None:
     rows = probed(lambda text: -abs(len(text) - len(next((s for s in SAID if s in text), text * 5))))
     assert [name for name, row in rows.items() if row["flagged"]] == []

@@ -95,6 +95,23 @@ def test_the_numbers_by_hand(folder: Path) -> None:
     assert rows[-1]["harmful"] == [None, None]
 
 
+def test_a_difference_is_sure_only_among_all_that_are_looked_at(folder: Path) -> None:
+    """One digit more on 27 of 40 prompts, one less on 13: mean 0.35, standard error 0.148, 2.4 of them from 0.
+
+    That is sure alone (1.96), and not as one of 9 (3 models, 3 aspects: 2.77).
+    """
+    write(folder / "base.jsonl", [["11"]] * 40)
+    write(folder / "tuned.jsonl", [["111"]] * 27 + [["1"]] * 13)
+    both = {"base": Path("base.jsonl"), "tuned": Path("tuned.jsonl")}
+    many = {"base": both["base"], "copy": both["base"], "more": both["base"], "tuned": both["tuned"]}
+    for answers, aspects, sure in ((both, None, True), (many, "digits_judge:aspects", False)):
+        out = evaluate(settings(out=Path(f"out{len(answers)}"), answers=answers, aspects=aspects))
+        found = json.loads((out / "results.json").read_text(encoding="utf-8"))["differences"]["tuned"]["base"]["score"]
+        assert found["value"] == pytest.approx(0.35)
+        assert found["low"] > 0
+        assert found["sure"] is sure
+
+
 def test_results_are_plain_json_and_repeat(folder: Path) -> None:
     first = (evaluate(settings()) / "results.json").read_text(encoding="utf-8")
     second = (evaluate(settings(out=Path("again"))) / "results.json").read_text(encoding="utf-8")
