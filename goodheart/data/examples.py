@@ -113,7 +113,7 @@ class Compared:
     margin: float | None = None
     weight: float = 1.0
     prompt_key: str = ""
-    words: tuple[int, ...] = ()  # length of each answer in characters, for the "always the longest" baseline
+    sizes: tuple[int, ...] = ()  # length of each answer in characters, for the "always the longest" baseline
     shown_order: tuple[int, ...] | None = None
 
     @property
@@ -182,14 +182,14 @@ def comparisons(
                     margin=record.margin,
                     weight=record.weight,
                     prompt_key=record.prompt.key,
-                    words=sizes,
+                    sizes=sizes,
                     shown_order=record.shown_order,
                 )
             )
         else:
             target = record.score if isinstance(record, Rating) else float(record.label)
             weight = record.weight if isinstance(record, Thumb) else 1.0
-            items.append(Compared(examples, target=target, weight=weight, prompt_key=record.prompt.key, words=sizes))
+            items.append(Compared(examples, target=target, weight=weight, prompt_key=record.prompt.key, sizes=sizes))
         return any(len(e) > max_length for e in whole)
 
     return _each(records, skipped, make, items)

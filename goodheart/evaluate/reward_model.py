@@ -188,7 +188,7 @@ def _compared(key: str, cells: Sequence[tuple[float, float, int]]) -> tuple[Comp
     tiers = sorted(set(worth), reverse=True)
     ranks = tuple(tiers.index(t) for t in worth)
     margin = round(tiers[0] - tiers[-1], _DECIMALS) if tiers else None
-    item = Compared((), ranks, margin=margin, prompt_key=key, words=tuple(n for _, _, n in cells))
+    item = Compared((), ranks, margin=margin, prompt_key=key, sizes=tuple(n for _, _, n in cells))
     return item, [s for _, s, _ in cells]
 
 
@@ -198,6 +198,6 @@ def _of_people(one: Judgement) -> Compared:
         tuple(one.ranks),
         margin=one.margin,
         prompt_key=one.prompt.key,
-        words=tuple(len(a.words) for a in one.answers),
+        sizes=tuple(len(a.words) for a in one.answers),
         shown_order=one.shown_order,
     )

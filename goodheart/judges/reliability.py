@@ -40,10 +40,10 @@ def pairs_of(item: Compared, scores: Sequence[float]) -> list[Pair]:
             Pair(
                 item.prompt_key,
                 scores[good] - scores[bad],
-                _half(item.words[good] - item.words[bad]),
+                _half(item.sizes[good] - item.sizes[bad]),
                 None if shown is None else float(shown.index(good) < shown.index(bad)),
                 item.margin,
-                item.words[good] + item.words[bad],
+                item.sizes[good] + item.sizes[bad],
             )
         )
     return found

@@ -228,7 +228,7 @@ def _quality(judgements: Sequence[Judgement], truths: Sequence[Sequence[float]])
     compared = []
     for j in judgements:
         lengths = tuple(len(a.words) for a in j.answers)
-        compared.append(Compared((), j.ranks, prompt_key=j.prompt.key, words=lengths, shown_order=j.shown_order))
+        compared.append(Compared((), j.ranks, prompt_key=j.prompt.key, sizes=lengths, shown_order=j.shown_order))
     report = pair_report(compared, truths)
     names = [f"{name}{end}" for name in ("accuracy", "always_longest", "always_first") for end in ("", "_low", "_high")]
     numbers = {name: report[name] for name in ("prompts", "pairs", "ties", *names) if name in report}

@@ -220,7 +220,7 @@ class _Labels:
                 asked.ranks,
                 margin=asked.margin,
                 prompt_key=asked.prompt.key,
-                words=tuple(len(a.words) for a in asked.answers),
+                sizes=tuple(len(a.words) for a in asked.answers),
                 shown_order=asked.shown_order,
             )
             self.compared.append((item, known))

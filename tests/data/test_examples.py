@@ -118,7 +118,7 @@ def test_judgements_ratings_and_thumbs_keep_what_was_said_of_them(template: Temp
     ).items
     assert items[0].ranks == (1, 0, 1)
     assert (items[0].margin, items[0].weight, items[0].shown_order) == (0.5, 2.0, (2, 0, 1))
-    assert items[0].words == (5, 9, 5)
+    assert items[0].sizes == (5, 9, 5)
     assert items[0].prompt_key == RAW.key
     assert items[0].tokens == max(len(e) for e in items[0].answers)
     assert (items[1].target, items[1].weight) == (3.5, 1.0)

@@ -14,7 +14,7 @@ TOKENS = Example([1, 2], [False, True])
 def judged(
     ranks: tuple[int, ...], words: tuple[int, ...], prompt: str, shown: tuple[int, ...] | None = None
 ) -> Compared:
-    return Compared(tuple(TOKENS for _ in ranks), ranks, prompt_key=prompt, words=words, shown_order=shown)
+    return Compared(tuple(TOKENS for _ in ranks), ranks, prompt_key=prompt, sizes=words, shown_order=shown)
 
 
 def test_accuracy_weighs_each_prompt_once() -> None:
