@@ -18,7 +18,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import special, stats
 
 from goodheart.errors import DataError
 
@@ -109,7 +108,9 @@ def fit_law(law: Law, d: ArrayLike, gains: ArrayLike, errors: ArrayLike | None =
     scatter = float(((y / s - weighted @ coefficients) ** 2).sum()) / freedom
     covariance = np.linalg.inv(weighted.T @ weighted) * (scatter if errors is None else max(scatter, 1.0))
     alpha, beta = (float(c) for c in coefficients)
-    quantile = float(stats.t.ppf(0.5 + level / 2, freedom))
+    from scipy import special  # half a second, which a run without an audit need not spend
+
+    quantile = float(special.stdtrit(freedom, 0.5 + level / 2))
     low, high = fieller(alpha, beta, covariance, quantile)
     peak = law.peak(alpha / beta) if beta > 0 else None
     if peak is not None and peak > _FARTHEST:
@@ -286,6 +287,8 @@ def _chance(before: Look, now: Look, allowed: float) -> float:
     least = 0.0 if math.isinf(freedom) else 2.0 ** -(freedom + 1)  # few prompts that all fall alike prove little
     if error == 0:
         return least if fall > allowed else 1.0
+    from scipy import special
+
     distance = (fall - allowed) / error
     chance = special.ndtr(-distance) if math.isinf(freedom) else special.stdtr(freedom, -distance)
     return max(float(chance), least)
