@@ -19,7 +19,7 @@ PROMPT = Prompt(messages=(Message("user", "Which?"),))
 N = 4000
 
 
-def share(found: int, expected: float, draws: int = N) -> None:
+def assert_share(found: int, expected: float, draws: int = N) -> None:
     """Asserts that a share is what the law says."""
     assert abs(found / draws - expected) < 3.89 * math.sqrt(expected * (1 - expected) / draws), found / draws
 
@@ -37,18 +37,18 @@ def person(**settings: object) -> Labeller:
 def test_pairs_follow_bradley_terry() -> None:
     # sigmoid((0.6 - 0.5) / 0.1) = sigmoid(1) = 0.731059
     found = judged(person(), [0.5, 0.6], ["aaaa", "bbbb"])
-    share(sum(j.ranks == (1, 0) for j in found), 0.731059)
+    assert_share(sum(j.ranks == (1, 0) for j in found), 0.731059)
     assert {j.ranks for j in found} == {(0, 1), (1, 0)}
 
 
 def test_rankings_follow_plackett_luce() -> None:
     # weights e^2 : e^1 : e^0 = 7.389 : 2.718 : 1, sum 11.107
     found = Counter(j.ranks for j in judged(person(), [0.2, 0.1, 0.0], ["aaaa", "bbbb", "cccc"]))
-    share(sum(n for ranks, n in found.items() if ranks[0] == 0), 7.389056 / 11.107338)
+    assert_share(sum(n for ranks, n in found.items() if ranks[0] == 0), 7.389056 / 11.107338)
     # first a, then b among b and c: 0.665241 * 2.718282 / 3.718282
-    share(found[0, 1, 2], 0.665241 * 0.731059)
+    assert_share(found[0, 1, 2], 0.665241 * 0.731059)
     # first c, then b among a and b: 0.090031 * 2.718282 / 10.107338
-    share(found[2, 1, 0], 0.090031 * 0.268941)
+    assert_share(found[2, 1, 0], 0.090031 * 0.268941)
 
 
 def test_without_noise_the_better_always_wins() -> None:
@@ -69,10 +69,10 @@ def test_gumbel_has_its_mean_and_spread() -> None:
 def test_position_bias_can_be_read_back() -> None:
     # equal answers, the first shown favoured by 0.1 at temperature 0.1: sigmoid(1)
     found = judged(person(position_bias=0.1), [0.5, 0.5], ["aaaa", "bbbb"])
-    share(sum(j.ranks[j.shown_order[0]] == 0 for j in found if j.shown_order), 0.731059)
+    assert_share(sum(j.ranks[j.shown_order[0]] == 0 for j in found if j.shown_order), 0.731059)
     # the order is drawn evenly, so no answer gains by it
-    share(sum(j.shown_order == (0, 1) for j in found), 0.5)
-    share(sum(j.ranks == (0, 1) for j in found), 0.5)
+    assert_share(sum(j.shown_order == (0, 1) for j in found), 0.5)
+    assert_share(sum(j.ranks == (0, 1) for j in found), 0.5)
 
 
 def test_the_middle_place_gains_half() -> None:
@@ -87,21 +87,21 @@ def test_the_middle_place_gains_half() -> None:
 def test_length_bias_can_be_read_back() -> None:
     # 16 letters against 8 are one doubling, worth 0.1: sigmoid(1)
     found = judged(person(length_bias=0.1), [0.5, 0.5], ["a" * 16, "b" * 8])
-    share(sum(j.ranks == (0, 1) for j in found), 0.731059)
+    assert_share(sum(j.ranks == (0, 1) for j in found), 0.731059)
     # a better short answer makes up for it: 0.1 + 0 against 0 + 0.1
     even = judged(person(length_bias=0.1), [0.4, 0.5], ["a" * 16, "b" * 8])
-    share(sum(j.ranks == (0, 1) for j in even), 0.5)
+    assert_share(sum(j.ranks == (0, 1) for j in even), 0.5)
 
 
 def test_careless_share() -> None:
     # 40 % at random, half of that wrong: 20 %; the rest never errs without noise
     found = judged(person(temperature=0.0, carelessness=0.4), [0.9, 0.1], ["aaaa", "bbbb"])
-    share(sum(j.ranks == (1, 0) for j in found), 0.2)
+    assert_share(sum(j.ranks == (1, 0) for j in found), 0.2)
 
 
 def test_haste_halves_the_time_and_doubles_the_noise() -> None:
     careful, hasty = (judged(person(haste=haste), [0.5, 0.6], ["a" * 200, "b" * 200]) for haste in (0.0, 1.0))
-    share(sum(j.ranks == (1, 0) for j in hasty), 0.622459)  # sigmoid(0.1 / 0.2)
+    assert_share(sum(j.ranks == (1, 0) for j in hasty), 0.622459)  # sigmoid(0.1 / 0.2)
     pairs = [(a.seconds or 0.0, b.seconds or 0.0) for a, b in zip(careful, hasty, strict=True)]
     assert all(abs(a / 2 - b) <= 0.1 for a, b in pairs)  # both are rounded to 0.1
     # 4 s + 400 characters / 20 per second = 24 s is the median; its error here is 1.2533 * 0.3 / sqrt(4000) = 0.6 %
@@ -112,7 +112,7 @@ def test_haste_halves_the_time_and_doubles_the_noise() -> None:
 def test_ties_are_what_is_not_noticed() -> None:
     # |logistic| < 0.1 / 0.1: 2 * sigmoid(1) - 1 = 0.462117
     found = judged(person(tie=0.1), [0.5, 0.5], ["aaaa", "bbbb"])
-    share(sum(j.ranks == (0, 0) for j in found), 0.462117)
+    assert_share(sum(j.ranks == (0, 0) for j in found), 0.462117)
 
 
 @pytest.mark.parametrize("settings", [{"habit": "first"}, {"habit": "longest"}, {"carelessness": 1.0}])

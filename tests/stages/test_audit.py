@@ -15,7 +15,7 @@ from goodheart.stages.audit import Audit
 from goodheart.stages.ppo import PPOConfig, train
 from goodheart.train.config import build
 from goodheart.train.metrics import read_metrics
-from goodheart.train.session import Session
+from tests.stages.crash import pulled_plug
 from tests.stages.test_ppo import VOWELS, config
 
 AGAINST, WITH = "tests.stages.rewards:few_vowels", "tests.stages.rewards:vowels_again"
@@ -83,17 +83,8 @@ def test_stopped_and_continued_sees_the_same(
 ) -> None:
     settings = {"steps": 6, "checkpoint_every": 4, "audit": {"judge": WITH, "every": 1, "count": 6}}
     whole = train(config(tiny_model, prompts, tmp_path / "whole", **settings))
-    log = Session.log
-
-    def die(self: Session, step: int, *arguments: Any, **named: Any) -> None:
-        if step == 5:  # two looks after the last checkpoint
-            raise RuntimeError("pulled the plug")
-        log(self, step, *arguments, **named)
-
-    monkeypatch.setattr(Session, "log", die)
-    with pytest.raises(RuntimeError, match="pulled the plug"):
+    with pulled_plug(monkeypatch, at=5):  # two looks after the last checkpoint
         train(config(tiny_model, prompts, tmp_path / "cut", **settings))
-    monkeypatch.setattr(Session, "log", log)
     cut = train(config(tiny_model, prompts, tmp_path / "cut", **settings))
     assert looks(whole.path) == looks(cut.path)
     a, b = weights(whole.model_dir), weights(cut.model_dir)
@@ -106,17 +97,9 @@ def test_a_crash_falls_back_to_the_best_model_of_the_checkpoint(
 ) -> None:
     audit = {"judge": WITH, "every": 1, "count": 6, "answers": 4, "stop": False}
     settings = {"steps": 6, "checkpoint_every": 4, "kl_coef": 0.0, "batch_size": 32, "audit": audit}
-    log, measure = Session.log, Audit._measure
-
-    def die(self: Session, step: int, *arguments: Any, **named: Any) -> None:
-        if step == 5:
-            raise RuntimeError("pulled the plug")
-        log(self, step, *arguments, **named)
-
-    monkeypatch.setattr(Session, "log", die)
-    with pytest.raises(RuntimeError, match="pulled the plug"):
+    measure = Audit._measure
+    with pulled_plug(monkeypatch, at=5):
         train(config(tiny_model, prompts, tmp_path / "cut", **settings))
-    monkeypatch.setattr(Session, "log", log)
     known = [row for row in looks(tmp_path / "cut") if row["step"] <= 4]
     best = max(known, key=lambda row: row["audit"])["step"]
     expected = weights(tmp_path / "cut" / "best" / f"step-{best}")

@@ -19,7 +19,7 @@ from goodheart.stages import ppo_update
 from goodheart.stages.ppo import PPOConfig, train
 from goodheart.stages.rollouts import draw_prompts
 from goodheart.train.metrics import comparable, read_metrics
-from goodheart.train.session import Session
+from tests.stages.crash import pulled_plug
 
 VOWELS = "tests.stages.rewards:vowels"
 ROOT = Path(__file__).resolve().parents[2]
@@ -66,17 +66,8 @@ def test_stopped_and_continued_equals_uninterrupted(
 ) -> None:
     settings = {"steps": 4, "checkpoint_every": 1, "kl_target": 1.0, "kl_horizon": 100.0}
     whole = train(config(tiny_model, prompts, tmp_path / "whole", **settings))
-    log = Session.log
-
-    def die_at_three(self: Session, step: int, *arguments: Any, **named: Any) -> None:
-        if step == 2:
-            raise RuntimeError("pulled the plug")
-        log(self, step, *arguments, **named)
-
-    monkeypatch.setattr(Session, "log", die_at_three)
-    with pytest.raises(RuntimeError, match="pulled the plug"):
+    with pulled_plug(monkeypatch, at=2):
         train(config(tiny_model, prompts, tmp_path / "cut", **settings))
-    monkeypatch.setattr(Session, "log", log)
     cut = train(config(tiny_model, prompts, tmp_path / "cut", **settings))
     for name, tensor in weights(whole.path).items():
         assert torch.equal(tensor, weights(cut.path)[name]), name
