@@ -3,11 +3,12 @@
     python -m experiments.optimisers --base runs/demo-0 runs/demo-1 runs/demo-2     # finished demos, one per seed
 
 All start from a demo's SFT model. PPO, GRPO and RLOO follow its reward model with the same prompts and the same price
-of KL; rejection sampling and best of n choose by the same reward model; DPO and KTO learn from the labels that it was
-trained on. Each result answers the test prompts three times at temperature 1; "win" is how often the playground's truth
+of KL, and are looked at four times on their way; rejection sampling and best of n choose by the same reward model; DPO
+and KTO learn from the labels that it was trained on. None has a guard, which would choose by the truth that all are
+judged by. Each result answers the test prompts three times at temperature 1; "win" is how often the playground's truth
 puts its answer over one of the SFT model, ties half. KL is measured on those answers (best of n: the exact bound). Cost
 is processor seconds of the training call on one thread, generation and scoring included (best of n: of answering). The
-reward model itself costs about a minute more, which DPO and KTO save.
+reward model's own training comes on top; DPO and KTO save it.
 
 Writes experiments/results/optimisers.json and optimisers.svg.
 """
@@ -27,6 +28,7 @@ from typing import Any
 import numpy as np
 import torch
 import yaml
+from safetensors.torch import load_file
 
 from goodheart.data.formats import read_records
 from goodheart.data.records import Answer, Prompt
@@ -56,6 +58,9 @@ TRUTH = "goodheart.playground.truth:score"
 SAMPLING = SamplingSettings(max_new_tokens=40)
 ANSWERS = 3
 NS = (2, 4, 8, 16, 32)
+LOOKS = 4  # at the policy on its way
+KLS = (0.5, 1.0)  # nats per answer at which methods are compared
+BUDGETS = (60, 200)  # processor seconds of training
 _COLOURS = ("#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377", "#555555")
 
 Train = Callable[[dict[str, Any]], Run]
@@ -78,11 +83,10 @@ def main() -> None:
 def methods(base: Path) -> Iterator[tuple[str, str, Train, dict[str, Any]]]:
     """name, what varies, how it is trained, its settings."""
     prompts = str(base / "world" / "prompts-train.jsonl")
-    audit = {"judge": TRUTH, "prompts": str(base / "world" / "prompts-validation.jsonl"), "count": 128}
     demo = yaml.safe_load((base / "ppo" / "config.yaml").read_text(encoding="utf-8"))
     same = ("batch_size", "mini_batches", "learning_rate", "schedule", "missing_eos_penalty", "steps")
-    online = {name: demo[name] for name in same} | {"prompts": prompts, "reward": str(base / "reward"), "audit": audit}
-    online |= {"sampling": SAMPLING.model_dump(), "checkpoint_every": 1000}
+    online = {name: demo[name] for name in same} | {"prompts": prompts, "reward": str(base / "reward")}
+    online |= {"sampling": SAMPLING.model_dump(), "checkpoint_every": demo["steps"] // LOOKS, "keep_checkpoints": LOOKS}
     yield "PPO", "", lambda s: ppo(PPOConfig(**s)), {**online, "ppo_epochs": 2, "kl_coef": demo["kl_coef"]}
     for name, recipe in (("GRPO", "grpo"), ("RLOO", "rloo")):
         group = {"recipe": recipe, "num_generations": 4, "num_iterations": 2}
@@ -114,10 +118,24 @@ def one_demo(base: Path, out: Path, only: Sequence[str]) -> Iterator[dict[str, A
         cost = run.path / "cpu_seconds.json"  # a finished run is not trained again
         if seconds > 2 or not cost.exists():
             cost.write_text(json.dumps(seconds), encoding="utf-8")
-        model = load_causal(resolve(str(run.path)))
-        yield judged.row(name, varies, judged.ask(model), seconds=json.loads(cost.read_text(encoding="utf-8")))
+        seconds = json.loads(cost.read_text(encoding="utf-8"))
+        for share, model in looks(run, settings.get("steps")):
+            label = varies if share == 1 else f"{100 * share:.0f} %"
+            yield judged.row(name, label, judged.ask(model), seconds=share * seconds, share=share)
     if not only or "best of n" in only:
         yield from judged.best_of_n()
+
+
+def looks(run: Run, steps: int | None) -> Iterator[tuple[float, CausalLM]]:
+    """Share of the training done, and the policy then: its checkpoints where it learned in steps, and its end."""
+    if steps:
+        for step in range(steps // LOOKS, steps, steps // LOOKS):
+            model = load_causal(resolve(str(run.path)))
+            saved = load_file(run.path / "checkpoints" / f"step-{step}" / "tensors.safetensors")
+            own = {name.removeprefix("policy/"): t for name, t in saved.items() if name.startswith("policy/")}
+            model.load_state_dict(own)
+            yield step / steps, model
+    yield 1.0, load_causal(resolve(str(run.path)))
 
 
 class Judged:
@@ -142,14 +160,16 @@ class Judged:
         kl = [sum(g.logps) - ref for g, ref in zip(made, self._reference(made), strict=True)]
         return [said[i : i + answers] for i in range(0, len(said), answers)], statistics.fmean(kl)
 
-    def row(self, name: str, varies: str, asked: tuple[list[list[str]], float], seconds: float) -> dict[str, Any]:
+    def row(
+        self, name: str, varies: str, asked: tuple[list[list[str]], float], seconds: float, share: float = 1.0
+    ) -> dict[str, Any]:
         said, kl = asked
         entries = self._entries(said)
         flat = [(p, text) for p, own in zip(self.prompts, said, strict=True) for text in own]
         columns = {"task": [p.meta["task"] for p, _ in flat]}
         found = aspects([p.as_column() for p, _ in flat], [text for _, text in flat], **columns)
         shares = {
-            aspect: statistics.fmean(each[aspect] for each in found if each[aspect] is not None)
+            aspect: statistics.fmean(value for each in found if (value := each[aspect]) is not None)
             for aspect in ("harmful", "over_refusal", "wrong_fact", "format_valid")
         }
         row = {
@@ -160,6 +180,7 @@ class Judged:
             "win": win_record(pairs(entries, self.opponent), self.bootstrap)["rate"],
             "truth": statistics.fmean(e.score for own in entries for e in own if e.score is not None),
             "seconds": seconds,
+            "done": share,
         } | shares
         print({k: round(v, 3) if isinstance(v, float) else v for k, v in row.items()}, flush=True)
         return row
@@ -207,15 +228,46 @@ def groups(rows: list[dict[str, Any]]) -> dict[tuple[str, str], list[dict[str, A
 
 
 def show(rows: list[dict[str, Any]]) -> None:
-    """Means over the demos as a table in Markdown."""
-    print("| method | KL | win over SFT | harmful | wrong facts | seconds |\n|---|---|---|---|---|---|")
+    """Means over the demos, then each method at equal KL and at equal time, as tables in Markdown."""
+    print("| method | | KL | win over SFT | harmful | wrong facts | seconds |\n|---|---|---|---|---|---|---|")
     for (name, varies), own in groups(rows).items():
         mean = partial(_mean, own)
         wins = " / ".join(f"{row['win']['value']:.2f}" for row in own)
         print(
-            f"| {name} {varies} | {mean('kl'):.2f} | {wins} | {100 * mean('harmful'):.1f} % | "
+            f"| {name} | {varies} | {mean('kl'):.2f} | {wins} | {100 * mean('harmful'):.1f} % | "
             f"{100 * mean('wrong_fact'):.0f} % | {mean('seconds'):.0f} |"
         )
+    print("\n| method |", " | ".join([f"at {kl:g} nats" for kl in KLS] + [f"in {s} s" for s in BUDGETS]), "|")
+    print("|---" * (1 + len(KLS) + len(BUDGETS)) + "|")
+    for name in dict.fromkeys(row["method"] for row in rows if row["method"] != "SFT"):
+        mine = [row for row in rows if row["method"] == name]
+        cells = [_wins(at_kl(mine, kl)) for kl in KLS] + [_wins(in_time(mine, budget)) for budget in BUDGETS]
+        print(f"| {name} |", " | ".join(cells), "|")
+
+
+def at_kl(mine: list[dict[str, Any]], kl: float) -> list[float]:
+    """Each demo's win rate at this KL, between its points (straight in sqrt(KL), from .5 at 0); none if not reached."""
+    found = []
+    for demo in dict.fromkeys(row["demo"] for row in mine):
+        points = sorted((math.sqrt(max(r["kl"], 0.0)), r["win"]["value"]) for r in mine if r["demo"] == demo)
+        across, wins = zip((0.0, 0.5), *points, strict=True)
+        if across[-1] < math.sqrt(kl):
+            return []
+        found.append(float(np.interp(math.sqrt(kl), across, wins)))
+    return found
+
+
+def in_time(mine: list[dict[str, Any]], seconds: float) -> list[float]:
+    """Each demo's win rate at the setting that wins most on average among those done in time."""
+    affordable = [own for own in groups(mine).values() if _mean(own, "seconds") <= seconds]
+    best = max(affordable, key=lambda own: statistics.fmean(r["win"]["value"] for r in own), default=[])
+    return [row["win"]["value"] for row in best]
+
+
+def _wins(rates: Sequence[float]) -> str:
+    if not rates:
+        return "-"
+    return f"{statistics.fmean(rates):.2f} ({' / '.join(f'{rate:.2f}' for rate in rates)})"
 
 
 def _mean(own: list[dict[str, Any]], column: str) -> float:
