@@ -84,12 +84,17 @@ def ranked(record: Record) -> Rows:
             "completions": [_with_model(answer, judgement.prompt.is_chat) for answer in judgement.answers],
             "ranks": list(judgement.ranks),
         }
-        notes = {name: getattr(judgement, name) for name in _NOTES if getattr(judgement, name) not in (None, {}, False)}
+        notes = {name: value for name in _NOTES if _is_said(value := getattr(judgement, name))}
         if judgement.weight != 1:
             notes["weight"] = judgement.weight
         if judgement.shown_order is not None:
             notes["shown_order"] = list(judgement.shown_order)
         yield _row({**columns, **notes}, judgement.prompt.meta)
+
+
+def _is_said(note: Any) -> bool:
+    """Whether a note says anything: 0 does (a margin of 0, no seconds), False and an empty mapping do not."""
+    return not (note is None or note is False or note == {})
 
 
 def _with_model(answer: Answer, as_chat: bool) -> Any:

@@ -6,6 +6,7 @@ import contextlib
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -657,6 +658,7 @@ class TestLayouts:
             ("openai-preference", Judgement(TOOLS.prompt, (Answer("a"), TOOLS.answer), (0, 1))),
             ("ranked", MANY),
             ("ranked", Judgement(RAW, (Answer(" b", model="m1"), Answer(" a", model="m2")), (1, 0))),
+            ("ranked", Judgement(RAW, (Answer(" b"), Answer(" a")), (1, 0), margin=0.0, seconds=0.0, weight=0.0)),
             ("prompts", DEEP),
             ("prompts", RAW),
             ("text", Text("Once.", {"lang": "en"})),
@@ -730,7 +732,9 @@ class TestLayouts:
         ]
         assert to_rows(pair, "trl-sft") == [{"prompt": asked, "completion": [HELLO]}]
         assert to_rows(pair, "prompts") == [{"prompt": asked}]
-        assert to_rows(pair, "ranked") == [{"prompt": asked, "completions": [[HELLO], [GO]], "ranks": [0, 1]}]
+        ranked = {"prompt": asked, "completions": [[HELLO], [GO]], "ranks": [0, 1]}
+        assert to_rows(pair, "ranked") == [ranked]
+        assert to_rows(replace(pair, margin=0.0), "ranked") == [ranked | {"margin": 0.0}]  # hardly better: that is said
         raw = Demonstration(Prompt(text="The sky is"), Answer(" blue."))
         assert to_rows(raw, "text") == [{"text": "The sky is blue."}]
         assert to_rows(raw, "trl-conversational") == [
