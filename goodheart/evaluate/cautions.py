@@ -14,6 +14,8 @@ _MOST_STYLE = 3  # changes of style told at the top
 _MOST_KINDS = 3  # kinds of prompts named that became worse
 _FEW_PROMPTS = 100  # below this an evaluation says little
 _SAMPLER_ALARM = 0.01  # nats per token that sampler and trainer may differ by
+_GUARDED = ("ppo", "grpo", "online")  # stages that push a reward and can have an audit judge
+_NO_REWARD = "demonstration"  # as the reward of online: it learns from answers in the data, and nothing can be cheated
 
 
 def cautions(story: Story) -> Iterator[str]:
@@ -43,7 +45,8 @@ def _about_runs(runs: list[RunRecord]) -> Iterator[str]:
         if not run.done:
             yield f"The stage {run.name} is not finished; its numbers are those so far."
         guard = run.results.get("goodhart")
-        if run.stage == "ppo" and run.done and not (guard or run.audit):
+        pushes = run.stage in _GUARDED and run.settings.get("reward") != _NO_REWARD
+        if pushes and run.done and not (guard or run.audit):
             yield f"{run.name} was trained without an audit judge: nobody watched whether it cheats its reward."
         if guard and guard.get("turned_down"):
             kept = f"; kept was the model of step {guard['kept_step']}" if "kept_step" in guard else ""

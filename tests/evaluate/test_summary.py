@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from goodheart.evaluate.cautions import cautions
 from goodheart.evaluate.runs import read_story
 from goodheart.evaluate.summary import Summary, summarise
 from goodheart.evaluate.wording import duration, fixed, mark, with_interval
@@ -101,8 +102,8 @@ def test_a_lead_that_is_only_length_is_told(tmp_path: Path) -> None:
 
 def test_a_judge_that_was_optimised_proves_nothing(tmp_path: Path) -> None:
     found = evaluation() | {"judge": "runs/reward"}
-    cautions = told(tmp_path, found, settings={"reward": "runs/reward"}, results={})
-    assert any("is what ppo was trained to please" in line for line in cautions.cautions)
+    lines = told(tmp_path, found, settings={"reward": "runs/reward"}, results={}).cautions
+    assert any("is what ppo was trained to please" in line for line in lines)
 
 
 def test_the_guard_is_heard(tmp_path: Path) -> None:
@@ -111,14 +112,22 @@ def test_the_guard_is_heard(tmp_path: Path) -> None:
     assert line == "ppo was pushed too far: the audit score fell from 0.7 to 0.5; kept was the model of step 40."
 
 
-def test_a_run_without_a_guard_is_told(tmp_path: Path) -> None:
-    assert "without an audit judge" in told(tmp_path, None, results={}).cautions[0]
+@pytest.mark.parametrize("stage", ["ppo", "grpo", "online"])
+def test_a_run_without_a_guard_is_told(tmp_path: Path, stage: str) -> None:
+    (line,) = cautions(read_story(write_run(tmp_path / "r", stage, results={}, settings={"reward": "runs/reward"})))
+    assert line == "r was trained without an audit judge: nobody watched whether it cheats its reward."
+
+
+def test_where_there_is_no_reward_to_cheat_nobody_need_watch(tmp_path: Path) -> None:
+    spin = write_run(tmp_path / "spin", "online", results={}, settings={"reward": "demonstration"})
+    assert list(cautions(read_story(spin))) == []
+    assert list(cautions(read_story(write_run(tmp_path / "dpo", "dpo", results={})))) == []
 
 
 def test_broken_sampling_is_told(tmp_path: Path) -> None:
     rows = [{"step": 1, "sampler/logprob_diff_mean": 0.2}]
-    cautions = told(tmp_path, None, results={"goodhart": {}}, audit=[{"step": 0}], metrics=rows).cautions
-    assert cautions == ["In ppo sampler and trainer differ by 0.200 nats per token (over 0.01 is broken)."]
+    lines = told(tmp_path, None, results={"goodhart": {}}, audit=[{"step": 0}], metrics=rows).cautions
+    assert lines == ["In ppo sampler and trainer differ by 0.200 nats per token (over 0.01 is broken)."]
 
 
 def test_few_prompts_and_style_are_told(tmp_path: Path) -> None:
