@@ -32,9 +32,8 @@ from goodheart.stages import policy_gradient
 from goodheart.stages.actors import Actors
 from goodheart.stages.online_opponents import Player
 from goodheart.stages.rollouts import Rollouts, Scored, judge_scores, lay_out
-from goodheart.stages.writer import Writer
+from goodheart.stages.writer import Writer, room_for_prompts
 from goodheart.train.lineage import is_function
-from goodheart.train.policy import row_length
 from goodheart.train.session import Session
 
 if TYPE_CHECKING:
@@ -114,11 +113,7 @@ def tasks(config: OnlineConfig, judge: Judge, actors: Actors) -> Prepared[Task]:
     if not config.from_demonstrations:
         prepared = policy_gradient.usable_prompts(config, config.prompts, judge, actors)
         return Prepared([Task(prompt, ids) for _, prompt, ids in prepared.items], prepared.skipped)
-    room = row_length(config, actors.policy.max_length)
-    if room <= config.sampling.max_new_tokens:
-        raise ConfigError(
-            f"sampling.max_new_tokens {config.sampling.max_new_tokens} leaves no room for a prompt in {room} tokens"
-        )
+    room = room_for_prompts(config, config.sampling, actors.policy, judge)
     sources = [config.prompts] if isinstance(config.prompts, str) else config.prompts
     loaded = read_records(sources, DEMONSTRATION)
     found: Prepared[Task] = Prepared([], Skipped.of(loaded))
@@ -259,13 +254,14 @@ def _scored(
 
 
 def _shown(record: Demonstration, template: Template, room: int, wanted: int) -> Task:
-    """Raises TemplateError for a demonstration that cannot be told from its prompt, or one without room."""
+    """Raises TemplateError for a demonstration that cannot be told from its prompt, or one without room.
+
+    room, wanted: tokens that the prompt and the answer may have.
+    """
     ids = template.prompt_ids(record.prompt)
-    if not ids or len(ids) > room - wanted:
-        raise TemplateError(
-            f"prompt empty, or longer than {room - wanted} tokens (the model's context less max_new_tokens)"
-        )
-    example = answer_example(record.prompt, record.answer, template, room)
+    if not ids or len(ids) > room:
+        raise TemplateError(f"prompt empty, or longer than {room} tokens (the model's context less max_new_tokens)")
+    example = answer_example(record.prompt, record.answer, template, room + wanted)
     said = [i for i, marked in zip(example.ids, example.mask, strict=True) if marked]
     if (
         example.ids[: len(ids)] != ids

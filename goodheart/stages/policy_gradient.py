@@ -14,17 +14,17 @@ from goodheart.data.formats import read_records
 from goodheart.data.records import Prompt
 from goodheart.errors import ConfigError
 from goodheart.judges.combined import CombinedJudge
-from goodheart.judges.judged import after_step, reads_at_most
+from goodheart.judges.judged import after_step
 from goodheart.judges.load import Judge, load_judge
 from goodheart.judges.settings import CombinedReward, RewardSetting, judge_names
 from goodheart.stages.actors import Actors
 from goodheart.stages.audit import Audit, AuditSettings
 from goodheart.stages.rollouts import Asked, Rollouts, judge_scores
-from goodheart.stages.writer import SamplingSettings, Writer
+from goodheart.stages.writer import SamplingSettings, Writer, room_for_prompts
 from goodheart.train.config import TrainingSettings, listed
 from goodheart.train.lineage import same_place
 from goodheart.train.optimizer import resolve_dtype
-from goodheart.train.policy import row_length, save_policy
+from goodheart.train.policy import save_policy
 from goodheart.train.run import Run
 from goodheart.train.session import Session
 
@@ -138,18 +138,10 @@ def usable_prompts(
     config: PolicyGradientSettings, prompts: str | list[str], judge: Judge, actors: Actors
 ) -> Prepared[tuple[int, Prompt, list[int]]]:
     """The prompts that leave room for an answer."""
-    room, wanted = row_length(config, actors.policy.max_length), config.sampling.max_new_tokens
-    if room <= wanted:
-        raise ConfigError(f"sampling.max_new_tokens {wanted} leaves no room for a prompt in {room} tokens")
-    readable = reads_at_most(judge)
-    if readable is not None and readable < room:
-        raise ConfigError(
-            f"prompt and answer may have {room} tokens, but the reward model reads {readable}: "
-            f"set max_length to {readable} or less"
-        )
+    room = room_for_prompts(config, config.sampling, actors.policy, judge)
     sources = listed(prompts)
     loaded = read_records(sources, "prompt")
-    prepared = prepare_prompts(loaded.records, actors.template, room - wanted, skipped=Skipped.of(loaded))
+    prepared = prepare_prompts(loaded.records, actors.template, room, skipped=Skipped.of(loaded))
     require(prepared.items, prepared.skipped, "prompt", sources)
     return prepared
 

@@ -32,9 +32,8 @@ from goodheart.data.examples import Prepared, Skipped, answer_example, require
 from goodheart.data.formats import write_rows
 from goodheart.data.records import Answer
 from goodheart.data.template import Template
-from goodheart.errors import ConfigError, DataError, TemplateError
+from goodheart.errors import DataError, TemplateError
 from goodheart.judges.best_of_n import best_of_n_curve, best_of_n_kl
-from goodheart.judges.judged import reads_at_most
 from goodheart.judges.load import Judge, load_judge
 from goodheart.judges.settings import Columns, CombinedReward, RewardSetting, judge_names
 from goodheart.models.causal import CausalLM
@@ -53,7 +52,7 @@ from goodheart.stages.selection import (
     selected_row,
     top_share,
 )
-from goodheart.stages.writer import SamplingSettings, Writer
+from goodheart.stages.writer import SamplingSettings, Writer, room_for_prompts
 from goodheart.train.config import TrainingSettings
 from goodheart.train.files import sha256_of, sha256_of_folder
 from goodheart.train.language_model import Rows, fit
@@ -266,15 +265,8 @@ def _prompts(
     config: RejectionConfig, sources: list[str], policy: CausalLM, template: Template, judge: Judge
 ) -> tuple[Asked, Skipped]:
     """The prompts that leave room for an answer, by place."""
-    room, wanted = row_length(config, policy.max_length), config.sampling.max_new_tokens
-    if room <= wanted:
-        raise ConfigError(f"sampling.max_new_tokens {wanted} leaves no room for a prompt in {room} tokens")
-    if (limit := reads_at_most(judge)) is not None and limit < room:
-        raise ConfigError(
-            f"prompt and answer may have {room} tokens, but the reward model reads {limit}: "
-            f"set max_length to {limit} or less"
-        )
-    return asked_prompts(sources, template, room - wanted, only=config.only, preprompt=config.preprompt)
+    room = room_for_prompts(config, config.sampling, policy, judge)
+    return asked_prompts(sources, template, room, only=config.only, preprompt=config.preprompt)
 
 
 def _drawing_seed(config: RejectionConfig, earlier: Sequence[Path]) -> int:

@@ -8,10 +8,14 @@ from pydantic import Field
 
 from goodheart.data.records import Answer, Prompt
 from goodheart.data.template import Template
+from goodheart.errors import ConfigError
 from goodheart.generate.engine import Engine, Generation
 from goodheart.generate.sampling import SamplingParams
+from goodheart.judges.judged import reads_at_most
+from goodheart.judges.load import Judge
 from goodheart.models.causal import CausalLM
-from goodheart.train.config import Settings
+from goodheart.train.config import Settings, TrainingSettings
+from goodheart.train.policy import row_length
 
 
 class SamplingSettings(Settings):
@@ -23,6 +27,23 @@ class SamplingSettings(Settings):
     top_p: float = Field(1.0, gt=0, le=1)  # 1 = off
     min_p: float = Field(0.0, ge=0, lt=1)  # 0 = off
     stop: list[str] = Field(default_factory=list)  # an answer also ends before the first of these
+
+
+def room_for_prompts(config: TrainingSettings, sampling: SamplingSettings, policy: CausalLM, judge: Judge) -> int:
+    """Tokens that a prompt may have, so that a whole answer fits behind it and the judge can read both.
+
+    Raises ConfigError where that is none, or where the judge reads less than prompt and answer may have together.
+    """
+    room, wanted = row_length(config, policy.max_length), sampling.max_new_tokens
+    if room <= wanted:
+        raise ConfigError(f"sampling.max_new_tokens {wanted} leaves no room for a prompt in {room} tokens")
+    readable = reads_at_most(judge)
+    if readable is not None and readable < room:
+        raise ConfigError(
+            f"prompt and answer may have {room} tokens, but the reward model reads {readable}: "
+            f"set max_length to {readable} or less"
+        )
+    return room - wanted
 
 
 class Writer:
