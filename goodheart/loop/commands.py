@@ -72,6 +72,7 @@ RUN = Option("out", Path, "Run folder to write; continued when it is unfinished.
 SEED = Option("seed", int, "Seed of the random draws.")
 CONFIG = Option("config", Path, "YAML file with settings.")
 SET = Option("set", list[str], "One setting: key=value or block.key=value.")
+PROFILE = Option("profile", bool, "Measure where a few steps spend time and memory, into the run's profile/.")
 QUIET = Option("quiet", bool, "Nothing on the console but errors and the result.")
 
 COMMANDS = (
@@ -208,6 +209,18 @@ COMMANDS = (
         "scores",
     ),
     Command(
+        "difficulty",
+        "Measure how hard prompts and pairs are, from scored answers, for a curriculum.",
+        (
+            Option("data", list[str], "What `goodheart score` wrote; may be repeated."),
+            Option("bar", float, "Score over which an answer passes; without it the mean score."),
+            Option("kind", str, "Column whose values are reported apart."),
+            Option("out", Path, _ROWS),
+            QUIET,
+        ),
+        "difficulty",
+    ),
+    Command(
         "evaluate",
         "Compare models by their answers to the same prompts.",
         (
@@ -229,7 +242,7 @@ def add_commands(app: typer.Typer) -> None:
 
 
 def _function(command: Command) -> Callable[..., None]:
-    options = (*command.options, CONFIG, SET)
+    options = (*command.options, *[PROFILE] * command.parallel, CONFIG, SET)
 
     def run(**given: Any) -> None:
         from goodheart.loop.registry import stage
@@ -239,9 +252,8 @@ def _function(command: Command) -> Callable[..., None]:
         if not command.parallel and int(os.environ.get("WORLD_SIZE", "1")) > 1:
             raise ConfigError(f"{command.name} runs in one process: start it without torchrun")
         file, sets = given.pop("config"), given.pop("set")
-        named = {o.setting: o.read(given[o.setting]) for o in command.options if given[o.setting] not in (None, [])}
-        if not named.get("quiet", True):
-            del named["quiet"]  # the flag was not given: the file decides
+        # A flag that was not given: the file decides.
+        named = {o.setting: o.read(given[o.setting]) for o in options if given.get(o.setting) not in (None, [], False)}
         settings, function = stage(command.name).load()
         show(function(build(settings, file=file, sets=sets, overrides=named)), command.written)
 

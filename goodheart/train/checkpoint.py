@@ -76,6 +76,10 @@ class TrainState:
             raise ValueError(f"{name!r}: {type(thing).__name__} has no state_dict() and load_state_dict()")
         self._things[name] = thing
 
+    def things(self) -> dict[str, Thing]:
+        """What is registered, by name."""
+        return dict(self._things)
+
     def save(self, folder: Path) -> dict[str, str]:
         """Writes the state into an existing folder; all processes call it, the main one writes.
 

@@ -17,7 +17,9 @@ Path_ = tuple[str | int, ...]
 S = TypeVar("S", bound="Settings")
 
 # Settings that say how loudly, how fast or how safely a stage works; what it makes does not depend on them.
-NOT_RESULTS = frozenset({"quiet", "log_every", "tensorboard", "keep_checkpoints", "checkpoint_every", "max_tokens"})
+NOT_RESULTS = frozenset(
+    {"quiet", "log_every", "tensorboard", "keep_checkpoints", "checkpoint_every", "max_tokens", "profile"}
+)
 
 
 class Settings(BaseModel):
@@ -68,6 +70,7 @@ class TrainingSettings(RunSettings):
     checkpoint_every: int = Field(100, ge=1)  # steps
     keep_checkpoints: int = Field(2, ge=1)
     log_every: int = Field(1, ge=1)  # steps
+    profile: bool = False  # a few steps under torch's profiler: where time and memory go, into the run's profile/
     tensorboard: bool = False  # also write TensorBoard files into the run folder (needs goodheart[track])
     # A string prompt is continued as it is (raw), or wrapped as a user's turn; None = as `model` was trained, else raw.
     plain_prompts: Literal["raw", "user"] | None = None

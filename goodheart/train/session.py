@@ -31,6 +31,7 @@ from goodheart.train.files import replace_text
 from goodheart.train.interrupt import Stop, stop_signal
 from goodheart.train.metrics import read_metrics, tensorboard_tracker
 from goodheart.train.parallel import World
+from goodheart.train.profile import StepProfiler
 from goodheart.train.run import Run
 
 # Slow steps are saved more often than every so many: this much work may be lost at most, and at the end of the loop,
@@ -63,6 +64,7 @@ class Session:
         self.position = Position()
         self.state.add("position", self.position)
         self.started = self._saved = time.monotonic()
+        self.profiler: StepProfiler | None = None
 
     def report_skipped(self, skipped: Skipped) -> None:
         """Says how many rows were set aside and why; the first of each reason go to skipped.jsonl."""
@@ -104,9 +106,13 @@ class Session:
         with self.run.progress(total, label) as self.bar:
             self.bar.skip(self.position.step)
             while self.position.step < total and self.position.ended is None:
+                if self.profiler is not None:
+                    self.profiler.before(total - self.position.step)
                 yield self.position.step
                 self.position.step += 1
                 self.bar.advance(1)
+                if self.profiler is not None:
+                    self.profiler.after(0 if self.position.ended else total - self.position.step)
                 asked = self.world.max(float(self.stop.requested)) > 0
                 overdue = self.world.max(time.monotonic() - self._saved) > _SECONDS_BETWEEN_SAVES
                 if asked or overdue or self.position.step % checkpoint_every == 0:
@@ -115,6 +121,8 @@ class Session:
                     raise Interrupted(
                         f"stopped after step {self.position.step} of {total}; the same command continues from there"
                     )
+        if self.profiler is not None and self.profiler.report is not None:
+            self.run.note(f"profile of {self.run.path} (trace.json.gz beside it):\n{self.profiler.report}")
         self._save_the_end()
 
     def _save_the_end(self) -> None:
@@ -135,6 +143,8 @@ class Session:
     ) -> None:
         """Writes the metrics of a step (counted from 0 here, from 1 in the log) and shows some beside the bar."""
         self.run.log(step + 1, metrics, timing=timing)
+        if self.profiler is not None and timing is not None:
+            self.profiler.timed(timing)
         self.bar.advance(0, **{name.rsplit("/", 1)[-1]: metrics[name] for name in shown if name in metrics})
 
     def last_metrics(self, prefix: str) -> dict[str, float]:
@@ -210,4 +220,7 @@ def open_session(
     if config.tensorboard and world.is_main:
         run.trackers.append(tensorboard_tracker(run.path / "tensorboard"))
     with run, stop_signal() as stop:
-        yield Session(run, world, config, stop)
+        session = Session(run, world, config, stop)
+        if config.profile and world.is_main:
+            session.profiler = StepProfiler(run.path / "profile", session.state, world.device)
+        yield session

@@ -13,6 +13,7 @@ from goodheart.errors import HealthError
 from goodheart.losses.metrics import MetricSums
 from goodheart.train.optimizer import AdamW, clip_grad_norm
 from goodheart.train.parallel import World
+from goodheart.train.profile import part
 
 # Rows that an error names.
 _MOST_ROWS = 16
@@ -64,16 +65,19 @@ def train_step(
     rates = [lr] * len(optimizers) if lr is None or isinstance(lr, float | int) else list(lr)
     trained = [p for o in optimizers for p in o.params] if params is None else list(params)
     try:
-        pieces = list(micro_batches)
+        with part("micro-batches laid out"):
+            pieces = list(micro_batches)
         losses, sums = _backward(world, pieces, loss_fn)
         metrics = _combine(world, pieces, losses, sums, step, name_rows)
-        world.sync_gradients(trained)
-        try:
-            metrics["grad_norm"] = clip_grad_norm(trained, max_grad_norm, world, step=step)
-        except HealthError as error:
-            raise HealthError(f"{error} Rows of this step{_listed(pieces, name_rows)}") from error
-        for each, rate in zip(optimizers, rates, strict=True):
-            each.step(rate)
+        with part("gradients summed and clipped"):
+            world.sync_gradients(trained)
+            try:
+                metrics["grad_norm"] = clip_grad_norm(trained, max_grad_norm, world, step=step)
+            except HealthError as error:
+                raise HealthError(f"{error} Rows of this step{_listed(pieces, name_rows)}") from error
+        with part("optimizer"):
+            for each, rate in zip(optimizers, rates, strict=True):
+                each.step(rate)
     finally:
         for each in optimizers:
             each.zero_grad()
@@ -88,14 +92,15 @@ def _backward(
     sums: list[MetricSums] = []
     for piece, counts in world.same_passes(pieces):
         parts: list[Tensor] = []
-        for loss, metrics in _parts(loss_fn(piece)):
+        for loss, metrics in _parts(loss_fn, piece):
             if counts:
                 # Kept values must not keep the graph, and with it every activation, alive.
                 parts.append(loss.detach())
                 sums.append(metrics)
             else:
                 loss = loss * 0.0
-            loss.backward()
+            with part("backward"):
+                loss.backward()
             # The name would keep the graph until the next part or micro-batch has built its own.
             del loss
         if counts:
@@ -103,11 +108,21 @@ def _backward(
     return losses, sums
 
 
-def _parts(made: Part | Iterable[Part]) -> Iterator[Part]:
+def _parts(loss_fn: LossFn[MicroBatch], piece: MicroBatch) -> Iterator[Part]:
+    """The loss, or its parts, each computed when it is asked for."""
+    with part("forward"):
+        made = loss_fn(piece)
     if isinstance(made, tuple):
         yield made
-    else:
-        yield from made
+        return
+    parts = iter(made)
+    while True:
+        with part("forward"):
+            one = next(parts, None)
+        if one is None:
+            return
+        yield one
+        del one  # its graph must not stand in memory while the next is built
 
 
 def _combine(
