@@ -46,6 +46,8 @@ class World:
     local_rank: int = 0
     device: torch.device = torch.device("cpu")  # noqa: RUF009 (a device is immutable)
 
+    halvings: int = 0  # how often micro-batches were halved because memory did not suffice
+
     _sharded: bool = field(default=False, repr=False)
     _dtypes: WeakKeyDictionary[nn.Module, dict[str, torch.dtype]] = field(
         default_factory=WeakKeyDictionary, repr=False, compare=False
@@ -104,6 +106,11 @@ class World:
             sys.stdout.flush()
             sys.stderr.flush()
             os._exit(code)
+
+    @property
+    def sharded(self) -> bool:
+        """Whether a model is cut into pieces, so that every pass needs all processes."""
+        return self._sharded
 
     @property
     def is_main(self) -> bool:

@@ -65,6 +65,7 @@ class Session:
         self.state.add("position", self.position)
         self.started = self._saved = time.monotonic()
         self.profiler: StepProfiler | None = None
+        self._halvings = 0
 
     def report_skipped(self, skipped: Skipped) -> None:
         """Says how many rows were set aside and why; the first of each reason go to skipped.jsonl."""
@@ -143,6 +144,13 @@ class Session:
     ) -> None:
         """Writes the metrics of a step (counted from 0 here, from 1 in the log) and shows some beside the bar."""
         self.run.log(step + 1, metrics, timing=timing)
+        if self.world.halvings > self._halvings:
+            self._halvings = self.world.halvings
+            smaller = max(1, self.config.max_tokens >> self._halvings)
+            self.run.note(
+                f"step {step + 1}: out of memory; micro-batches are 1/{2**self._halvings} as large from here on "
+                f"(max_tokens: {smaller} would begin so)"
+            )
         if self.profiler is not None and timing is not None:
             self.profiler.timed(timing)
         self.bar.advance(0, **{name.rsplit("/", 1)[-1]: metrics[name] for name in shown if name in metrics})

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from goodheart.errors import HealthError
 from goodheart.losses.metrics import MetricSums
+from goodheart.train.fitting import until_it_fits
 from goodheart.train.optimizer import AdamW, clip_grad_norm
 from goodheart.train.parallel import World
 from goodheart.train.profile import part
@@ -40,7 +41,8 @@ def train_step(
     """Forward and backward for each micro-batch, one sum over all processes, clip, update.
 
     The update does not depend on how the rows were split, as long as `loss_fn` divides by counts of the whole step over
-    all processes. A process may have no micro-batch at all (with FSDP it needs one).
+    all processes. A process may have no micro-batch at all (with FSDP it needs one). Micro-batches that do not fit the
+    memory are halved, here and in the steps to come; the metric `memory/halvings` then tells how often.
 
     Args:
         world: the processes.
@@ -67,8 +69,12 @@ def train_step(
     try:
         with part("micro-batches laid out"):
             pieces = list(micro_batches)
-        losses, sums = _backward(world, pieces, loss_fn)
+        pieces, losses, sums = until_it_fits(
+            world, pieces, lambda them: (them, *_backward(world, them, loss_fn)), trained
+        )
         metrics = _combine(world, pieces, losses, sums, step, name_rows)
+        if world.halvings:
+            metrics["memory/halvings"] = float(world.halvings)
         with part("gradients summed and clipped"):
             world.sync_gradients(trained)
             try:
