@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import statistics
 import time
 from collections.abc import Callable
@@ -31,6 +32,8 @@ def main() -> None:
         watch.step_done()
         positions.append(count())
 
+    if settings["task"] in ("dpo", "kto"):  # each round computes the reference's log-probabilities itself
+        os.environ["GOODHEART_CACHE"] = str(result_file.with_suffix(".cache"))
     Run.log = log_and_note  # type: ignore[method-assign, assignment]
     seen: dict[str, Any] = {}
     folder = Path(settings["folder"])

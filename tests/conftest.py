@@ -2,12 +2,25 @@
 
 from __future__ import annotations
 
+import atexit
+import contextlib
 import os
+import shutil
+import tempfile
 from pathlib import Path
 
 import pytest
 
+from goodheart.models.cache import cache_folder
+
 ROOT = Path(__file__).resolve().parents[1]
+# Nothing is taken from the user's cache or put there; only what is compiled already is not compiled again.
+CACHE = Path(tempfile.mkdtemp(prefix="goodheart-tests-"))
+atexit.register(shutil.rmtree, CACHE, ignore_errors=True)
+with contextlib.suppress(OSError):
+    for compiled in cache_folder().glob("decode-*.so"):
+        shutil.copy2(compiled, CACHE)
+os.environ["GOODHEART_CACHE"] = str(CACHE)
 SHARED = Path(os.environ.get("GOODHEART_SHARED", ROOT.parent / "shared"))
 
 

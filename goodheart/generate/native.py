@@ -31,6 +31,7 @@ from torch import Tensor
 from goodheart.generate.cache import KVCache
 from goodheart.generate.layers import Linear, PlainLayer, PlainModel
 from goodheart.generate.sampling import SamplingParams
+from goodheart.models.cache import cache_folder
 from goodheart.models.causal import Unembedding
 
 _SOURCES = Path(__file__).with_name("c")
@@ -187,7 +188,7 @@ def load() -> ctypes.CDLL | None:
         source = b"".join(path.read_bytes() for path in sorted(_SOURCES.iterdir()))
         # Code for one kind of processor must not be loaded by another that shares the home folder.
         identity = source + f"{_FLAGS}{compiler}{platform.machine()}{_processor()}".encode()
-        path = _folder() / f"decode-{hashlib.sha256(identity).hexdigest()[:16]}.so"
+        path = cache_folder() / f"decode-{hashlib.sha256(identity).hexdigest()[:16]}.so"
         if compiler is None:
             return None
         try:
@@ -198,7 +199,7 @@ def load() -> ctypes.CDLL | None:
         for function, arrays in ((library.goodheart_forward, 5), (library.goodheart_draw, 3)):
             function.argtypes = (c_void_p, *[c_void_p] * arrays, c_int64, c_int64)
             function.restype = c_int
-    except (OSError, RuntimeError, subprocess.SubprocessError, AttributeError):  # RuntimeError: there is no home folder
+    except (OSError, subprocess.SubprocessError, AttributeError):
         return None
     return library
 
@@ -215,16 +216,6 @@ def _compile(compiler: str, path: Path) -> None:
     finally:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(temporary)
-
-
-def _folder() -> Path:
-    """A folder that only this user can write to. Raises OSError where others could put code of theirs into it."""
-    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "goodheart"
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    found = folder.stat()
-    if found.st_uid != os.getuid() or found.st_mode & 0o022:
-        raise OSError(f"{folder} may be written to by others")
-    return folder
 
 
 def _processor() -> str:

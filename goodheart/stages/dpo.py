@@ -1,7 +1,7 @@
 """Direct preference optimisation and its relatives: learn from what people preferred, without a reward model.
 
     1 records    pairs, or K ranked answers with ties; some prompts are held out
-    2 reference  log-probabilities of all answers before the first step, kept in the run folder
+    2 reference  log-probabilities of all answers before the first step, or from the cache; kept in the run folder
     3 train      all answers of a prompt in one forward pass; the policy's own log-probabilities are the scores
     4 measure    whether held-out answers that people preferred gained on the others
 
@@ -146,10 +146,12 @@ def train(config: DPOConfig) -> Run:
 
         # 2. reference
         unseen_refs = None
+        told: dict[str, Any] = {}
         if config.member.needs_reference:
             answers = [a for item in [*items, *unseen] for a in item.answers]
-            flat_B = reference_logps(session, model, answers, template, config)
-            refs = flat_B.split([len(item.answers) for item in [*items, *unseen]])
+            found_refs = reference_logps(session, model, answers, template, config)
+            told["reference_from_cache"] = found_refs.shared
+            refs = found_refs.logps_N.split([len(item.answers) for item in [*items, *unseen]])
             known, unseen_refs = replace(known, ref_logps=refs[: len(items)]), refs[len(items) :]
         scores = partial(_scores, session, model, unseen, unseen_refs, template.pad_id, config)
 
@@ -191,7 +193,7 @@ def train(config: DPOConfig) -> Run:
             "tied_rows": len(ties),
             "skipped": parts.skipped.total,
         }
-        return session.finish(counts | results)
+        return session.finish(counts | told | results)
 
 
 def _rows_loss(

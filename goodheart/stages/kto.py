@@ -1,7 +1,7 @@
 """Learning from thumbs up and down, without pairs and without a reward model: KTO and BCO.
 
     1 records    thumbs (of pairs and rankings: the best up, the worst down); some prompts are held out
-    2 reference  log-probabilities of all answers before the first step, kept in the run folder
+    2 reference  log-probabilities of all answers before the first step, or from the cache; kept in the run folder
     3 baseline   what the policy gains on average: KTO asks answers meant for other prompts, BCO remembers
     4 train      ups are to be over the baseline, downs under it
     5 measure    whether held-out ups gained on held-out downs
@@ -123,8 +123,8 @@ def train(config: KTOConfig) -> Run:
         # 2. reference: of the answers where they stand, and, for KTO, behind other prompts of their step
         mixed = Mismatched(items, [order[s] for s in range(total)] if config.loss == "kto" else [], max_length)
         answers = [item.answers[0] for item in [*items, *unseen]]
-        refs_N = reference_logps(session, model, [*answers, *mixed.examples], template, config)
-        own_N, unseen_N, mixed_N = refs_N.split([len(items), len(unseen), len(mixed.examples)])
+        refs = reference_logps(session, model, [*answers, *mixed.examples], template, config)
+        own_N, unseen_N, mixed_N = refs.logps_N.split([len(items), len(unseen), len(mixed.examples)])
         known = Thumbs(
             items, own_N, torch.tensor([i.target == 1 for i in items]), torch.tensor([i.weight for i in items])
         )
@@ -182,6 +182,7 @@ def train(config: KTOConfig) -> Run:
             "skipped": parts.skipped.total,
             "desirable_weight": weights[0],
             "undesirable_weight": weights[1],
+            "reference_from_cache": refs.shared,
         }
         return session.finish(counts | results)
 

@@ -1,17 +1,17 @@
 """Log-probabilities of whole answers: of those being trained, and of all of them under the reference, once.
 
-The reference's are computed before the first step and kept in the run folder, so that training holds no second model.
-The reference is the policy's own start: at that moment it is the policy itself, whether all its weights are trained, or
-a fresh adapter (which adds nothing yet), or an adapter that goes on. Only `reference:` loads another model, and lets it
-go again. Letters: B rows, T time, N answers.
+The reference's are computed before the first step, or taken from an earlier run (reference_cache.py), and kept in the
+run folder, so that training holds no second model. The reference is the policy's own start: at that moment it is the
+policy itself, whether all its weights are trained, or a fresh adapter (which adds nothing yet), or an adapter that goes
+on. Only `reference:` loads another model, and lets it go again. Letters: B rows, T time, N answers.
 """
 
 from __future__ import annotations
 
 import hashlib
-import os
+import json
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -24,16 +24,14 @@ from goodheart.models.architecture import NotNative, TransformerConfig
 from goodheart.models.causal import CausalLM, completion_logprobs
 from goodheart.models.load import load_causal, resolve
 from goodheart.models.lora import read_adapter_base
-from goodheart.models.weights import read_config, read_tensors
+from goodheart.models.weights import read_config
 from goodheart.stages.labels import LabelBatch
+from goodheart.stages.reference_cache import Kept, leave, read, recall, write
 from goodheart.train.config import TrainingSettings
-from goodheart.train.files import LazyTensor, sync_folder, write_tensors
-from goodheart.train.lineage import content
+from goodheart.train.lineage import code_hash, content, hardware
 from goodheart.train.optimizer import resolve_dtype
 from goodheart.train.policy import row_length
 from goodheart.train.session import Session
-
-_LOGPS = "logps"  # name of the tensor in the file
 
 
 class ReferenceSettings(TrainingSettings):
@@ -68,7 +66,8 @@ def logps_of(
 def fitting_length(config: ReferenceSettings, policy: CausalLM, template: Template) -> int:
     """Tokens a row may have: what policy and reference can both take, and the setting allows.
 
-    Raises ConfigError for a reference with another tokenizer or chat template, and for `max_length` over a context.
+    Raises ConfigError for a reference with another tokenizer, chat template or vocabulary, and for `max_length` over a
+    context.
     """
     length = row_length(config, policy.max_length)
     if _is_policy(config):
@@ -79,7 +78,12 @@ def fitting_length(config: ReferenceSettings, policy: CausalLM, template: Templa
             f"reference {config.reference} has another tokenizer or chat template than {config.model}: its "
             "log-probabilities are of the policy's tokens, so both must read the same ones"
         )
-    limit = _context(folder)
+    vocab_size, limit = _sizes(folder)
+    if vocab_size != policy.vocab_size:
+        raise ConfigError(
+            f"reference {config.reference} has a vocabulary of {vocab_size}, the policy of {policy.vocab_size}: "
+            "both must read the same tokens"
+        )
     if limit is None or length <= limit:
         return length
     if config.max_length is None:
@@ -92,38 +96,43 @@ def fitting_length(config: ReferenceSettings, policy: CausalLM, template: Templa
 
 def reference_logps(
     session: Session, policy: CausalLM, examples: Sequence[Example], template: Template, config: ReferenceSettings
-) -> Tensor:
-    """Log-probability of each answer under the reference; from the run folder where an earlier start left it there.
+) -> Kept:
+    """Log-probability of each answer under the reference: from the run folder where an earlier start left it there,
+    from the cache where another run did, else computed.
 
-    policy: as loaded, before any checkpoint is restored and any step is made. -> logps_N, float32, on the CPU
-    Raises ConfigError for a reference of another vocabulary.
+    policy: as loaded, before any checkpoint is restored and any step is made.
     """
     dtype = resolve_dtype(config.dtype, session.device)
-    file = session.run.path / f"reference-{_key(examples, template, config, dtype)}.safetensors"
-    known = session.world.broadcast_object(_read(file) if session.world.is_main else None)
+    key = _key(examples, template, config, dtype)
+    file = session.run.path / f"reference-{key[:16]}.safetensors"
+    shared_key = f"{key} {_circumstances(config, session)}"
+    known = session.world.broadcast_object(
+        _known(file, key, shared_key, len(examples), session.run.note) if session.world.is_main else None
+    )
     if known is not None:
         return known
-    model = _reference(session, policy, config, dtype)
+    model = policy
+    if not _is_policy(config):
+        model = load_causal(resolve(str(config.reference)), dtype=dtype, device=session.device)
     logps_N = logps_of(session, model, examples, template.pad_id, config.max_tokens, "reference")
+    kept = Kept(logps_N, shared=False)
     if session.world.is_main:
-        partial = file.with_suffix(".partial")
-        write_tensors(partial, {_LOGPS: LazyTensor.of(logps_N)})
-        os.replace(partial, file)
-        sync_folder(file.parent)
+        write(file, key, kept)
+        leave(shared_key, logps_N, session.run.note)
     session.world.barrier()
-    return logps_N
+    return kept
 
 
-def _reference(session: Session, policy: CausalLM, config: ReferenceSettings, dtype: torch.dtype) -> CausalLM:
-    if _is_policy(config):
-        return policy
-    model = load_causal(resolve(str(config.reference)), dtype=dtype, device=session.device)
-    if model.vocab_size != policy.vocab_size:
-        raise ConfigError(
-            f"reference {config.reference} has a vocabulary of {model.vocab_size}, the policy of {policy.vocab_size}: "
-            "both must read the same tokens"
-        )
-    return model
+def _known(file: Path, key: str, shared_key: str, count: int, note: Callable[[str], None]) -> Kept | None:
+    """What need not be computed; what comes from the cache is put into the run's file too."""
+    own = read(file, key, count, note)
+    if own is not None:
+        return own
+    shared = recall(shared_key, count, note)
+    if shared is not None:
+        note("reference log-probs: from cache")
+        write(file, key, shared)
+    return shared
 
 
 def _is_policy(config: ReferenceSettings) -> bool:
@@ -133,25 +142,47 @@ def _is_policy(config: ReferenceSettings) -> bool:
     return config.reference is None or resolve(config.reference).resolve() == resolve(config.model).resolve()
 
 
-def _context(folder: Path) -> int | None:
-    """Longest sequence that a model can take, told without reading its weights."""
+def _sizes(folder: Path) -> tuple[int, int | None]:
+    """Vocabulary and longest sequence of a model, told without reading its weights; None = any length."""
     *_, base = _folders(folder)
     try:
-        return TransformerConfig.from_hf(read_config(base)).max_length
+        config = TransformerConfig.from_hf(read_config(base))
+        return config.vocab_size, config.max_length
     except NotNative:
         from transformers import AutoConfig
 
-        return getattr(AutoConfig.from_pretrained(base), "max_position_embeddings", None)
+        hf = AutoConfig.from_pretrained(base).get_text_config()
+        return hf.vocab_size, getattr(hf, "max_position_embeddings", None)
 
 
 def _key(examples: Sequence[Example], template: Template, config: ReferenceSettings, dtype: torch.dtype) -> str:
-    """Hash of everything that the numbers depend on: the weights, the precision, the tokenizer, every token."""
+    """Hash of what is computed: the weights, the precision, the tokenizer, every token."""
     digest = hashlib.sha256(f"{template.fingerprint} {dtype}\n".encode())
     for folder in _folders(resolve(config.reference or config.model)):
         digest.update(f"{content(str(folder))}\n".encode())
     for example in examples:
         digest.update(array("q", [len(example), *example.ids]).tobytes() + bytes(example.mask))
-    return digest.hexdigest()[:16]
+    return digest.hexdigest()
+
+
+def _circumstances(config: ReferenceSettings, session: Session) -> str:
+    """Hash of what decides the last bits: how the rows are batched, by which code, on what machine.
+
+    A run that takes numbers from the cache must be the same to the bit as one that computes them.
+    """
+    machine = hardware()
+    told = {
+        "max_tokens": config.max_tokens,
+        "parallel": config.parallel,
+        "processes": session.world.size,
+        "device": session.device.type,
+        "own start": _is_policy(config),
+        "adapter": config.lora is not None,
+        "code": code_hash(),
+        "torch": torch.__version__,
+        **{name: machine[name] for name in ("machine", "cpu", "threads", "gpus")},
+    }
+    return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
 
 
 def _folders(folder: Path) -> Iterator[Path]:
@@ -160,7 +191,3 @@ def _folders(folder: Path) -> Iterator[Path]:
     base = read_adapter_base(folder)
     if base is not None:
         yield from _folders(resolve(base))
-
-
-def _read(file: Path) -> Tensor | None:
-    return dict(read_tensors(file.parent, file.name))[_LOGPS] if file.is_file() else None

@@ -54,11 +54,11 @@ def environment(seed: int) -> dict[str, Any]:
         "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "command": sys.argv,
         "goodheart": goodheart.__version__,
-        "code_sha256": sha256_of_folder(Path(goodheart.__file__).parent, "*.py"),
+        "code_sha256": code_hash(),
         "git_commit": _git_commit(Path(goodheart.__file__).resolve().parents[1]),
         "python": platform.python_version(),
         "packages": {name: version for name in _PACKAGES if (version := _version(name)) is not None},
-        "hardware": _hardware(),
+        "hardware": hardware(),
         "processes": int(os.environ.get("WORLD_SIZE", "1")),
         "seed": seed,
     }
@@ -179,7 +179,13 @@ def _git(root: Path, *arguments: str) -> str:
     return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
 
 
-def _hardware() -> dict[str, Any]:
+def code_hash() -> str:
+    """One hash over all of goodheart's own source files."""
+    return sha256_of_folder(Path(goodheart.__file__).parent, "*.py")
+
+
+def hardware() -> dict[str, Any]:
+    """The machine, as far as results may depend on it."""
     import torch
 
     gpus = range(torch.cuda.device_count()) if torch.cuda.is_available() else []

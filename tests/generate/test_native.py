@@ -234,7 +234,7 @@ def fresh_load() -> object:
 
 
 def test_compiling_anew_and_from_the_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setenv("GOODHEART_CACHE", str(tmp_path / "goodheart"))
     assert fresh_load() is not None
     files = list((tmp_path / "goodheart").iterdir())
     assert len(files) == 1  # nothing temporary is left
@@ -247,7 +247,7 @@ def test_compiling_anew_and_from_the_cache(monkeypatch: pytest.MonkeyPatch, tmp_
 
 
 def test_code_is_not_loaded_from_where_others_may_put_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setenv("GOODHEART_CACHE", str(tmp_path / "goodheart"))
     (tmp_path / "goodheart").mkdir()
     (tmp_path / "goodheart").chmod(0o777)
     assert fresh_load() is None
@@ -260,16 +260,17 @@ def no_home() -> Path:
 
 
 def test_without_a_compiler_or_a_folder_there_is_none(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setenv("GOODHEART_CACHE", str(tmp_path / "goodheart"))
     monkeypatch.setenv("CC", "false")
     assert fresh_load() is None
     monkeypatch.setenv("CC", "no-such-compiler")
     assert fresh_load() is None
     monkeypatch.delenv("CC")
     (tmp_path / "file").write_text("")
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    monkeypatch.setenv("GOODHEART_CACHE", str(tmp_path / "file" / "cache"))
     assert fresh_load() is None
-    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.delenv("GOODHEART_CACHE")
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
     monkeypatch.setattr(Path, "home", no_home)
     assert fresh_load() is None
     monkeypatch.setenv("GOODHEART_NATIVE", "0")
