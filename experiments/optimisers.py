@@ -149,7 +149,7 @@ class Judged:
         self.truth = load_judge(TRUTH)
         self.bootstrap = Bootstrap(len(self.prompts), 2000, 0)
         self.start = self.ask(self.sft, seed=1)
-        self.opponent = self._entries(self.ask(self.sft, seed=2)[0])
+        self.opponent = self.entries(self.ask(self.sft, seed=2)[0])
 
     def ask(self, model: CausalLM, seed: int = 3, answers: int = ANSWERS) -> tuple[list[list[str]], float]:
         """Answers of each prompt, and the mean of log p - log p of the SFT model, in nats per answer."""
@@ -164,7 +164,7 @@ class Judged:
         self, name: str, varies: str, asked: tuple[list[list[str]], float], seconds: float, share: float = 1.0
     ) -> dict[str, Any]:
         said, kl = asked
-        entries = self._entries(said)
+        entries = self.entries(said)
         flat = [(p, text) for p, own in zip(self.prompts, said, strict=True) for text in own]
         columns = {"task": [p.meta["task"] for p, _ in flat]}
         found = aspects([p.as_column() for p, _ in flat], [text for _, text in flat], **columns)
@@ -201,7 +201,8 @@ class Judged:
             ]
             yield self.row("best of n", f"n {n}", (said, best_of_n_kl(n)), seconds=drawing * n / max(NS))
 
-    def _entries(self, said: list[list[str]]) -> list[list[Entry]]:
+    def entries(self, said: list[list[str]]) -> list[list[Entry]]:
+        """Answers of each prompt with their true scores and lengths in words."""
         flat: list[tuple[Prompt, str]] = [(p, t) for p, own in zip(self.prompts, said, strict=True) for t in own]
         scores = iter(self.truth.score([p for p, _ in flat], [Answer(t) for _, t in flat]))
         return [[Entry(text, next(scores), float(len(text.split()))) for text in own] for own in said]

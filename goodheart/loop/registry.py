@@ -98,6 +98,9 @@ STAGES = {
     "score": Stage(
         "goodheart.stages.score", "ScoreConfig", "score", models=("reward",), data=("data",), suffix=".jsonl"
     ),
+    "difficulty": Stage(
+        "goodheart.stages.difficulty", "DifficultyConfig", "difficulty", data=("data",), suffix=".jsonl"
+    ),
     "evaluate": Stage(
         "goodheart.evaluate.stage",
         "EvaluateConfig",

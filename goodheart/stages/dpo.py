@@ -25,11 +25,12 @@ from goodheart.judges.reliability import pair_report
 from goodheart.losses.direct import FAMILY, Member, dpo_loss, implicit_rewards, logistic
 from goodheart.losses.metrics import MetricSums
 from goodheart.models.causal import CausalLM
+from goodheart.stages.curriculum import RowCurriculum, row_order
 from goodheart.stages.labels import LabelBatch, pieces
 from goodheart.stages.references import ReferenceSettings, answer_logps, fitting_length, logps_of, reference_logps
 from goodheart.stages.unseen import read_parts
 from goodheart.train.config import listed
-from goodheart.train.language_model import Order, total_steps
+from goodheart.train.language_model import total_steps
 from goodheart.train.optimizer import build_optimizer, lr_at
 from goodheart.train.policy import load_policy, save_policy
 from goodheart.train.run import Run
@@ -48,6 +49,7 @@ class DPOConfig(ReferenceSettings):
     eval_data: str | list[str] | None = None  # None = `held_out` of the data, split by prompt
     held_out: float = Field(0.1, ge=0, lt=1)
     eval_every: int | None = Field(None, ge=1)  # steps; None = at the end only
+    curriculum: RowCurriculum | None = None  # which rows come when; None = all in random order
     learning_rate: float = Field(1e-6, gt=0)
 
     loss: Literal["sigmoid", "robust", "hinge", "ipo", "simpo", "cpo", "orpo"] = "sigmoid"
@@ -157,7 +159,14 @@ def train(config: DPOConfig) -> Run:
 
         # 3. train
         total = total_steps(len(items), config)
-        order = Order([item.tokens for item in items], config.batch_size, config.seed)
+        order = row_order(
+            prepared,
+            [item.tokens for item in items],
+            config.curriculum,
+            batch_size=config.batch_size,
+            steps=total,
+            seed=config.seed,
+        )
         session.state.add("model", model)
         session.state.add("optimizer", optimizer)
         warmup = round(config.warmup_ratio * total)
@@ -175,7 +184,7 @@ def train(config: DPOConfig) -> Run:
                 step=step + 1,
                 name_rows=lambda piece: [prepared.where(i) for i in piece],
             )
-            metrics["epoch"] = (step + 1) / order.per_epoch
+            metrics |= order.metrics(step)
             if unseen and config.eval_every and (step + 1) % config.eval_every == 0:
                 found = pair_report(unseen, scores())
                 metrics |= {f"eval/{k}": v for k, v in found.items() if isinstance(v, float)}

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -18,7 +18,8 @@ from torch import Tensor
 from goodheart.judges.load import Judge
 from goodheart.losses.baselines import flat
 from goodheart.stages.actors import Actors
-from goodheart.stages.rollouts import Asked, Rollouts, Scored, answer, lay_out, shuffled_prompts, terms_of
+from goodheart.stages.prompt_stream import PromptStream
+from goodheart.stages.rollouts import Asked, Rollouts, Scored, answer, lay_out, terms_of
 from goodheart.stages.writer import Writer
 from goodheart.train.parallel import World
 
@@ -48,27 +49,9 @@ class Groups:
     terms: Mapping[str, Sequence[float | None]]
 
 
-class PromptStream:
-    """Prompts in shuffled order, again and again; a checkpoint knows how many were drawn."""
-
-    def __init__(self, prompts: Sequence[Asked], seed: int) -> None:
-        self.prompts, self.seed, self.drawn = prompts, seed, 0
-
-    def draw(self, number: int) -> list[Asked]:
-        """The next prompts: each comes once before any comes twice."""
-        places = shuffled_prompts(len(self.prompts), self.drawn, number, self.seed)
-        self.drawn += number
-        return [self.prompts[place] for place in places]
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"drawn": self.drawn}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self.drawn = int(state["drawn"])
-
-
 def collect_groups(
     stream: PromptStream,
+    prompts: Sequence[Asked],
     actors: Actors,
     writer: Writer,
     judge: Judge,
@@ -76,11 +59,13 @@ def collect_groups(
     *,
     world: World,
     seed: int,
+    step: int,
 ) -> tuple[Rollouts, Groups, dict[str, float]]:
     """Answers prompts until every group has a spread of scores, or `dynamic_sampling` further rounds are over.
 
     A group without spread makes place for one of another prompt (DAPO, arXiv:2503.14476 sec. 3.2). What counts is what
     the judge said, before penalties: eq. 11 there asks that some answers are right and some wrong, however long.
+    The stream says which of the prompts are asked, and learns what the judge said of every answer.
     -> this process's rows, the scores of all, and the seconds it took.
     """
     size, wanted = config.num_generations, config.batch_size // config.num_generations
@@ -95,7 +80,8 @@ def collect_groups(
     scores: list[float] = []
     everything: list[Scored] = []
     for turn in range(1 + config.dynamic_sampling):
-        asked |= dict(zip(missing, stream.draw(len(missing)), strict=True))
+        places = dict(zip(missing, stream.draw(len(missing), step), strict=True))
+        asked |= {g: prompts[place] for g, place in places.items()}
         rows = {g * size + k: asked[g] for g in missing for k in range(size)}
         new, seconds = answer(
             rows, writer, judge, config, config.sampling, world=world, seed=seed, first_stream=turn * config.batch_size
@@ -108,6 +94,7 @@ def collect_groups(
             valid_PK.view(-1)[row] = score is not None
             scores += [] if score is None else [score]
         answered += len(missing)
+        stream.learn([(places[g], raw_PK[g, valid_PK[g]].tolist()) for g in missing])
         flat_P = flat(raw_PK, valid_PK)
         missing = [g for g in missing if flat_P[g]]
         without_spread += len(missing)

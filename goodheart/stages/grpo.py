@@ -26,9 +26,10 @@ from pydantic import Field, model_validator
 
 from goodheart.stages import policy_gradient
 from goodheart.stages.actors import load_actors
-from goodheart.stages.groups import PromptStream, collect_groups
+from goodheart.stages.groups import collect_groups
 from goodheart.stages.grpo_update import advantages, update
 from goodheart.stages.policy_gradient import PolicyGradientSettings
+from goodheart.stages.prompt_stream import prompt_stream
 from goodheart.stages.writer import Writer
 from goodheart.train.optimizer import build_optimizer, lr_at
 from goodheart.train.run import Run
@@ -177,11 +178,10 @@ def train(config: GRPOConfig) -> Run:
         prepared = policy_gradient.usable_prompts(config, config.prompts, judge, actors)
         session.report_skipped(prepared.skipped)
         asked = [(prompt, ids) for _, prompt, ids in prepared.items]
-        total, warmup = policy_gradient.steps_and_warmup(
-            config, len(asked), config.batch_size // config.num_generations
-        )
+        per_step = config.batch_size // config.num_generations
+        total, warmup = policy_gradient.steps_and_warmup(config, len(asked), per_step)
         writer = Writer(actors.policy, actors.template, slots=config.slots)
-        stream = PromptStream(asked, config.seed)
+        stream = prompt_stream(prepared, config.curriculum, steps=total, per_step=per_step, seed=config.seed)
         optimizer = build_optimizer(
             actors.policy.named_parameters(),
             learning_rate=config.learning_rate,
@@ -201,10 +201,10 @@ def train(config: GRPOConfig) -> Run:
                 audit.look(0)
             # 1-2. generate and score
             batch, groups, timing = collect_groups(
-                stream, actors, writer, judge, config, world=world, seed=config.seed + 7919 * step
+                stream, asked, actors, writer, judge, config, world=world, seed=config.seed + 7919 * step, step=step
             )
             # 3. advantages
-            metrics = advantages(batch, groups, config, world)
+            metrics = advantages(batch, groups, config, world) | stream.metrics()
             # 4. update
             begun = time.perf_counter()
             rate = optimizer.learning_rate * lr_at(step, total, warmup_steps=warmup, schedule=config.schedule)

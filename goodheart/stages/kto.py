@@ -28,11 +28,12 @@ from goodheart.judges.reliability import pair_report, thumb_report
 from goodheart.losses.metrics import MetricSums
 from goodheart.losses.thumbs import LastKL, RewardShift, balanced_weights, bco_loss, kl_baseline, kto_loss
 from goodheart.models.causal import CausalLM
+from goodheart.stages.curriculum import RowCurriculum, row_order
 from goodheart.stages.mismatched import Mismatched
 from goodheart.stages.references import ReferenceSettings, answer_logps, fitting_length, logps_of, reference_logps
 from goodheart.stages.unseen import read_parts
 from goodheart.train.config import listed
-from goodheart.train.language_model import Order, total_steps
+from goodheart.train.language_model import total_steps
 from goodheart.train.optimizer import build_optimizer, lr_at
 from goodheart.train.policy import load_policy, save_policy
 from goodheart.train.run import Run
@@ -55,6 +56,7 @@ class KTOConfig(ReferenceSettings):
     eval_data: str | list[str] | None = None  # None = `held_out` of the data, split by prompt
     held_out: float = Field(0.1, ge=0, lt=1)
     eval_every: int | None = Field(None, ge=1)  # steps; None = at the end only
+    curriculum: RowCurriculum | None = None  # which rows come when; None = all in random order
     learning_rate: float = Field(1e-6, gt=0)
 
     loss: Literal["kto", "bco"] = "kto"
@@ -118,7 +120,14 @@ def train(config: KTOConfig) -> Run:
         require(items, parts.skipped, "thumb", sources)
         weights = _class_weights(items, config, sources)
         total = total_steps(len(items), config)
-        order = Order([item.tokens for item in items], config.batch_size, config.seed)
+        order = row_order(
+            prepared,
+            [item.tokens for item in items],
+            config.curriculum,
+            batch_size=config.batch_size,
+            steps=total,
+            seed=config.seed,
+        )
 
         # 2. reference: of the answers where they stand, and, for KTO, behind other prompts of their step
         mixed = Mismatched(items, [order[s] for s in range(total)] if config.loss == "kto" else [], max_length)
@@ -162,7 +171,7 @@ def train(config: KTOConfig) -> Run:
                 name_rows=lambda piece: [prepared.where(i) for i in piece],
             )
             shift.update(metrics)
-            metrics |= measured_now | {"epoch": (step + 1) / order.per_epoch}
+            metrics |= measured_now | order.metrics(step)
             if {"rewards/chosen", "rewards/rejected"} <= metrics.keys():
                 metrics["rewards/margins"] = metrics["rewards/chosen"] - metrics["rewards/rejected"]
             # 5. measure

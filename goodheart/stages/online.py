@@ -26,11 +26,19 @@ from torch import Tensor
 
 from goodheart.stages import policy_gradient
 from goodheart.stages.actors import load_actors
-from goodheart.stages.online_answers import DEMONSTRATION, Task, answer_and_judge, load_opinion, measured, tasks
+from goodheart.stages.online_answers import (
+    DEMONSTRATION,
+    Task,
+    answer_and_judge,
+    load_opinion,
+    measured,
+    scores_of_prompts,
+    tasks,
+)
 from goodheart.stages.online_opponents import Snapshot, opponent, policy_player
 from goodheart.stages.online_update import lesson, preference_of, update
 from goodheart.stages.policy_gradient import PolicyGradientSettings
-from goodheart.stages.rollouts import draw_prompts
+from goodheart.stages.prompt_stream import prompt_stream
 from goodheart.stages.writer import Writer
 from goodheart.train.lineage import same_place
 from goodheart.train.optimizer import build_optimizer, lr_at
@@ -90,6 +98,10 @@ class OnlineConfig(PolicyGradientSettings):
         if self.mini_batches > self.prompts_per_step:
             raise ValueError(
                 f"mini_batches {self.mini_batches} is more than the {self.prompts_per_step} prompts a step"
+            )
+        if self.curriculum is not None and self.curriculum.order == "adaptive":
+            raise ValueError(
+                "curriculum.order adaptive goes by the spread of scores, in grpo and ppo: give another here"
             )
         if self.target_kl is not None:
             raise ValueError("target_kl ends further passes over a batch, and this stage makes one: leave it out")
@@ -192,6 +204,8 @@ def train(config: OnlineConfig) -> Run:
         session.report_skipped(prepared.skipped)
         asked: list[Task] = prepared.items
         total, warmup = policy_gradient.steps_and_warmup(config, len(asked), config.prompts_per_step)
+        per_step = config.prompts_per_step
+        stream = prompt_stream(prepared, config.curriculum, steps=total, per_step=per_step, seed=config.seed)
         writer = Writer(actors.policy, actors.template, slots=config.slots)
         players = policy_player(writer), opponent(config, actors, writer, session)
         optimizer = build_optimizer(
@@ -203,6 +217,7 @@ def train(config: OnlineConfig) -> Run:
         )
         session.state.add("policy", actors.policy)
         session.state.add("optimizer", optimizer)
+        session.state.add("prompts", stream)
         if snapshot is not None:
             session.state.add("snapshot", snapshot.model)
 
@@ -217,9 +232,9 @@ def train(config: OnlineConfig) -> Run:
             if snapshot is not None and config.follows(step, len(asked)):
                 snapshot.refresh(actors.policy)
             # 1-2. answer and judge
-            rows = draw_prompts(len(asked), config.prompts_per_step, config.seed, step)
+            places = stream.draw(per_step, step)
             contest, timing = answer_and_judge(
-                [asked[i] for i in rows],
+                [asked[i] for i in places],
                 players,
                 actors,
                 writer,
@@ -228,7 +243,8 @@ def train(config: OnlineConfig) -> Run:
                 session,
                 seed=config.seed + 7919 * step,
             )
-            metrics = measured(contest, session)
+            stream.learn(scores_of_prompts(contest, places, session.world))
+            metrics = measured(contest, session) | stream.metrics()
             # 3. update
             begun = time.perf_counter()
             rate = optimizer.learning_rate * lr_at(step, total, warmup_steps=warmup, schedule=config.schedule)

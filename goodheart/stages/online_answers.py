@@ -31,9 +31,11 @@ from goodheart.losses.online import hard, ranks_of, win_rates
 from goodheart.stages import policy_gradient
 from goodheart.stages.actors import Actors
 from goodheart.stages.online_opponents import Player
+from goodheart.stages.prompt_stream import Answered
 from goodheart.stages.rollouts import Rollouts, Scored, judge_scores, lay_out
 from goodheart.stages.writer import Writer, room_for_prompts
 from goodheart.train.lineage import is_function
+from goodheart.train.parallel import World
 from goodheart.train.session import Session
 
 if TYPE_CHECKING:
@@ -112,7 +114,8 @@ def tasks(config: OnlineConfig, judge: Judge, actors: Actors) -> Prepared[Task]:
     """The prompts that leave room for an answer, with their demonstrations where those are learnt from."""
     if not config.from_demonstrations:
         prepared = policy_gradient.usable_prompts(config, config.prompts, judge, actors)
-        return Prepared([Task(prompt, ids) for _, prompt, ids in prepared.items], prepared.skipped)
+        items = [Task(prompt, ids) for _, prompt, ids in prepared.items]
+        return Prepared(items, prepared.skipped, prepared.records, prepared.cuts)
     room = room_for_prompts(config, config.sampling, actors.policy, judge)
     sources = [config.prompts] if isinstance(config.prompts, str) else config.prompts
     loaded = read_records(sources, DEMONSTRATION)
@@ -120,6 +123,8 @@ def tasks(config: OnlineConfig, judge: Judge, actors: Actors) -> Prepared[Task]:
     for record in loaded.records:
         try:
             found.items.append(_shown(record, actors.template, room, config.sampling.max_new_tokens))
+            found.records.append(record)
+            found.cuts.append(False)
         except TemplateError as error:
             found.skipped.add_record(str(error), record)
     require(found.items, found.skipped, DEMONSTRATION, sources)
@@ -203,6 +208,17 @@ def measured(contest: Contest, session: Session) -> dict[str, float]:
     if "objective/opponent_scores" in found and "objective/scores" in found:
         found["objective/scores_margin"] = found["objective/scores"] - found["objective/opponent_scores"]
     return found
+
+
+def scores_of_prompts(contest: Contest, places: Sequence[int], world: World) -> Answered:
+    """What the judge said of the policy's own answers, before penalties, on every process.
+
+    places: of the prompts of the step, over all processes.
+    """
+    raw_PK = contest.batch.raw_scores_B.cpu().view_as(contest.scores_PK)
+    own_PK = contest.own_PK & contest.valid_PK
+    parts = world.gather_objects([raw_PK[p, own_PK[p]].tolist() for p in range(len(raw_PK))])
+    return [(place, parts[p % world.size][p // world.size]) for p, place in enumerate(places)]
 
 
 def _usable(contest: Contest) -> MetricSums:

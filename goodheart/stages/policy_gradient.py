@@ -19,6 +19,7 @@ from goodheart.judges.load import Judge, load_judge
 from goodheart.judges.settings import CombinedReward, RewardSetting, judge_names
 from goodheart.stages.actors import Actors
 from goodheart.stages.audit import Audit, AuditSettings
+from goodheart.stages.curriculum import CurriculumSettings
 from goodheart.stages.rollouts import Asked, Rollouts, judge_scores
 from goodheart.stages.writer import SamplingSettings, Writer, room_for_prompts
 from goodheart.train.config import TrainingSettings, listed
@@ -41,6 +42,7 @@ class PolicyGradientSettings(TrainingSettings):
 
     reward: RewardSetting  # run folder, sequence-classification folder, package.module:function, or several of them
     prompts: str | list[str]
+    curriculum: CurriculumSettings | None = None  # which prompts are asked when; None = all in turn
     reference: str | None = None  # model the KL is measured against; None = the start of the policy
 
     steps: int | None = Field(None, ge=1)  # rounds of answering and learning; None = `epochs` over the prompts

@@ -25,7 +25,8 @@ from goodheart.stages import policy_gradient
 from goodheart.stages.actors import load_actor_critic
 from goodheart.stages.policy_gradient import PolicyGradientSettings
 from goodheart.stages.ppo_update import advantages, update
-from goodheart.stages.rollouts import collect, draw_prompts
+from goodheart.stages.prompt_stream import prompt_stream, scores_of_rows
+from goodheart.stages.rollouts import collect
 from goodheart.stages.writer import Writer
 from goodheart.train.optimizer import build_optimizer, lr_at
 from goodheart.train.run import Run
@@ -89,6 +90,7 @@ def train(config: PPOConfig) -> Run:
         asked = [(prompt, ids) for _, prompt, ids in prepared.items]
         total, warmup = policy_gradient.steps_and_warmup(config, len(asked), config.batch_size)
         writer = Writer(actors.policy, actors.template, slots=config.slots)
+        stream = prompt_stream(prepared, config.curriculum, steps=total, per_step=config.batch_size, seed=config.seed)
         kl = FixedKL(config.kl_coef) if config.kl_target is None else _adaptive(config)
         optimizer = build_optimizer(
             actors.named_parameters(),
@@ -102,18 +104,20 @@ def train(config: PPOConfig) -> Run:
         session.state.add("value", actors.value)
         session.state.add("optimizer", optimizer)
         session.state.add("kl", kl)
+        session.state.add("prompts", stream)
 
         audit = policy_gradient.guard(config, session, judge, actors, writer, asked)
         for step in session.steps(total, "ppo", checkpoint_every=config.checkpoint_every):
             if audit is not None and step == 0:
                 audit.look(0)
             # 1-2. generate and score
-            rows = draw_prompts(len(asked), config.batch_size, config.seed, step)
+            places = stream.draw(config.batch_size, step)
             batch, timing = collect(
-                [asked[i] for i in rows], actors, writer, judge, config, world=world, seed=config.seed + 7919 * step
+                [asked[i] for i in places], actors, writer, judge, config, world=world, seed=config.seed + 7919 * step
             )
+            stream.learn(scores_of_rows(batch, world, places))
             # 3. rewards and advantages
-            metrics = advantages(batch, kl.coef, config, world)
+            metrics = advantages(batch, kl.coef, config, world) | stream.metrics()
             # 4. update
             begun = time.perf_counter()
             rate = optimizer.learning_rate * lr_at(step, total, warmup_steps=warmup, schedule=config.schedule)

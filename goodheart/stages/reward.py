@@ -24,10 +24,11 @@ from goodheart.judges.reward import RewardJudge
 from goodheart.losses.metrics import MetricSums
 from goodheart.models.heads import RewardEnsemble, RewardModel
 from goodheart.models.load import new_reward, resolve, save_reward
+from goodheart.stages.curriculum import RowCurriculum, row_order
 from goodheart.stages.labels import HeadLoss, LabelBatch, StepSize, loss_over_heads, objective, pieces, step_size, trust
 from goodheart.stages.unseen import read_parts
 from goodheart.train.config import TrainingSettings, listed
-from goodheart.train.language_model import Order, total_steps
+from goodheart.train.language_model import total_steps
 from goodheart.train.optimizer import build_optimizer, lr_at, resolve_dtype
 from goodheart.train.policy import ready, row_length
 from goodheart.train.run import Run
@@ -46,6 +47,7 @@ class RewardConfig(TrainingSettings):
     eval_data: str | list[str] | None = None  # None = `held_out` of the data, split by prompt
     held_out: float = Field(0.1, ge=0, lt=1)
     eval_every: int | None = Field(None, ge=1)  # steps; None = at the end only
+    curriculum: RowCurriculum | None = None  # which rows come when; None = all in random order
     learning_rate: float = Field(1e-5, gt=0)
     ranking: Literal["pairs", "plackett-luce"] = "pairs"
     center_coefficient: float = Field(0.01, ge=0)  # pulls the mean score of a prompt's answers to 0; 0 = off
@@ -86,7 +88,14 @@ def train(config: RewardConfig) -> Run:
 
         # 2. train
         total = total_steps(len(items), config)
-        order = Order([item.tokens for item in items], config.batch_size, config.seed)
+        order = row_order(
+            prepared,
+            [item.tokens for item in items],
+            config.curriculum,
+            batch_size=config.batch_size,
+            steps=total,
+            seed=config.seed,
+        )
         optimizer = build_optimizer(
             model.named_parameters(),
             learning_rate=config.learning_rate,
@@ -112,7 +121,7 @@ def train(config: RewardConfig) -> Run:
                 step=step + 1,
                 name_rows=lambda piece: [prepared.where(i) for i in piece],
             )
-            metrics["epoch"] = (step + 1) / order.per_epoch
+            metrics |= order.metrics(step)
             if unseen and config.eval_every and (step + 1) % config.eval_every == 0:
                 found = report(unseen, score_all(model, unseen, template, config.max_tokens))
                 metrics |= {f"eval/{k}": v for k, v in found.items() if isinstance(v, float)}

@@ -136,25 +136,6 @@ class Rollouts:
         ]
 
 
-def draw_prompts(count: int, batch_size: int, seed: int, step: int) -> list[int]:
-    """Which prompts step N asks: the prompts in shuffled order, again and again, cut into batches.
-
-    A pure function of its arguments, so that a resumed run asks the same. Every prompt comes once before any comes
-    twice, also where a batch is larger than the number of prompts.
-    """
-    return shuffled_prompts(count, step * batch_size, batch_size, seed)
-
-
-def shuffled_prompts(count: int, start: int, number: int, seed: int) -> list[int]:
-    """`number` places from `start` on in the endless list of all prompts, shuffled anew each time round."""
-    chosen: list[int] = []
-    while len(chosen) < number:
-        epoch, place = divmod(start + len(chosen), count)
-        generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
-        chosen += torch.randperm(count, generator=generator).tolist()[place : place + number - len(chosen)]
-    return chosen
-
-
 def collect(
     asked: Sequence[Asked],
     actors: Actors,

@@ -72,6 +72,10 @@ class Order:
             self._epoch = (epoch, epoch_order(self.lengths, self.batch_size, self.seed, epoch))
         return self._epoch[1][place]
 
+    def metrics(self, step: int) -> dict[str, float]:
+        """How far the run has come after a step (from 0)."""
+        return {"epoch": (step + 1) / self.per_epoch}
+
 
 def fit(
     session: Session,
@@ -106,7 +110,8 @@ def fit(
     session.state.add("optimizer", optimizer)
     before = mean_loss(session, model, held_out, config.max_tokens)
 
-    for step in session.steps(total, label, checkpoint_every=config.checkpoint_every):
+    largest = math.ceil(config.batch_size / session.world.size) * max(rows.lengths)
+    for step in session.steps(total, label, checkpoint_every=config.checkpoint_every, tokens=largest):
         # 1. the rows of this step, and how many tokens they train over all processes
         indices = order[step]
         num_tokens = rows.trained_tokens(indices)
@@ -123,7 +128,7 @@ def fit(
             step=step + 1,
             name_rows=rows.names,
         )
-        metrics |= {"tokens": num_tokens, "epoch": (step + 1) / order.per_epoch}
+        metrics |= {"tokens": num_tokens, **order.metrics(step)}
         # 3. look at rows the model never trains on
         if held_out.groups and eval_every and (step + 1) % eval_every == 0:
             metrics["eval/loss"] = mean_loss(session, model, held_out, config.max_tokens)

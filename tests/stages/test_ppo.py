@@ -17,7 +17,6 @@ from goodheart.errors import ConfigError, DataError, HealthError
 from goodheart.models.load import load_causal, load_reward
 from goodheart.stages import ppo_update
 from goodheart.stages.ppo import PPOConfig, train
-from goodheart.stages.rollouts import draw_prompts
 from goodheart.train.metrics import comparable, read_metrics
 from tests.stages.crash import pulled_plug
 
@@ -240,12 +239,3 @@ def test_a_trained_reward_starts_the_value_model_and_scores_sampled_tokens(
     extra = load_reward(reward_run).extra
     expected = (rows[0]["objective/raw_scores"] - extra["score_mean"]) / extra["score_std"]
     assert rows[0]["objective/scores"] == pytest.approx(expected, rel=1e-3, abs=1e-3)
-
-
-def test_prompts_come_once_before_any_comes_twice() -> None:
-    drawn = [p for step in range(7) for p in draw_prompts(10, 4, seed=3, step=step)]
-    assert sorted(drawn[:10]) == sorted(drawn[10:20]) == list(range(10))
-    assert drawn[:10] != drawn[10:20]
-    assert draw_prompts(3, 8, seed=0, step=0)[:3] != []
-    assert sorted(draw_prompts(3, 6, seed=0, step=0)) == [0, 0, 1, 1, 2, 2]
-    assert draw_prompts(10, 4, 3, 2) == draw_prompts(10, 4, 3, 2)

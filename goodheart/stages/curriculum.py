@@ -1,0 +1,246 @@
+"""Which rows are open when: easy ones first, or hard ones, or those in the middle, then more and more of them.
+
+How hard a row is stands in a column, from the data or measured by `goodheart difficulty`. What is open is drawn from in
+laps: every open row once in shuffled order, before any comes twice; a row that is opened joins the lap. With everything
+open that is the order without a curriculum.
+
+Letters: N rows.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, Literal, Self
+
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor
+
+from goodheart.data.cells import number
+from goodheart.data.examples import Prepared
+from goodheart.data.messages import RowError
+from goodheart.data.records import Judgement, Prompt
+from goodheart.errors import DataError
+from goodheart.train.config import Settings
+from goodheart.train.language_model import Order
+
+THIRDS = ("easy", "middle", "hard")
+
+_OF_ADAPTIVE = ("floor", "memory")
+_OF_SCHEDULES = ("high_is", "centre", "schedule", "start_share", "full_at", "jumps")
+
+
+class CurriculumSettings(Settings):
+    """Settings of a curriculum."""
+
+    # which rows are open first; adaptive: no row is closed, and prompts are drawn in proportion to how far the rewards
+    # of their answers lie apart, measured on the way
+    order: Literal["easy", "hard", "middle", "adaptive"] = "easy"
+    by: str | None = None  # column that says how easy or hard a row is; adaptive: its spread of rewards to begin with
+    high_is: Literal["easy", "hard"] = "easy"  # pass rates, rewards and margins are high where it is easy
+    centre: float | None = None  # middle: the value that is opened first; None = the median
+
+    schedule: Literal["linear", "sqrt", "steps"] = "linear"  # how the open share grows
+    start_share: float = Field(0.25, gt=0, lt=1)  # open at the first step
+    full_at: float = Field(0.5, gt=0, le=1)  # share of the run after which all is open
+    jumps: int = Field(4, ge=1)  # steps: in how many equal jumps
+
+    floor: float = Field(0.2, gt=0, le=1)  # adaptive: share of the draws that goes to all prompts alike
+    memory: float = Field(0.5, ge=0, lt=1)  # adaptive: weight of what was known when a prompt has been asked again
+
+    @model_validator(mode="after")
+    def _read(self) -> Self:
+        adaptive = self.order == "adaptive"
+        for name in _OF_SCHEDULES if adaptive else _OF_ADAPTIVE:
+            if self._given(name):
+                raise ValueError(f"{name} is not read with order {self.order}: leave it out")
+        if not adaptive and self.by is None:
+            raise ValueError(
+                f"order {self.order} needs `by`, the column that says how hard a row is; `goodheart difficulty` "
+                "measures pass_rate, reward_mean and margin_measured"
+            )
+        if self.order != "middle" and self._given("centre"):
+            raise ValueError(f"centre is not read with order {self.order}: it is of order middle")
+        if self.order == "middle" and self._given("high_is"):
+            raise ValueError("high_is is not read with order middle: both ends come last")
+        if self.schedule != "steps" and self._given("jumps"):
+            raise ValueError(f"jumps is not read with schedule {self.schedule}: it is of schedule steps")
+        return self
+
+    def _given(self, name: str) -> bool:
+        return bool(getattr(self, name) != type(self).model_fields[name].default)
+
+    def open_share(self, progress: float) -> float:
+        """Share of the rows that is open when `progress` of the run is over (0 to 1).
+
+        linear and sqrt are the competence functions of Platanios et al. arXiv:1903.09848 sec. 2.2; with sqrt the share
+        grows fast at first, so that a newly opened row has about the same time to be learnt from at any moment.
+        """
+        start, way = self.start_share, min(1.0, progress / self.full_at)
+        if self.schedule == "sqrt":
+            return math.sqrt(start**2 + (1 - start**2) * way)
+        if self.schedule == "steps":
+            way = math.floor(way * self.jumps) / self.jumps
+        return start + (1 - start) * way
+
+
+class RowCurriculum(CurriculumSettings):
+    """A curriculum of rows to train on, where nothing is answered on the way."""
+
+    @model_validator(mode="after")
+    def _by_a_column(self) -> Self:
+        if self.order == "adaptive":
+            raise ValueError("order adaptive goes by answers drawn while training, and this stage draws none")
+        return self
+
+
+class Laps:
+    """Places 0 .. count - 1 in shuffled order, again and again, less those that are closed at the time."""
+
+    def __init__(self, count: int, seed: int) -> None:
+        self.seed, self.lap = seed, 0
+        self.used_N = torch.zeros(count, dtype=torch.bool)  # in this lap
+
+    def draw(self, number: int, open_N: Tensor) -> list[int]:
+        """The next places: each open one comes once in a lap before any comes twice."""
+        chosen: list[int] = []
+        while len(chosen) < number:
+            order_N = shuffled(len(self.used_N), self.seed, self.lap)
+            left = order_N[(open_N & ~self.used_N)[order_N]][: number - len(chosen)]
+            if not len(left):
+                self.lap += 1
+                self.used_N.fill_(False)
+            self.used_N[left] = True
+            chosen += left.tolist()
+        return chosen
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"lap": self.lap, "used": torch.nonzero(self.used_N).flatten().tolist()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.lap = int(state["lap"])
+        self.used_N.fill_(False)
+        self.used_N[state["used"]] = True
+
+
+class Window:
+    """What is open at each step.
+
+    levels: of the rows, as the column has them. steps: of the run. least: rows that are always open, where there are
+    so many: those of one step.
+    """
+
+    def __init__(self, levels: Sequence[float], config: CurriculumSettings, *, steps: int, least: int, seed: int):
+        self.config, self.steps, self.least = config, steps, min(least, len(levels))
+        self.levels_N = torch.tensor(levels, dtype=torch.float64)
+        hardness_N = -self.levels_N if config.high_is == "easy" else self.levels_N
+        self.hardness_N = _ranks(hardness_N, seed)
+        far_N = (self.levels_N - (self.levels_N.median() if config.centre is None else config.centre)).abs()
+        first = {"easy": hardness_N, "hard": -hardness_N, "middle": far_N}[config.order]
+        self._opens_N = _ranks(first, seed)
+
+    def open_N(self, step: int) -> Tensor:
+        """Which rows are open at a step (from 0), as bools."""
+        share = self.config.open_share(step / self.steps)
+        count = max(math.ceil(share * len(self.levels_N) - 1e-9), self.least)  # 0.28 * 25 is a little over 7
+        return self._opens_N < count
+
+    def asked(self, step: int, places: Sequence[int]) -> dict[str, float]:
+        """Metrics: the share of rows that is open, and the mean of the column over those that were taken."""
+        share = self.open_N(step).double().mean()
+        return {"curriculum/open": float(share), "curriculum/level": float(self.levels_N[list(places)].mean())}
+
+    def third(self, place: int) -> str:
+        """Whether a row is among the easiest third of all, the hardest, or between; ties are told apart at random."""
+        return THIRDS[3 * int(self.hardness_N[place]) // len(self.levels_N)]
+
+
+class OpeningOrder(Order):
+    """Which rows step N trains on, of those that are open then; steps are as long as without a curriculum.
+
+    Where rows are opened faster than they are taken (one epoch, and a `full_at` somewhat below 1), each comes once in
+    the first epoch. Rows of like length do not share a step.
+    """
+
+    def __init__(self, lengths: Sequence[int], batch_size: int, seed: int, window: Window) -> None:
+        super().__init__(lengths, batch_size, seed)
+        self.window = window
+        laps = Laps(len(self.lengths), seed)
+        short = len(self.lengths) - (self.per_epoch - 1) * batch_size  # rows of an epoch's last step
+        sizes = [short if (s + 1) % self.per_epoch == 0 else batch_size for s in range(window.steps)]
+        self._rows = [laps.draw(size, window.open_N(step)) for step, size in enumerate(sizes)]
+
+    def __getitem__(self, step: int) -> list[int]:
+        return self._rows[step]
+
+    def metrics(self, step: int) -> dict[str, float]:
+        return super().metrics(step) | self.window.asked(step, self._rows[step])
+
+
+def row_order(
+    prepared: Prepared[Any],
+    lengths: Sequence[int],
+    config: CurriculumSettings | None,
+    *,
+    batch_size: int,
+    steps: int,
+    seed: int,
+) -> Order:
+    """The order in which rows are trained on; without a curriculum, rows of like length together.
+
+    Raises:
+        DataError: the curriculum's column is missing somewhere, no number, or the same everywhere.
+    """
+    if config is None:
+        return Order(lengths, batch_size, seed)
+    window = Window(levels(prepared, config), config, steps=steps, least=batch_size, seed=seed)
+    return OpeningOrder(lengths, batch_size, seed, window)
+
+
+def levels(prepared: Prepared[Any], config: CurriculumSettings) -> list[float]:
+    """What the column `by` says of each item.
+
+    Raises:
+        DataError: it is missing somewhere (names file and line), no number, negative where it is a spread, or the same
+            everywhere.
+    """
+    column = config.by
+    assert column is not None
+    found = []
+    for place, record in enumerate(prepared.records):
+        try:
+            level = number(_cell(record, column), f"column `{column}`")
+        except RowError as error:
+            missing = f"there is no column `{column}`" if _cell(record, column) is None else str(error)
+            raise DataError(
+                f"{prepared.where(place)}: curriculum.by: {missing}; every row needs it: `goodheart difficulty` "
+                "measures it and sets aside rows that it cannot measure"
+            ) from None
+        if not math.isfinite(level) or (config.order == "adaptive" and level < 0):
+            raise DataError(f"{prepared.where(place)}: curriculum.by: column `{column}` cannot be {level:g}")
+        found.append(level)
+    if len(set(found)) == 1:
+        raise DataError(f"curriculum.by: column `{column}` is {found[0]:g} in every row: nothing is easier or harder")
+    return found
+
+
+def shuffled(count: int, seed: int, lap: int) -> Tensor:
+    """All places in the order of lap N. -> long_N"""
+    return torch.randperm(count, generator=torch.Generator().manual_seed(seed * 1_000_003 + lap))
+
+
+def _ranks(values_N: Tensor, seed: int) -> Tensor:
+    """Rank of each value, 0 the lowest; equal ones in random order, lest the order of the file matter. -> long_N"""
+    mixed_N = shuffled(len(values_N), seed, 0)
+    order_N = mixed_N[torch.argsort(values_N[mixed_N], stable=True)]
+    ranks_N = torch.empty_like(order_N)
+    ranks_N[order_N] = torch.arange(len(values_N))
+    return ranks_N
+
+
+def _cell(record: Any, column: str) -> Any:
+    """What a row says in a column; `margin` is read into the record."""
+    if isinstance(record, Judgement) and column == "margin":
+        return record.margin
+    return (record if isinstance(record, Prompt) else record.prompt).meta.get(column)
