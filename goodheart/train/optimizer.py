@@ -136,7 +136,8 @@ def build_optimizer(
     master_dtype: torch.dtype = torch.float32,
     learning_rates: Mapping[str, float] | None = None,
 ) -> AdamW:
-    """AdamW over the parameters that require a gradient; frozen ones cost nothing. Call it after `World.prepare`.
+    """AdamW over the parameters that require a gradient; frozen ones cost nothing. Call it after `World.prepare` and,
+    with fsdp, before any forward pass.
 
     Matrices (two dimensions or more, embeddings and LoRA factors among them) decay; vectors (norm scales, biases) do
     not. That is what `transformers` does too.
@@ -151,6 +152,7 @@ def build_optimizer(
 
     Raises:
         ConfigError: nothing to train, or a prefix that fits no parameter.
+        RuntimeError: fsdp's weights are whole, because a pass came first.
     """
     rates = dict(learning_rates or {})
     unused, seen = set(rates), set()
@@ -168,9 +170,24 @@ def build_optimizer(
         group.params.append(param)
     if not groups:
         raise ConfigError("nothing to train: no parameter requires a gradient (are all weights frozen?)")
+    _refuse_whole(groups.values())
     if unused:
         raise ConfigError(f"learning_rates: no trained parameter starts with {', '.join(sorted(unused))}")
     return AdamW(list(groups.values()), betas=betas, eps=eps, master_dtype=master_dtype)
+
+
+def _refuse_whole(groups: Iterable[ParamGroup]) -> None:
+    """Between a forward pass and its backward pass a module holds whole copies of fsdp's weights; an optimizer over
+    those would train copies that nobody reads again, and no error would tell.
+    """
+    if not World.current().sharded:
+        return
+    whole = [name for g in groups for name, param in zip(g.names, g.params, strict=True) if not is_sharded(param)]
+    if whole:
+        raise RuntimeError(
+            f"{whole[0]}{f' and {len(whole) - 1} more weights are' if whole[1:] else ' is'} whole, not fsdp's piece: "
+            "call build_optimizer before any forward pass of the model"
+        )
 
 
 def resolve_dtype(name: str, device: torch.device | str) -> torch.dtype:

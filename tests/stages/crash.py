@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -25,3 +27,17 @@ def pulled_plug(monkeypatch: pytest.MonkeyPatch, at: int) -> Iterator[None]:
         patch.setattr(Session, "log", die)
         with pytest.raises(RuntimeError, match="pulled the plug"):
             yield
+
+
+def died_after(step: int, run: Path, copy: Path) -> Path:
+    """A finished run as it would lie there had it died somewhere after the checkpoint of `step`, its logs included."""
+    shutil.copytree(run, copy)
+    for name in ("DONE", "results.json"):
+        (copy / name).unlink()
+    shutil.rmtree(copy / "model")
+    kept = f"step-{step}"
+    for checkpoint in (copy / "checkpoints").iterdir():
+        if checkpoint.name != kept:
+            shutil.rmtree(checkpoint)
+    assert (copy / "checkpoints" / kept).is_dir()
+    return copy

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import shutil
 from itertools import islice
@@ -35,6 +34,7 @@ from tests.stages.commands import (
     results,
     write_rows,
 )
+from tests.stages.crash import died_after
 from tests.stages.test_reward import BAD, FAIR, GOOD, pair_rows
 
 LOSSES = ["sigmoid", "robust", "hinge", "ipo", "simpo", "cpo", "orpo"]
@@ -396,14 +396,18 @@ def test_killed_at_random_instants_equals_never_killed(tiny_model: Path, pairs: 
     assert_same_to_the_bit(tmp_path / "whole", tmp_path / "killed")
 
 
-def test_two_processes_equal_one(tiny_model: Path, pairs: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("mode", ["ddp", "fsdp"])
+def test_two_processes_equal_one_also_when_continued(tiny_model: Path, pairs: Path, tmp_path: Path, mode: str) -> None:
     settings: dict[str, Any] = {"epochs": 2, "batch_size": 9, "held_out": 0.25, "learning_rate": 1e-3}
     alone = train(config(tiny_model, pairs, tmp_path / "alone", **settings))
     two = tmp_path / "two"
-    sets = options(parallel="fsdp", max_tokens=200, **settings)
-    in_processes(2, "dpo", "--model", tiny_model, "--data", pairs, "--out", two, "--quiet", *sets)
+    sets = options(parallel=mode, max_tokens=200, checkpoint_every=3, keep_checkpoints=9, **settings)
+    command = ["dpo", "--model", tiny_model, "--data", pairs, "--quiet", *sets]
+    in_processes(2, *command, "--out", two)
     for a, b in zip(compared(alone.path), compared(two), strict=True):
         assert a == pytest.approx(b, abs=1e-4)
-    assert json.loads((two / "results.json").read_text())["margin_mean"] == pytest.approx(
-        results(alone.path)["margin_mean"], abs=1e-4
-    )
+    assert results(two)["margin_mean"] == pytest.approx(results(alone.path)["margin_mean"], abs=1e-4)
+    if mode == "fsdp":  # that whole weights continue is shown above
+        in_processes(2, *command, "--out", died_after(3, two, tmp_path / "torn"))
+        assert "continuing from checkpoint step 3" in (tmp_path / "torn" / "log.txt").read_text()
+        assert_same_to_the_bit(two, tmp_path / "torn")

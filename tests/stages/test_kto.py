@@ -30,7 +30,7 @@ from tests.stages.commands import (
     results,
     write_rows,
 )
-from tests.stages.crash import pulled_plug
+from tests.stages.crash import died_after, pulled_plug
 from tests.stages.test_dpo import logp
 from tests.stages.test_reward import BAD, GOOD, pair_rows
 
@@ -301,12 +301,18 @@ def test_the_shift_of_bco_survives(
     assert abs(log(tmp_path / "whole")[-1]["delta"]) > 1e-3
 
 
-def test_two_processes_equal_one(tiny_model: Path, thumbs: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("mode", ["ddp", "fsdp"])
+def test_two_processes_equal_one_also_when_continued(tiny_model: Path, thumbs: Path, tmp_path: Path, mode: str) -> None:
     settings: dict[str, Any] = {"epochs": 2, "batch_size": 9, "held_out": 0.25, "learning_rate": 1e-3}
     alone = train(config(tiny_model, thumbs, tmp_path / "alone", **settings))
     two = tmp_path / "two"
-    sets = options(parallel="fsdp", max_tokens=200, **settings)
-    in_processes(2, "kto", "--model", tiny_model, "--data", thumbs, "--out", two, "--quiet", *sets)
+    sets = options(parallel=mode, max_tokens=200, checkpoint_every=3, keep_checkpoints=9, **settings)
+    command = ["kto", "--model", tiny_model, "--data", thumbs, "--quiet", *sets]
+    in_processes(2, *command, "--out", two)
     for a, b in zip(log(alone.path), log(two), strict=True):
         assert a == pytest.approx(b, abs=1e-4)
     assert results(two)["auc"] == pytest.approx(results(alone.path)["auc"], abs=0.02)
+    if mode == "fsdp":  # that whole weights continue is shown above
+        in_processes(2, *command, "--out", died_after(3, two, tmp_path / "torn"))
+        assert "continuing from checkpoint step 3" in (tmp_path / "torn" / "log.txt").read_text()
+        assert_same_to_the_bit(two, tmp_path / "torn")

@@ -89,6 +89,19 @@ def test_nan_in_one_process_stops_all_of_them_before_the_update(tmp_path: Path) 
     assert [row["step"] for row in read_metrics(tmp_path / "run")] == [1]
 
 
+def test_an_optimizer_over_whole_copies_of_fsdps_weights_is_refused(tmp_path: Path) -> None:
+    output = toy(tmp_path / "run", *STEPS, "--mode", "fsdp", "--look-first", processes=2)
+    lines = [line for line in output.splitlines() if line.startswith("RuntimeError")]
+    assert len(lines) == 2
+    # the outer unit is whole after a pass: embedding (the output layer is tied to it) and last norm
+    wanted = "and 1 more weights are whole, not fsdp's piece: call build_optimizer before any forward pass"
+    assert all(wanted in line for line in lines), lines
+    assert not (tmp_path / "run" / "metrics.jsonl").exists()
+    # whole weights are right where nothing is cut
+    toy(tmp_path / "ddp", *STEPS, "--look-first", processes=2)
+    assert len(read_metrics(tmp_path / "ddp")) == 8
+
+
 def test_alone_every_operation_is_the_identity() -> None:
     world = World()
     assert (world.sum(2.5), world.max(-1.0), world.broadcast_object("a"), world.gather_objects(3)) == (

@@ -96,6 +96,8 @@ def train(out: Path, steps: int, options: argparse.Namespace) -> None:
             return
         model = (decoder() if options.decoder else Tiny(options.dropout)).to(getattr(torch, options.dtype))
         model = world.prepare(model, options.mode)
+        if options.look_first:  # the wrong order
+            loss_of(model, *data(), list(range(ROWS)), 1)
         optimizer = build_optimizer(model.named_parameters(), learning_rate=1e-2, weight_decay=0.1)
         controller, generator = Controller(), torch.Generator().manual_seed(5)
         state = TrainState(model=model, optimizer=optimizer, controller=controller, generator=generator)
@@ -182,6 +184,7 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--decoder", action="store_true")
     parser.add_argument("--leave-after", type=int, default=-1)
     parser.add_argument("--nan-at", type=int, default=-1)
+    parser.add_argument("--look-first", action="store_true")
     return parser
 
 
@@ -191,4 +194,8 @@ if __name__ == "__main__":
         train(arguments.out, arguments.steps, arguments)
     except HealthError as error:
         print(f"HealthError: {error}", flush=True)
+    except RuntimeError as error:
+        if not arguments.look_first:
+            raise
+        print(f"RuntimeError: {error}", flush=True)
     World.current().leave(0)
