@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 
+from goodheart.loop import code
 from goodheart.loop.code import changed, code_of, exists
 from goodheart.loop.registry import STAGES
 
@@ -95,3 +97,44 @@ def test_whether_a_module_is_there(folder: Path) -> None:
     assert exists("goodheart.judges.function")
     assert not exists("goodheart.judges.functions")
     assert not exists("reward")
+
+
+def fresh(module: str) -> dict[str, str]:
+    """As a new process finds it."""
+    code._memory.cache_clear()
+    code._known.cache_clear()
+    return code_of(module)
+
+
+def test_files_known_by_their_content_are_not_parsed_again(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GOODHEART_CACHE", str(tmp_path / "cache"))
+    parsed: list[str] = []
+    real = code._parsed
+    monkeypatch.setattr(code, "_parsed", lambda name, file, text: parsed.append(name) or real(name, file, text))
+    found = fresh("rewards")
+    assert set(parsed) == {"rewards", "helpers", "helpers.words", "helpers.more", "goodheart.errors"}
+    parsed.clear()
+    assert fresh("rewards") == found
+    assert parsed == []
+    (folder / "helpers/more.py").write_text("FOUR = 5\n")
+    assert changed(found, fresh("rewards")) == ["goodheart/errors.py", "helpers/more.py"]
+    assert parsed == ["helpers.more"]
+
+
+@pytest.mark.parametrize("content", ["{torn", "[]", '{"a": 3}', '{"a": ["b"]}'])
+def test_a_damaged_memory_of_code_is_no_obstacle(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: str
+) -> None:
+    found = code_of("rewards")
+    monkeypatch.setenv("GOODHEART_CACHE", str(tmp_path / "cache"))
+    assert fresh("rewards") == found
+    (file,) = (tmp_path / "cache").iterdir()
+    good = file.read_text()
+    file.write_text(content)
+    assert fresh("rewards") == found
+    assert json.loads(file.read_text()) == json.loads(good)
+    # nor is a cache that cannot be written
+    monkeypatch.setenv("GOODHEART_CACHE", str(file / "below"))
+    assert fresh("rewards") == found
