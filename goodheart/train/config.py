@@ -216,7 +216,16 @@ def place(file: Path | str | None, lines: Mapping[Path_, int], path: Path_) -> s
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML 1.2's idea of numbers: 1e-4 is a number (PyYAML alone reads it as a string)."""
+    """YAML 1.2's idea of numbers: 1e-4 is a number (PyYAML alone reads it as a string). Keys are names and stay text:
+    `true: 2` is about an aspect called true.
+    """
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        self.flatten_mapping(node)  # while `<<` still has its meaning
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode):
+                key.tag = self.DEFAULT_SCALAR_TAG
+        return super().construct_mapping(node, deep)
 
 
 _Loader.yaml_implicit_resolvers = {k: list(v) for k, v in yaml.SafeLoader.yaml_implicit_resolvers.items()}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import yaml
 from pydantic import Field
 
 from goodheart.errors import ConfigError
@@ -91,3 +92,23 @@ def test_bad_set(item: str) -> None:
 )
 def test_numbers_as_people_write_them(text: str, value: float) -> None:
     assert build(Example, sets=["model=m", "data=d", "out=o", f"learning_rate={text}"]).learning_rate == value
+
+
+class Weighed(Settings):
+    weights: dict[str, float]
+    more: dict[str, dict[str, float]]
+
+
+def test_keys_are_names_whatever_yaml_makes_of_such_words(tmp_path: Path) -> None:
+    text = "weights: &w {true: 2, no: 1, 1: 3, 1e-3: 4, null: 5, 2026-01-01: 6}\nmore:\n  on: {<<: *w, true: 0}\n"
+    built = build(Weighed, file=write(tmp_path, text), sets=["more.off={yes: 1}"])
+    assert built.weights == {"true": 2, "no": 1, "1": 3, "1e-3": 4, "null": 5, "2026-01-01": 6}
+    assert built.more == {"on": built.weights | {"true": 0}, "off": {"yes": 1}}
+    # what is written back is read again, here and by any reader of YAML
+    again = yaml.safe_load(yaml.safe_dump(built.model_dump()))
+    assert again == built.model_dump()
+
+
+def test_a_word_of_yaml_twice_is_an_error_like_any(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"c\.yaml:3: key `true` is given twice"):
+        build(Weighed, file=write(tmp_path, 'weights:\n  true: 2\n  "true": 3\n'))
