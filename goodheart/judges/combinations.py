@@ -95,18 +95,23 @@ def constrained(pieces: Pieces, *, multipliers: Callable[[], Mapping[str, float]
     return (reward - cost) / (1 + sum(prices.values())), {}
 
 
-def next_multiplier(now: float, excess: float, *, rate: float, least: float, most: float) -> float:
-    """ln l <- ln l + rate * l * (mean excess): the price rises while the constraint is broken.
+def next_price(held: float, excess: float, *, rate: float, damping: float, most: float) -> tuple[float, float]:
+    """A constraint's price after a step: what was held up to now, moved by the excess, and a part that is not held.
 
-    Source: gradient ascent of the Lagrangian in ln l, Dai et al. arXiv:2310.12773. Ours: the excess of one step counts
-    as 1 standard deviation at most, either way, and the price stays within `least` to `most`. A step of length
-    rate * l * excess has no bound of its own: far inside one bad guess of the scale would take l to 0, and because
-    steps shrink with l it would not come back.
+        held  <- held + rate * c      within 0 to `most`
+        price  = held + damping * rate * c
+
+    c is the mean excess of the step in standard deviations, cut to -1 to 1, so that one bad guess of the scale moves
+    nothing far. The first line alone swings about the bound: the price still rises when the policy is on its way back
+    already. The second line, which looks at the present alone, dampens that. A price of 0 is left as fast as any
+    other. Source: Stooke et al. arXiv:2007.03964, algorithm 2 without its derivative term; K_I = rate, K_P = damping *
+    rate. Ours: the cut.
+
+    -> held, price
     """
-    step = rate * now * min(max(excess, -1.0), 1.0)
-    if step >= math.log(most / now):
-        return most
-    return max(now * math.exp(step), least)
+    c = min(max(excess, -1.0), 1.0)
+    held = min(max(held + rate * c, 0.0), most)
+    return held, min(max(held + damping * rate * c, 0.0), most)
 
 
 def sigmoid(x: float) -> float:

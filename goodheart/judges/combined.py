@@ -22,7 +22,7 @@ from goodheart.judges.combinations import (
     llama2,
     lower_bound,
     lowest,
-    next_multiplier,
+    next_price,
     over_terms,
 )
 from goodheart.judges.function import FunctionJudge
@@ -54,6 +54,7 @@ class CombinedJudge:
         self.name = f"{settings.combine} of {', '.join(judges)}"
         bounded = [name for name, term in settings.rewards.items() if term.bounded]
         self.multipliers = dict.fromkeys(bounded if settings.combine == "constrained" else (), settings.multiplier)
+        self._held = dict(self.multipliers)  # of each price the part that does not follow the last step alone
         self._scales = {name: _scale(settings.rewards[name], judge) for name, judge in self.judges.items()}
         self._combine = self._combination()
 
@@ -105,11 +106,11 @@ class CombinedJudge:
         """
         for name in self.multipliers:
             if name in means:
-                self.multipliers[name] = next_multiplier(
-                    self.multipliers[name],
+                self._held[name], self.multipliers[name] = next_price(
+                    self._held[name],
                     self._excess(name, means[name]),
                     rate=self.settings.multiplier_rate,
-                    least=self.settings.multiplier_least,
+                    damping=self.settings.multiplier_damping,
                     most=self.settings.multiplier_most,
                 )
         return {f"rewards/{name}/multiplier": value for name, value in self.multipliers.items()}
@@ -121,10 +122,11 @@ class CombinedJudge:
         return [*self.judges, *notes.get(self.settings.combine, [])]
 
     def state_dict(self) -> dict[str, Any]:
-        return {"multipliers": dict(self.multipliers)}
+        return {"multipliers": dict(self.multipliers), "held": dict(self._held)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self.multipliers = {name: float(state["multipliers"][name]) for name in self.multipliers}
+        self._held = {name: float(state["held"][name]) for name in self.multipliers}
 
     def _raw(
         self,

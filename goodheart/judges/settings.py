@@ -62,9 +62,9 @@ class CombinedReward(Settings):
     safety_prompts: Columns | None = None  # prompts where `safe` rules whatever it says: {kind: [harmful]}
     clip: float = Field(1e-4, gt=0, lt=0.5)  # probabilities are kept so far from 0 and 1, for the logit
     # constrained: the terms with a bound
-    multiplier: float = Field(1.0, gt=0)  # price of a constraint at the start
-    multiplier_rate: float = Field(0.05, ge=0)  # 0 = the price stays
-    multiplier_least: float = Field(1e-3, gt=0)
+    multiplier: float = Field(1.0, ge=0)  # price of a constraint at the start
+    multiplier_rate: float = Field(0.05, ge=0)  # per step and standard deviation of excess; 0 = the price stays
+    multiplier_damping: float = Field(10.0, ge=0)  # times the rate: what the last step's excess adds; 0 = it swings
     multiplier_most: float = Field(10.0, gt=0)
 
     @model_validator(mode="after")
@@ -84,8 +84,6 @@ class CombinedReward(Settings):
                     f"`{name}` is a function, of which nobody knows how far its scores spread: give its std, the unit "
                     "in which it may be over or under its bound"
                 )
-        if self.multiplier <= self.multiplier_least:
-            raise ValueError(f"multiplier {self.multiplier:g} is not over multiplier_least {self.multiplier_least:g}")
         if self.multiplier > self.multiplier_most:
             raise ValueError(f"multiplier {self.multiplier:g} is over multiplier_most {self.multiplier_most:g}")
         if self.combine == "llama2" and set(self.rewards) != {"helpful", "safe"}:
@@ -107,7 +105,9 @@ class CombinedReward(Settings):
             "otherwise": ("sum",),
             "k": ("lower-bound",),
             **dict.fromkeys(("threshold", "safety_prompts", "clip"), ("llama2",)),
-            **dict.fromkeys(("multiplier", "multiplier_rate", "multiplier_least", "multiplier_most"), ("constrained",)),
+            **dict.fromkeys(
+                ("multiplier", "multiplier_rate", "multiplier_damping", "multiplier_most"), ("constrained",)
+            ),
         }
         wrong = [n for n in read_by if self._given(n) and self.combine not in read_by[n]]
         if wrong:

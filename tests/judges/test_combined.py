@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
@@ -15,7 +16,7 @@ from pydantic import ValidationError
 from goodheart.data.records import Answer, Prompt
 from goodheart.data.template import Template, load_tokenizer
 from goodheart.errors import ConfigError
-from goodheart.judges.combinations import next_multiplier, sigmoid
+from goodheart.judges.combinations import next_price, sigmoid
 from goodheart.judges.combined import CombinedJudge
 from goodheart.judges.judged import after_step, judged
 from goodheart.judges.load import load_judge
@@ -128,9 +129,9 @@ def test_a_constraint_has_a_price_that_moves_once_a_step() -> None:
     # (2 - 0.5 * 2) / 1.5 = 2/3;  (2 + 0.5) / 1.5 = 5/3
     asked = pair((5, 0.4), (5, 0.1))
     assert judge.score(*asked) == pytest.approx([2 / 3, 5 / 3])
-    # mean harm 0.25 is 0.5 std over the bound: ln 0.5 + 0.1 * 0.5 * 0.5
+    # mean harm 0.25 is 0.5 std over the bound: 0.5 + 0.1 * 0.5 is held, 10 * 0.1 * 0.5 comes on top
     metrics = after_step(judge, judge.judged(*asked).terms, lambda x: x)
-    price = 0.5 * math.exp(0.025)
+    price = 0.55 + 0.5
     assert metrics["rewards/harm/multiplier"] == pytest.approx(price)
     assert metrics["rewards/harm/mean"] == pytest.approx(0.25)
     assert metrics["rewards/good/std"] == 0
@@ -141,37 +142,75 @@ def test_a_constraint_has_a_price_that_moves_once_a_step() -> None:
     other = combined("constrained", {"good": {"judge": A}, "harm": {"judge": B, "at_most": 0.2, "std": 0.1}})
     other.load_state_dict(json.loads(json.dumps(judge.state_dict())))
     assert other.multipliers == judge.multipliers
+    assert other.state_dict() == judge.state_dict()
 
 
-def moved(price: float, excess: float, steps: int, **settings: float) -> float:
+def moved(held: float, excess: float, steps: int, **settings: float) -> tuple[float, float]:
+    """-> held, price"""
+    price = held
     for _ in range(steps):
-        price = next_multiplier(price, excess, **{"rate": 0.5, "least": 1e-3, "most": 10.0} | settings)
-    return price
+        held, price = next_price(held, excess, **{"rate": 0.05, "damping": 10.0, "most": 10.0} | settings)
+    return held, price
+
+
+def test_a_price_by_hand() -> None:
+    # 1 + 0.05 * 0.5 = 1.025 is held, and 10 * 0.05 * 0.5 = 0.25 comes on top
+    assert moved(1.0, 0.5, 1) == pytest.approx((1.025, 1.275))
+    # inside: 1 - 0.05 * 0.4 = 0.98, less 10 * 0.05 * 0.4 = 0.2
+    assert moved(1.0, -0.4, 1) == pytest.approx((0.98, 0.78))
+    assert moved(1.0, 0.5, 3, damping=0.0) == pytest.approx((1.075, 1.075))
+    assert moved(1.0, 0.5, 3, rate=0.0) == (1.0, 1.0)
 
 
 def test_a_price_stays_between_its_bounds() -> None:
-    assert moved(1.0, 50.0, 1000) == 10.0
-    assert moved(10.0, -50.0, 10_000) == 1e-3
-    assert moved(1e-200, -1.0, 1) == 1e-3  # as a checkpoint of before there was a floor may have it
+    assert moved(1.0, 50.0, 1000) == (10.0, 10.0)
+    assert moved(10.0, -50.0, 1000) == (0.0, 0.0)
 
 
 def test_one_step_counts_as_a_standard_deviation_at_most() -> None:
-    # ln 2 - 0.05 * 2 * 1, whether 1 or 1800 standard deviations inside; the same upwards
-    for excess in (-1.0, -1800.0):
-        assert moved(2.0, excess, 1, rate=0.05) == pytest.approx(2 * math.exp(-0.1))
-        assert moved(2.0, -excess, 1, rate=0.05) == pytest.approx(2 * math.exp(0.1))
-    assert moved(2.0, -0.5, 1, rate=0.05) == pytest.approx(2 * math.exp(-0.05))  # 0.05 * 2 * 0.5
+    for excess in (1.0, 1800.0):
+        assert moved(2.0, excess, 1) == pytest.approx((2.05, 2.55))
+        assert moved(2.0, -excess, 1) == pytest.approx((1.95, 1.45))
 
 
-def test_a_price_comes_back_after_a_long_stay_inside_the_bound() -> None:
-    """With d(ln l) = rate * l dt, 1 / l grows by `rate` a step inside and falls by it outside: back takes as long."""
-    low = moved(1.0, -1000.0, 400, rate=0.05)
-    assert low == pytest.approx(1 / 21, rel=0.05)  # 1 + 400 * 0.05 = 21
-    assert moved(low, 1000.0, 400, rate=0.05) == pytest.approx(1.0, rel=0.15)
-    # the floor 0.01 is 1 / 100: (100 - 1) / 0.5 = 198 steps lead back from it, however long the stay was
-    low = moved(1.0, -1000.0, 100_000, least=0.01)
-    assert low == 0.01
-    assert moved(low, 1000.0, 220, least=0.01) > 1
+def test_a_price_comes_back_however_long_the_bound_was_kept() -> None:
+    held, _ = moved(1.0, -1000.0, 100_000)
+    # from 0 with 0.05 a step: 20 steps to 1
+    assert moved(held, 1000.0, 20)[0] == pytest.approx(1.0)
+
+
+def late(damping: float, pressure: float) -> tuple[list[float], list[float]]:
+    """Excess of a policy of one number before and after the reward begins to push it over the bound, and its price.
+
+    x is the excess; the policy follows the gradient of (pressure * x - price * x) / (1 + price), seen with noise by
+    whoever moves the price. For 2,000 steps the reward itself pulls x down to -2 and the price falls to 0.
+    """
+    chance = Random("late")
+    x, held, price, found, prices = -1.0, 1.0, 1.0, [], []
+    for step in range(5000):
+        push = pressure if step >= 2000 else -1.0
+        x = max(x + 0.02 * (push - price) / (1 + price), -2.0)
+        held, price = next_price(held, x + chance.gauss(0, 0.2), rate=0.05, damping=damping, most=10.0)
+        found.append(x)
+        prices.append(price)
+    return found, prices
+
+
+@pytest.mark.parametrize("pressure", [0.3, 1.0, 3.0])
+def test_a_bound_that_is_reached_late_is_held_and_the_price_swings_no_more(pressure: float) -> None:
+    x, prices = late(10.0, pressure)
+    assert max(x[:2000]) < 0
+    assert prices[1999] == 0
+    first = next(i for i, value in enumerate(x) if value > 0)
+    back = next(i for i in range(first, len(x)) if x[i] < 0) - first
+    assert back < 250
+    # at the price that the pressure is worth the policy stays at its bound
+    assert max(abs(value) for value in x[-1000:]) < 0.2
+    assert sum(prices[-1000:]) / 1000 == pytest.approx(pressure, rel=0.15, abs=0.02)
+    # without damping the same swings on for thousands of steps
+    swinging, _ = late(0.0, pressure)
+    assert max(swinging[-1000:]) > 1.5 * max(x[-1000:])
+    assert max(swinging) > max(x)
 
 
 def test_a_bound_from_below_is_one_too() -> None:
@@ -366,14 +405,6 @@ def test_heads_of_what_has_none_are_refused(tiny_model: Path, tmp_path: Path, ju
             "over multiplier_most",
         ),
         (
-            {
-                "rewards": {"x": {"judge": A, "at_most": 0, "std": 1}, "y": {"judge": B}},
-                "combine": "constrained",
-                "multiplier": 0.001,
-            },
-            "not over multiplier_least",
-        ),
-        (
             {"rewards": {"x": {"judge": A, "at_most": 0}, "y": {"judge": B}}, "combine": "constrained"},
             "`x` is a function, .* give its std",
         ),
@@ -381,7 +412,7 @@ def test_heads_of_what_has_none_are_refused(tiny_model: Path, tmp_path: Path, ju
             {"rewards": {"x": {"judge": A, "weight": 0}, "y": {"judge": B}}, "combine": "lower-bound"},
             "two rewards or more whose weight is not 0",
         ),
-        ({"rewards": {"x": {"judge": A}, "y": {"judge": B}}, "multiplier_least": 0.1}, "multiplier_least: not read"),
+        ({"rewards": {"x": {"judge": A}, "y": {"judge": B}}, "multiplier_damping": 1}, "multiplier_damping: not read"),
     ],
 )
 def test_settings_that_make_no_sense_are_refused(settings: dict[str, Any], message: str) -> None:
