@@ -27,6 +27,7 @@ from typing import Any
 
 import numpy as np
 import yaml
+from numpy.typing import NDArray
 
 from experiments.optimisers import ANSWERS, SAMPLING, TRUTH, Judged
 from goodheart.evaluate.interval import Bootstrap
@@ -43,7 +44,7 @@ from goodheart.train.metrics import read_metrics
 HERE = Path(__file__).parent
 CHECK = "experiments.curriculum:passes"
 BAR = 0.75  # of the truth, in [0, 1]
-STEPS = 60
+STEPS = 40
 LOOKS = 4  # on the way
 DRAWS = 8  # answers that a prompt is measured by
 ARMS: dict[str, dict[str, Any] | None] = {
@@ -52,7 +53,11 @@ ARMS: dict[str, dict[str, Any] | None] = {
     "hard first": {"by": "pass_rate", "order": "hard"},
     "adaptive": {"by": "reward_std", "order": "adaptive"},
 }
+# what is followed (None = the demo's reward model), and the score over which an answer passes (None = over the mean)
+REWARDS: dict[str, tuple[str | None, float | None]] = {"reward model": (None, None), "check": (CHECK, 0.5)}
 _COLOURS = ("#555555", "#228833", "#ee6677", "#4477aa")
+
+Shares = dict[str, NDArray[np.float64]]
 
 
 def passes(prompts: Sequence[Any], completions: Sequence[Any], **columns: Any) -> list[float]:
@@ -65,40 +70,41 @@ def main() -> None:
     parser.add_argument("--base", type=Path, nargs="+", default=[Path("runs/demo")], help="finished demos")
     parser.add_argument("--out", type=Path, default=Path("runs/curriculum"))
     arguments = parser.parse_args()
-    demos = [one_demo(base, arguments.out / base.name) for base in arguments.base]
-    rows = [row for own, _ in demos for row in own]
+    demos = {base: Judged(base) for base in arguments.base}
+    found: dict[str, Any] = {"steps": STEPS, "rows": [], "pooled": []}
     results = HERE / "results"
     results.mkdir(exist_ok=True)
-    found = {"steps": STEPS, "rows": rows, "pooled": pooled([won for _, won in demos])}
-    (results / "curriculum.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-    draw(rows, results / "curriculum.svg")
+    for name in REWARDS:
+        done = [one_demo(name, judged, arguments.out / base.name) for base, judged in demos.items()]
+        found["rows"] += [row for own, _ in done for row in own]
+        found["pooled"] += pooled(name, [won for _, won in done])
+        (results / "curriculum.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    draw(found["rows"], results / "curriculum.svg")
     show(found)
 
 
-def one_demo(base: Path, out: Path) -> tuple[list[dict[str, Any]], dict[tuple[str, str], dict[str, Any]]]:
-    """What every run of one demo came to, and for each what share of its pairs it wins at every test prompt."""
-    judged = Judged(base)
+def one_demo(name: str, judged: Judged, out: Path) -> tuple[list[dict[str, Any]], dict[str, Shares]]:
+    """What every run on one reward of one demo came to, and the share of its pairs that it wins at each test prompt."""
+    reward, bar = REWARDS[name]
+    reward = reward or str(judged.base / "reward")
+    prompts, about = measure(judged.base, out / name.replace(" ", "-"), reward, bar)
     rows: list[dict[str, Any]] = []
-    won: dict[tuple[str, str], dict[str, Any]] = {}
-    for name, reward, bar in (("reward model", str(base / "reward"), None), ("check", CHECK, 0.5)):
-        prompts, about = measure(base, out / name.replace(" ", "-"), reward, bar)
-        plain: list[list[Entry]] = []
-        for arm, curriculum in ARMS.items():
-            where = out / name.replace(" ", "-") / arm.replace(" ", "-")
-            run, seconds = train(base, where, reward, prompts, curriculum)
-            entries = answered(judged, run)
-            plain = plain or entries
-            won[name, arm] = {
-                "win": by_prompt(pairs(entries, judged.opponent)),
-                "against none": by_prompt(pairs(entries, plain)),
-            }
-            row = {"demo": base.name, "reward": name, "arm": arm, "seconds": seconds, "measured": about}
-            row |= {what: float(np.nanmean(share_P)) for what, share_P in won[name, arm].items()}
-            row |= on_the_way(run)
-            print(
-                {k: round(v, 3) if isinstance(v, float) else v for k, v in row.items() if k != "measured"}, flush=True
-            )
-            rows.append(row)
+    won: dict[str, Shares] = {}
+    plain: list[list[Entry]] = []
+    for arm, curriculum in ARMS.items():
+        where = out / name.replace(" ", "-") / arm.replace(" ", "-")
+        run, seconds = train(judged.base, where, reward, prompts, curriculum)
+        entries = answered(judged, run)
+        plain = plain or entries
+        won[arm] = {
+            "win": by_prompt(pairs(entries, judged.opponent)),
+            "against none": by_prompt(pairs(entries, plain)),
+        }
+        row = {"demo": judged.base.name, "reward": name, "arm": arm, "seconds": seconds, "measured": about}
+        row |= {what: float(np.nanmean(share_P)) for what, share_P in won[arm].items()}
+        row |= on_the_way(run)
+        print({k: round(v, 3) if isinstance(v, float) else v for k, v in row.items() if k != "measured"}, flush=True)
+        rows.append(row)
     return rows, won
 
 
@@ -153,13 +159,13 @@ def on_the_way(run: Path) -> dict[str, Any]:
     }
 
 
-def pooled(demos: Sequence[Mapping[tuple[str, str], Mapping[str, Any]]]) -> list[dict[str, Any]]:
+def pooled(reward: str, demos: Sequence[Mapping[str, Shares]]) -> list[dict[str, Any]]:
     """Win rates over the test prompts of all demos together, with intervals."""
     found = []
-    for reward, arm in demos[0]:
+    for arm in ARMS:
         row: dict[str, Any] = {"reward": reward, "arm": arm}
         for what in ("win", "against none"):
-            share_P = np.concatenate([own[reward, arm][what] for own in demos])
+            share_P = np.concatenate([own[arm][what] for own in demos])
             row[what] = Bootstrap(len(share_P), 2000, 0).mean(share_P).as_dict()
         found.append(row)
     return found
@@ -191,8 +197,8 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
     from matplotlib import pyplot as plt
 
     names = list(dict.fromkeys(row["reward"] for row in rows))
-    figure, panes = plt.subplots(1, len(names), figsize=(11, 4.4), layout="constrained")
-    for axes, name in zip(panes, names, strict=True):
+    figure, panes = plt.subplots(1, len(names), figsize=(11, 4.4), layout="constrained", squeeze=False)
+    for axes, name in zip(panes[0], names, strict=True):
         for arm, colour in zip(ARMS, _COLOURS, strict=True):
             own = [row["truth_at"] for row in rows if (row["reward"], row["arm"]) == (name, arm)]
             x = np.linspace(0, STEPS, len(own[0]))
@@ -201,7 +207,7 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
                 axes.plot(x, each, color=colour, lw=0.5, alpha=0.4)
         axes.set(title=f"Reward: {name}", xlabel="steps", ylabel="truth on validation prompts")
         axes.grid(alpha=0.3)
-    panes[0].legend(fontsize=8)
+    panes[0, 0].legend(fontsize=8)
     figure.savefig(path)
     plt.close(figure)
 

@@ -1,8 +1,7 @@
 """Which rows are open when: easy ones first, or hard ones, or those in the middle, then more and more of them.
 
 How hard a row is stands in a column, from the data or measured by `goodheart difficulty`. What is open is drawn from in
-laps: every open row once in shuffled order, before any comes twice; a row that is opened joins the lap. With everything
-open that is the order without a curriculum.
+laps: every open row once in random order, before any comes twice; a row that is opened joins the lap.
 
 Letters: N rows.
 """
@@ -10,7 +9,7 @@ Letters: N rows.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, Self
 
 import torch
@@ -96,30 +95,33 @@ class RowCurriculum(CurriculumSettings):
 
 
 class Laps:
-    """Places 0 .. count - 1 in shuffled order, again and again, less those that are closed at the time."""
+    """Places 0 .. count - 1 in random order, again and again, less those that are closed at the time."""
 
     def __init__(self, count: int, seed: int) -> None:
-        self.seed, self.lap = seed, 0
+        self.seed, self.drawn = seed, 0
         self.used_N = torch.zeros(count, dtype=torch.bool)  # in this lap
 
     def draw(self, number: int, open_N: Tensor) -> list[int]:
-        """The next places: each open one comes once in a lap before any comes twice."""
+        """The next places, each as likely as any other that is open and has not come in this lap; when all have come, a
+        new lap begins.
+        """
         chosen: list[int] = []
         while len(chosen) < number:
-            order_N = shuffled(len(self.used_N), self.seed, self.lap)
-            left = order_N[(open_N & ~self.used_N)[order_N]][: number - len(chosen)]
-            if not len(left):
-                self.lap += 1
+            left_N = torch.nonzero(open_N & ~self.used_N).flatten()
+            if not len(left_N):
                 self.used_N.fill_(False)
-            self.used_N[left] = True
-            chosen += left.tolist()
+                continue
+            taken_N = left_N[shuffled(len(left_N), self.seed, self.drawn)[: number - len(chosen)]]
+            self.used_N[taken_N] = True
+            self.drawn += len(taken_N)
+            chosen += taken_N.tolist()
         return chosen
 
     def state_dict(self) -> dict[str, Any]:
-        return {"lap": self.lap, "used": torch.nonzero(self.used_N).flatten().tolist()}
+        return {"drawn": self.drawn, "used": torch.nonzero(self.used_N).flatten().tolist()}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.lap = int(state["lap"])
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.drawn = int(state["drawn"])
         self.used_N.fill_(False)
         self.used_N[state["used"]] = True
 
@@ -225,9 +227,9 @@ def levels(prepared: Prepared[Any], config: CurriculumSettings) -> list[float]:
     return found
 
 
-def shuffled(count: int, seed: int, lap: int) -> Tensor:
-    """All places in the order of lap N. -> long_N"""
-    return torch.randperm(count, generator=torch.Generator().manual_seed(seed * 1_000_003 + lap))
+def shuffled(count: int, seed: int, turn: int) -> Tensor:
+    """Places 0 .. count - 1 in an order that seed and turn decide. -> long_N"""
+    return torch.randperm(count, generator=torch.Generator().manual_seed(seed * 1_000_003 + turn))
 
 
 def _ranks(values_N: Tensor, seed: int) -> Tensor:

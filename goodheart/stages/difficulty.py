@@ -95,8 +95,8 @@ def difficulty(config: DifficultyConfig) -> Measured:
         if asked and pairs:
             raise DataError(f"{row.source}:{row.number}: the data hold answers and pairs: measure them apart")
     if pairs:
-        write_rows(config.out, pairs)
         found.results = pairs_report([row["margin_measured"] for row in pairs], _kinds(pairs, config.kind))
+        write_rows(config.out, pairs)
     else:
         enough = list(_enough(asked.values(), config.min_answers, found.skipped))
         require(enough, found.skipped, "row with scores", [str(s) for s in sources])
@@ -104,8 +104,8 @@ def difficulty(config: DifficultyConfig) -> Measured:
         rows = [{**each.prompt.meta, "prompt": each.prompt.as_column()} for each in enough]
         bar = config.bar if config.bar is not None else _mean([x for own in scores for x in own])
         measured = [of_answers(own, bar) for own in scores]
-        write_rows(config.out, [row | each.columns() for row, each in zip(rows, measured, strict=True)])
         found.results = prompts_report(measured, bar, _kinds(rows, config.kind))
+        write_rows(config.out, [row | each.columns() for row, each in zip(rows, measured, strict=True)])
     replace_text(beside(config.out), json.dumps(found.results, indent=1, ensure_ascii=False) + "\n")
     found.listed = list_skipped(config.out, found.skipped)
     return found
@@ -149,8 +149,8 @@ def _add_answers(asked: dict[str, _Asked], row: Row) -> None:
         raise RowError(_NO_SCORE)
     kept = {name: value for name, value in prompt.meta.items() if name not in _ABOUT_ANSWERS}
     bare = Prompt(messages=prompt.messages, text=prompt.text, meta=kept)
-    own = asked.setdefault(question(bare), _Asked(bare, f"{row.source}:{row.number}"))
-    own.scores += [number(score, "score") for score in given if score is not None and score != ""]
+    scores = [number(score, "score") for score in given if score is not None and score != ""]
+    asked.setdefault(question(bare), _Asked(bare, f"{row.source}:{row.number}")).scores += scores
 
 
 def _pair(row: Row) -> dict[str, Any]:

@@ -124,7 +124,7 @@ class Opening:
         return self.laps.state_dict()
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self.laps.load_state_dict(dict(state))
+        self.laps.load_state_dict(state)
 
 
 class BySpread:
