@@ -19,20 +19,19 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from goodheart.data.examples import TIED, Compared, Prepared, comparisons, require
+from goodheart.data.examples import TIED, Compared, Prepared, require
 from goodheart.errors import DataError
 from goodheart.judges.reliability import pair_report
 from goodheart.losses.direct import FAMILY, Member, dpo_loss, implicit_rewards, logistic
 from goodheart.losses.metrics import MetricSums
 from goodheart.models.causal import CausalLM
-from goodheart.stages.curriculum import RowCurriculum, row_order
+from goodheart.stages.curriculum import row_order
 from goodheart.stages.labels import LabelBatch, pieces
-from goodheart.stages.references import ReferenceSettings, answer_logps, fitting_length, logps_of, reference_logps
-from goodheart.stages.unseen import read_parts
+from goodheart.stages.offline import begin
+from goodheart.stages.references import ReferenceSettings, answer_logps, logps_of, reference_logps
 from goodheart.train.config import listed
 from goodheart.train.language_model import total_steps
-from goodheart.train.optimizer import build_optimizer, lr_at
-from goodheart.train.policy import load_policy, save_policy
+from goodheart.train.optimizer import lr_at
 from goodheart.train.run import Run
 from goodheart.train.session import Session, open_session
 from goodheart.train.step import train_step
@@ -41,16 +40,7 @@ _LEAST_WEIGHT = 1e-6  # a step that trusts no label divides a sum of zeros by it
 
 
 class DPOConfig(ReferenceSettings):
-    """Settings of direct preference optimisation. `model` is the policy to start from and, unless `reference` is given,
-    the reference.
-    """
-
-    data: str | list[str]  # pairs or rankings
-    eval_data: str | list[str] | None = None  # None = `held_out` of the data, split by prompt
-    held_out: float = Field(0.1, ge=0, lt=1)
-    eval_every: int | None = Field(None, ge=1)  # steps; None = at the end only
-    curriculum: RowCurriculum | None = None  # which rows come when; None = all in random order
-    learning_rate: float = Field(1e-6, gt=0)
+    """Settings of direct preference optimisation; `data` are pairs or rankings."""
 
     loss: Literal["sigmoid", "robust", "hinge", "ipo", "simpo", "cpo", "orpo"] = "sigmoid"
     # None = the loss's own, where it has one (see docs/dpo.md)
@@ -90,8 +80,6 @@ class DPOConfig(ReferenceSettings):
             raise ValueError("`loss: robust` needs `label_smoothing`, the share of labels that are wrong (0.1, say)")
         if self.loss == "orpo" and self.length_normalize is False:
             raise ValueError("`loss: orpo` is about probabilities per token: leave `length_normalize` out")
-        if self.eval_every and not (self.held_out or self.eval_data):
-            raise ValueError("`eval_every` has nothing to measure on: give `eval_data`, or a `held_out` over 0")
         if self.ranking == "plackett-luce":
             if self.member.link is not logistic or self.own("gamma"):
                 raise ValueError("`ranking: plackett-luce` takes `loss: sigmoid`, `cpo`, or `simpo` with `gamma: 0`")
@@ -115,40 +103,27 @@ class Comparisons:
 
 def train(config: DPOConfig) -> Run:
     """Runs the stage; returns its finished run folder."""
-    sources = listed(config.data)
-    parents = {"model": config.model} | ({"reference": config.reference} if config.reference else {})
-    with open_session("dpo", config, parents=parents, data=[*sources, *listed(config.eval_data)]) as session:
+    with open_session("dpo", config, parents=config.parents(), data=config.files()) as session:
         if session.finished:
             return session.run
 
         # 1. model and records
-        model, template = load_policy(config, session)
-        # Before any pass: after one, fsdp's outer weights are whole, and the optimizer would train these copies.
-        optimizer = build_optimizer(
-            model.named_parameters(),
-            learning_rate=config.learning_rate,
-            weight_decay=config.weight_decay,
-            betas=config.adam_betas,
-            eps=config.adam_eps,
-        )
-        max_length = fitting_length(config, model, template)
-        parts = read_parts(session, config, "preference")
-        prepared = comparisons(session.watched(parts.kept, "making tokens"), template, max_length, parts.skipped)
-        measured = comparisons(parts.aside, template, max_length, parts.skipped)
+        work = begin(session, config, "preference")
+        model, template, optimizer, prepared = work.model, work.template, work.optimizer, work.prepared
         ties = {i for i, item in enumerate(prepared.items) if len(set(item.ranks)) == 1}
         if config.ranking == "pairs":  # Plackett-Luce learns from them: their rewards are drawn together
             prepared.set_aside(ties, TIED)
-        session.report_skipped(parts.skipped)
-        require(prepared.items, parts.skipped, "preference", sources)
+        session.report_skipped(work.skipped)
+        require(prepared.items, work.skipped, "preference", listed(config.data))
 
-        known = _labelled(prepared, config, sources)
+        known = _labelled(prepared, config)
         if config.soft_labels is not None:
-            _take_likelier_orders(measured, config.soft_labels, needed=False)
-        items, unseen = known.items, measured.items
+            _take_likelier_orders(work.measured, config.soft_labels, needed=False)
+        items, unseen = known.items, work.measured.items
 
         # 2. reference
         unseen_refs = None
-        told: dict[str, Any] = {}
+        told: dict[str, Any] = {"tied_rows": len(ties)}
         if config.member.needs_reference:
             answers = [a for item in [*items, *unseen] for a in item.answers]
             found_refs = reference_logps(session, model, answers, template, config)
@@ -167,8 +142,6 @@ def train(config: DPOConfig) -> Run:
             steps=total,
             seed=config.seed,
         )
-        session.state.add("model", model)
-        session.state.add("optimizer", optimizer)
         warmup = round(config.warmup_ratio * total)
         for step in session.steps(total, "dpo", checkpoint_every=config.checkpoint_every):
             rows = order[step]
@@ -193,16 +166,7 @@ def train(config: DPOConfig) -> Run:
 
         # 4. measure, save
         results = pair_report(unseen, scores()) if unseen else {}
-        with session.model_folder() as folder:
-            save_policy(model, template, folder, session)
-        counts = {
-            "trained_on": len(items),
-            "held_out": len(unseen),
-            "truncated": prepared.cut,
-            "tied_rows": len(ties),
-            "skipped": parts.skipped.total,
-        }
-        return session.finish(counts | told | results)
+        return work.finish(told | results)
 
 
 def _rows_loss(
@@ -265,7 +229,7 @@ def _scores(
     return [[next(place) for _ in item.answers] for item in items]
 
 
-def _labelled(prepared: Prepared[Compared], config: DPOConfig, sources: list[str]) -> Comparisons:
+def _labelled(prepared: Prepared[Compared], config: DPOConfig) -> Comparisons:
     """The items with their weights, leads and doubts.
 
     Raises:
@@ -279,7 +243,7 @@ def _labelled(prepared: Prepared[Compared], config: DPOConfig, sources: list[str
     items = prepared.items
     trust_P = torch.tensor([i.weight for i in items])
     if not trust_P.any():
-        raise DataError(f"{', '.join(sources)}: every row weighs 0: nothing is preferred to anything")
+        raise DataError(f"{', '.join(listed(config.data))}: every row weighs 0: nothing is preferred to anything")
     leads = [config.own("gamma") + config.margin_scale * (i.margin or 0.0) for i in items]
     if any(leads) and config.ranking == "pairs":  # Plackett-Luce has no leads
         margin_P = torch.tensor(leads)

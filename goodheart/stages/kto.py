@@ -22,20 +22,19 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from goodheart.data.batches import micro_batches, pad
-from goodheart.data.examples import NOTHING_WANTED, SAME, Compared, Prepared, comparisons, require
+from goodheart.data.examples import NOTHING_WANTED, SAME, Compared, Prepared, require
 from goodheart.errors import DataError
 from goodheart.judges.reliability import pair_report, thumb_report
 from goodheart.losses.metrics import MetricSums
 from goodheart.losses.thumbs import LastKL, RewardShift, balanced_weights, bco_loss, kl_baseline, kto_loss
 from goodheart.models.causal import CausalLM
-from goodheart.stages.curriculum import RowCurriculum, row_order
+from goodheart.stages.curriculum import row_order
 from goodheart.stages.mismatched import Mismatched
-from goodheart.stages.references import ReferenceSettings, answer_logps, fitting_length, logps_of, reference_logps
-from goodheart.stages.unseen import read_parts
+from goodheart.stages.offline import begin
+from goodheart.stages.references import ReferenceSettings, answer_logps, logps_of, reference_logps
 from goodheart.train.config import listed
 from goodheart.train.language_model import total_steps
-from goodheart.train.optimizer import build_optimizer, lr_at
-from goodheart.train.policy import load_policy, save_policy
+from goodheart.train.optimizer import lr_at
 from goodheart.train.run import Run
 from goodheart.train.session import Session, open_session
 from goodheart.train.step import train_step
@@ -48,16 +47,7 @@ ClassWeight = Literal["auto"] | float
 
 
 class KTOConfig(ReferenceSettings):
-    """Settings of learning from thumbs. `model` is the policy to start from and, unless `reference` is given, the
-    reference.
-    """
-
-    data: str | list[str]  # thumbs; a pair is one up and one down
-    eval_data: str | list[str] | None = None  # None = `held_out` of the data, split by prompt
-    held_out: float = Field(0.1, ge=0, lt=1)
-    eval_every: int | None = Field(None, ge=1)  # steps; None = at the end only
-    curriculum: RowCurriculum | None = None  # which rows come when; None = all in random order
-    learning_rate: float = Field(1e-6, gt=0)
+    """Settings of learning from thumbs; of pairs in `data` one is up and one down."""
 
     loss: Literal["kto", "bco"] = "kto"
     beta: float = Field(0.1, gt=0)  # reward per nat; larger keeps the policy closer to the reference
@@ -70,8 +60,6 @@ class KTOConfig(ReferenceSettings):
             raise ValueError(
                 "`loss: kto` needs `batch_size` of 2 or more: its baseline puts answers behind other prompts"
             )
-        if self.eval_every and not (self.held_out or self.eval_data):
-            raise ValueError("`eval_every` has nothing to measure on: give `eval_data`, or a `held_out` over 0")
         for name in ("desirable_weight", "undesirable_weight"):
             value = getattr(self, name)
             if value != "auto" and value <= 0:
@@ -91,34 +79,21 @@ class Thumbs:
 
 def train(config: KTOConfig) -> Run:
     """Runs the stage; returns its finished run folder."""
-    sources = listed(config.data)
-    parents = {"model": config.model} | ({"reference": config.reference} if config.reference else {})
-    with open_session("kto", config, parents=parents, data=[*sources, *listed(config.eval_data)]) as session:
+    with open_session("kto", config, parents=config.parents(), data=config.files()) as session:
         if session.finished:
             return session.run
 
         # 1. model and records
-        model, template = load_policy(config, session)
-        # Before any pass: after one, fsdp's outer weights are whole, and the optimizer would train these copies.
-        optimizer = build_optimizer(
-            model.named_parameters(),
-            learning_rate=config.learning_rate,
-            weight_decay=config.weight_decay,
-            betas=config.adam_betas,
-            eps=config.adam_eps,
-        )
-        max_length = fitting_length(config, model, template)
-        parts = read_parts(session, config, "thumb")
-        if ties := parts.skipped.counts.pop(NOTHING_WANTED, 0):
-            parts.skipped.counts[_NO_ENDS] = ties
-        prepared = comparisons(session.watched(parts.kept, "making tokens"), template, max_length, parts.skipped)
-        measured = comparisons(parts.aside, template, max_length, parts.skipped)
-        for part in (prepared, measured):
+        work = begin(session, config, "thumb")
+        model, template, optimizer, prepared = work.model, work.template, work.optimizer, work.prepared
+        if ties := work.skipped.counts.pop(NOTHING_WANTED, 0):
+            work.skipped.counts[_NO_ENDS] = ties
+        for part in (prepared, work.measured):
             part.set_aside(_same_after_the_cut(part), SAME)
-        session.report_skipped(parts.skipped)
-        items, unseen = prepared.items, measured.items
-        require(items, parts.skipped, "thumb", sources)
-        weights = _class_weights(items, config, sources)
+        session.report_skipped(work.skipped)
+        items, unseen = prepared.items, work.measured.items
+        require(items, work.skipped, "thumb", listed(config.data))
+        weights = _class_weights(items, config)
         total = total_steps(len(items), config)
         order = row_order(
             prepared,
@@ -130,7 +105,8 @@ def train(config: KTOConfig) -> Run:
         )
 
         # 2. reference: of the answers where they stand, and, for KTO, behind other prompts of their step
-        mixed = Mismatched(items, [order[s] for s in range(total)] if config.loss == "kto" else [], max_length)
+        steps = [order[s] for s in range(total)] if config.loss == "kto" else []
+        mixed = Mismatched(items, steps, work.max_length)
         answers = [item.answers[0] for item in [*items, *unseen]]
         refs = reference_logps(session, model, [*answers, *mixed.examples], template, config)
         own_N, unseen_N, mixed_N = refs.logps_N.split([len(items), len(unseen), len(mixed.examples)])
@@ -139,8 +115,6 @@ def train(config: KTOConfig) -> Run:
         )
         report = partial(_report, session, model, unseen, unseen_N, template.pad_id, config)
 
-        session.state.add("model", model)
-        session.state.add("optimizer", optimizer)
         shift, last_kl = RewardShift(), LastKL()
         session.state.add("shift", shift)
         session.state.add("last_kl", last_kl)
@@ -182,18 +156,8 @@ def train(config: KTOConfig) -> Run:
                 session.log(step, metrics, shown=("loss", "rewards/margins", "kl", "eval/auc"))
 
         results = report(_held_out_baseline(config, shift, last_kl)) if unseen else {}
-        with session.model_folder() as folder:
-            save_policy(model, template, folder, session)
-        counts = {
-            "trained_on": len(items),
-            "held_out": len(unseen),
-            "truncated": prepared.cut,
-            "skipped": parts.skipped.total,
-            "desirable_weight": weights[0],
-            "undesirable_weight": weights[1],
-            "reference_from_cache": refs.shared,
-        }
-        return session.finish(counts | results)
+        told = {"desirable_weight": weights[0], "undesirable_weight": weights[1], "reference_from_cache": refs.shared}
+        return work.finish(told | results)
 
 
 def _kl(
@@ -232,7 +196,7 @@ def _rows_loss(
     )
 
 
-def _class_weights(items: Sequence[Compared], config: KTOConfig, sources: Sequence[str]) -> tuple[float, float]:
+def _class_weights(items: Sequence[Compared], config: KTOConfig) -> tuple[float, float]:
     """Weights of ups and downs.
 
     Raises:
@@ -243,8 +207,8 @@ def _class_weights(items: Sequence[Compared], config: KTOConfig, sources: Sequen
     if not up or not down:
         there = "up" if up else "down"
         raise DataError(
-            f"{', '.join(sources)}: every thumb is {there}: nothing tells good from bad. Add rows of the other kind"
-            + ("; ups alone are demonstrations: use sft" if up else "")
+            f"{', '.join(listed(config.data))}: every thumb is {there}: nothing tells good from bad. "
+            "Add rows of the other kind" + ("; ups alone are demonstrations: use sft" if up else "")
         )
     return balanced_weights(up, down, up_weight=config.desirable_weight, down_weight=config.undesirable_weight)
 

@@ -41,7 +41,7 @@ from goodheart.stages.policy_gradient import PolicyGradientSettings
 from goodheart.stages.prompt_stream import prompt_stream
 from goodheart.stages.writer import Writer
 from goodheart.train.lineage import same_place
-from goodheart.train.optimizer import build_optimizer, lr_at
+from goodheart.train.optimizer import lr_at, optimizer_for
 from goodheart.train.run import Run
 from goodheart.train.session import open_session
 
@@ -208,13 +208,7 @@ def train(config: OnlineConfig) -> Run:
         stream = prompt_stream(prepared, config.curriculum, steps=total, per_step=per_step, seed=config.seed)
         writer = Writer(actors.policy, actors.template, slots=config.slots)
         players = policy_player(writer), opponent(config, actors, writer, session)
-        optimizer = build_optimizer(
-            actors.policy.named_parameters(),
-            learning_rate=config.learning_rate,
-            weight_decay=config.weight_decay,
-            betas=config.adam_betas,
-            eps=config.adam_eps,
-        )
+        optimizer = optimizer_for(actors.policy.named_parameters(), config)
         session.state.add("policy", actors.policy)
         session.state.add("optimizer", optimizer)
         session.state.add("prompts", stream)

@@ -28,7 +28,7 @@ from goodheart.stages.ppo_update import advantages, update
 from goodheart.stages.prompt_stream import prompt_stream, scores_of_rows
 from goodheart.stages.rollouts import collect
 from goodheart.stages.writer import Writer
-from goodheart.train.optimizer import build_optimizer, lr_at
+from goodheart.train.optimizer import lr_at, optimizer_for
 from goodheart.train.run import Run
 from goodheart.train.session import open_session
 
@@ -92,13 +92,8 @@ def train(config: PPOConfig) -> Run:
         writer = Writer(actors.policy, actors.template, slots=config.slots)
         stream = prompt_stream(prepared, config.curriculum, steps=total, per_step=config.batch_size, seed=config.seed)
         kl = FixedKL(config.kl_coef) if config.kl_target is None else _adaptive(config)
-        optimizer = build_optimizer(
-            actors.named_parameters(),
-            learning_rate=config.learning_rate,
-            weight_decay=config.weight_decay,
-            betas=config.adam_betas,
-            eps=config.adam_eps,
-            learning_rates={"value.": config.value_learning_rate or config.learning_rate},
+        optimizer = optimizer_for(
+            actors.named_parameters(), config, {"value.": config.value_learning_rate or config.learning_rate}
         )
         session.state.add("policy", actors.policy)
         session.state.add("value", actors.value)

@@ -26,10 +26,10 @@ from goodheart.models.heads import RewardEnsemble, RewardModel
 from goodheart.models.load import new_reward, resolve, save_reward
 from goodheart.stages.curriculum import RowCurriculum, row_order
 from goodheart.stages.labels import HeadLoss, LabelBatch, StepSize, loss_over_heads, objective, pieces, step_size, trust
-from goodheart.stages.unseen import read_parts
-from goodheart.train.config import TrainingSettings, listed
+from goodheart.stages.unseen import MeasuredSettings, read_parts
+from goodheart.train.config import listed
 from goodheart.train.language_model import total_steps
-from goodheart.train.optimizer import build_optimizer, lr_at, resolve_dtype
+from goodheart.train.optimizer import lr_at, optimizer_for, resolve_dtype
 from goodheart.train.policy import ready, row_length
 from goodheart.train.run import Run
 from goodheart.train.session import Session, open_session
@@ -39,14 +39,10 @@ _LABELS = ("preference", "rating", "thumb")
 _MEASURED = 2000  # training items whose scores tell the scale
 
 
-class RewardConfig(TrainingSettings):
-    """Settings of reward-model training."""
+class RewardConfig(MeasuredSettings):
+    """Settings of reward-model training; `data` are pairs, rankings, ratings or thumbs (one kind per run)."""
 
-    data: str | list[str]  # pairs, rankings, ratings or thumbs (one kind per run)
     kind: Literal["auto", "preference", "rating", "thumb"] = "auto"
-    eval_data: str | list[str] | None = None  # None = `held_out` of the data, split by prompt
-    held_out: float = Field(0.1, ge=0, lt=1)
-    eval_every: int | None = Field(None, ge=1)  # steps; None = at the end only
     curriculum: RowCurriculum | None = None  # which rows come when; None = all in random order
     learning_rate: float = Field(1e-5, gt=0)
     ranking: Literal["pairs", "plackett-luce"] = "pairs"
@@ -67,8 +63,7 @@ class RewardConfig(TrainingSettings):
 def train(config: RewardConfig) -> Run:
     """Runs the stage; returns its finished run folder."""
     sources = listed(config.data)
-    files = [*sources, *listed(config.eval_data)]
-    with open_session("reward", config, parents={"model": config.model}, data=files) as session:
+    with open_session("reward", config, parents={"model": config.model}, data=config.files()) as session:
         if session.finished:
             return session.run
 
@@ -96,13 +91,7 @@ def train(config: RewardConfig) -> Run:
             steps=total,
             seed=config.seed,
         )
-        optimizer = build_optimizer(
-            model.named_parameters(),
-            learning_rate=config.learning_rate,
-            weight_decay=config.weight_decay,
-            betas=config.adam_betas,
-            eps=config.adam_eps,
-        )
+        optimizer = optimizer_for(model.named_parameters(), config)
         session.state.add("model", model)
         session.state.add("optimizer", optimizer)
         trust_PN = trust(items, model.num_scores, config)

@@ -2,32 +2,25 @@
 
 from __future__ import annotations
 
-from pydantic import Field
-
 from goodheart.data.examples import demonstrations, require
-from goodheart.stages.unseen import read_parts
-from goodheart.train.config import TrainingSettings, listed
+from goodheart.stages.unseen import MeasuredSettings, read_parts
+from goodheart.train.config import listed
 from goodheart.train.language_model import Rows, fit
 from goodheart.train.policy import load_policy, row_length, save_policy
 from goodheart.train.run import Run
 from goodheart.train.session import open_session
 
 
-class SFTConfig(TrainingSettings):
-    """Settings of supervised fine-tuning."""
+class SFTConfig(MeasuredSettings):
+    """Settings of supervised fine-tuning; `data` are demonstrations, of preference pairs the chosen answers."""
 
-    data: str | list[str]  # demonstrations; of preference pairs the chosen answer is taken
-    eval_data: str | list[str] | None = None  # None = `held_out` of the data, split by prompt
-    held_out: float = Field(0.1, ge=0, lt=1)  # as for reward: with one seed both hold out the same conversations
-    eval_every: int | None = Field(None, ge=1)  # steps; None = at the end only
     pack: bool = False  # several conversations in a row, each seeing only itself; pays on GPUs
 
 
 def train(config: SFTConfig) -> Run:
     """Runs the stage; returns its finished run folder."""
     sources = listed(config.data)
-    files = [*sources, *listed(config.eval_data)]
-    with open_session("sft", config, parents={"model": config.model}, data=files) as session:
+    with open_session("sft", config, parents={"model": config.model}, data=config.files()) as session:
         if session.finished:
             return session.run
 

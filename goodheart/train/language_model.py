@@ -17,7 +17,7 @@ from goodheart.data.examples import Prepared
 from goodheart.losses.metrics import MetricSums
 from goodheart.models.causal import CausalLM, completion_logprobs
 from goodheart.train.config import TrainingSettings
-from goodheart.train.optimizer import build_optimizer, lr_at
+from goodheart.train.optimizer import lr_at, optimizer_for
 from goodheart.train.session import Session
 from goodheart.train.step import train_step
 
@@ -99,13 +99,7 @@ def fit(
     total = total_steps(len(rows.groups), config)
     warmup = math.ceil(config.warmup_ratio * total)
     order = Order(rows.lengths, config.batch_size, config.seed)
-    optimizer = build_optimizer(
-        model.named_parameters(),
-        learning_rate=config.learning_rate,
-        weight_decay=config.weight_decay,
-        betas=config.adam_betas,
-        eps=config.adam_eps,
-    )
+    optimizer = optimizer_for(model.named_parameters(), config)
     session.state.add("model", model)
     session.state.add("optimizer", optimizer)
     before = mean_loss(session, model, held_out, config.max_tokens)

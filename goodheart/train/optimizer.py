@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from goodheart.errors import ConfigError, HealthError
+from goodheart.train.config import TrainingSettings
 from goodheart.train.parallel import World, is_sharded, local
 
 
@@ -174,6 +175,22 @@ def build_optimizer(
     if unused:
         raise ConfigError(f"learning_rates: no trained parameter starts with {', '.join(sorted(unused))}")
     return AdamW(list(groups.values()), betas=betas, eps=eps, master_dtype=master_dtype)
+
+
+def optimizer_for(
+    named_params: Iterable[tuple[str, nn.Parameter]],
+    config: TrainingSettings,
+    learning_rates: Mapping[str, float] | None = None,
+) -> AdamW:
+    """`build_optimizer` with what a stage's settings say."""
+    return build_optimizer(
+        named_params,
+        learning_rate=config.learning_rate,
+        weight_decay=config.weight_decay,
+        betas=config.adam_betas,
+        eps=config.adam_eps,
+        learning_rates=learning_rates,
+    )
 
 
 def _refuse_whole(groups: Iterable[ParamGroup]) -> None:

@@ -23,7 +23,7 @@ from goodheart.data.tokenizer import train_bpe
 from goodheart.errors import ConfigError, DataError
 from goodheart.models.load import new_model, save_causal
 from goodheart.stages import dpo as stage
-from goodheart.stages import references
+from goodheart.stages import offline, references
 from goodheart.stages.dpo import DPOConfig, train
 from tests.stages.commands import (
     assert_same_to_the_bit,
@@ -201,7 +201,7 @@ def test_a_cut_answer_has_no_end(
     tiny_model: Path, pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made = []
-    monkeypatch.setattr(stage, "comparisons", lambda *given: made.append(comparisons(*given)) or made[-1])
+    monkeypatch.setattr(offline, "comparisons", lambda *given: made.append(comparisons(*given)) or made[-1])
     run = train(config(tiny_model, pairs, tmp_path / "r", max_length=20, max_steps=1))
     whole = comparisons(made[0].records, Template(load_tokenizer(tiny_model)), 128).items
     answers = [
