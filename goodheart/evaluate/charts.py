@@ -14,6 +14,7 @@ from goodheart.errors import DataError
 from goodheart.evaluate.plot import Interval, Line, Show, interval_plot, legend, line_plot, number, percent
 from goodheart.evaluate.runs import RunRecord
 from goodheart.evaluate.wording import aspect_name, fixed, known
+from goodheart.judges.difficulty import middles
 from goodheart.judges.goodhart import RL, fit_law
 
 _TWO_SIDED = 1.96  # standard errors of a 95 % interval
@@ -28,6 +29,12 @@ _CURVES: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ("Answers that ended", "share", ("completions/ended",)),
     ("Clip fraction", "share of tokens", ("policy/clipfrac_avg",)),
     ("Explained variance", "of the returns", ("critic/vf_explained_var",)),
+    ("Open to the curriculum", "share of the prompts", ("curriculum/open", "curriculum/seen")),
+    (
+        "Reward by difficulty",
+        "score per answer",
+        ("curriculum/reward_easy", "curriculum/reward_middle", "curriculum/reward_hard"),
+    ),
     ("Accuracy", "share of pairs", ("rewards/accuracies", "eval/accuracy")),
     ("Margin", "reward", ("rewards/margins", "eval/margins")),
     ("Gradient norm", "before clipping", ("grad_norm",)),
@@ -234,6 +241,20 @@ def accuracy_chart(title: str, groups: Mapping[str, Mapping[str, float]]) -> Cha
     if not rows:
         return None
     return Chart(title, interval_plot(rows, title, show=percent, reference=0.5, limits=(0.0, 1.0)))
+
+
+def difficulty_chart(name: str, report: Mapping[str, Any]) -> Chart:
+    """How many prompts the model gets right how often, or how far a judge puts the better answer of a pair ahead."""
+    found = report["histogram"]
+    line = Line(name, middles(found), [float(count) for count in found["counts"]])
+    if "pairs" in report:
+        x_label, y_label = "margin", "pairs"
+        note = "Left of 0 the judge prefers the other answer: a hard pair, or a wrong label."
+    else:
+        x_label, y_label = "pass rate", "prompts"
+        note = "At both ends all answers are alike, and comparing them teaches nothing."
+    drawing = line_plot([line], f"histogram of {name}", x_label=x_label, y_label=y_label)
+    return Chart(f"Difficulty: {name}", drawing, note)
 
 
 def probe_chart(report: Mapping[str, Any]) -> Chart | None:

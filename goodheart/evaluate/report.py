@@ -117,6 +117,11 @@ def _content(story: Story) -> dict[str, Any]:
         "goodhart": [chart for run in story.runs for chart in _of(run, charts.goodhart_charts)],
         "kept": [run.name for run in story.runs if run.done and (run.settings.get("audit") or {}).get("keep")],
         "labels": [run for run in story.runs if run.stage == "label" and run.results],
+        "measured": [
+            (run, _of(run, lambda each: charts.difficulty_chart(each.name, each.results)))
+            for run in story.runs
+            if run.stage == "difficulty" and run.results
+        ],
         "rewards": [_of(run, _reward_section) for run in story.runs if run.stage == "reward" and run.results],
         "examined": examined,
         "training": [(run, drawn) for run in story.runs if (drawn := _of(run, charts.training_charts))],

@@ -101,13 +101,19 @@ def pairs_report(margins: Sequence[float], kinds: Mapping[str, Sequence[int]]) -
     }
 
 
-def histogram(values: Sequence[float], low: float, high: float) -> list[dict[str, Any]]:
+def histogram(values: Sequence[float], low: float, high: float) -> dict[str, Any]:
     """Counts in ten bins of equal width from `low` to `high`; the last takes in its upper end."""
     width = (high - low) / _BINS or 1.0
     counts = [0] * _BINS
     for value in values:
         counts[min(int((value - low) / width + 1e-9), _BINS - 1)] += 1
-    return [{"low": low + i * width, "high": low + (i + 1) * width, "count": n} for i, n in enumerate(counts)]
+    return {"low": low, "high": low + _BINS * width, "counts": counts}
+
+
+def middles(found: Mapping[str, Any]) -> list[float]:
+    """Middle of each bin of a histogram."""
+    width = (found["high"] - found["low"]) / len(found["counts"])
+    return [found["low"] + (i + 0.5) * width for i in range(len(found["counts"]))]
 
 
 def _prompts(measured: Sequence[AnswersMeasured]) -> dict[str, Any]:

@@ -73,7 +73,7 @@ class CurriculumSettings(Settings):
     def open_share(self, progress: float) -> float:
         """Share of the rows that is open when `progress` of the run is over (0 to 1).
 
-        linear and sqrt are the competence functions of Platanios et al. arXiv:1903.09848 sec. 2.2; with sqrt the share
+        linear and sqrt are the competence functions of Platanios et al. arXiv:1903.09848; with sqrt the share
         grows fast at first, so that a newly opened row has about the same time to be learnt from at any moment.
         """
         start, way = self.start_share, min(1.0, progress / self.full_at)

@@ -23,7 +23,7 @@ from goodheart.data.reading import as_sources, bad_row, parse
 from goodheart.data.records import Judgement, Prompt, Text
 from goodheart.data.writing import write_rows
 from goodheart.errors import DataError
-from goodheart.judges.difficulty import of_answers, pairs_report, prompts_report, ranking_margin
+from goodheart.judges.difficulty import middles, of_answers, pairs_report, prompts_report, ranking_margin
 from goodheart.stages.draw import sampled
 from goodheart.stages.selection import OF_ANSWERS, question
 from goodheart.train.config import Settings
@@ -228,9 +228,8 @@ def _line(row: Mapping[str, Any]) -> str:
     return f"{row['prompts']} prompts, pass rate {row['pass_rate']:.3f}, mean score {row['reward_mean']:.3f}{spread}"
 
 
-def _histogram(title: str, bins: Sequence[Mapping[str, float]]) -> Iterator[str]:
-    most = max(each["count"] for each in bins)
-    yield f"{title}:"
-    for each in bins:
-        bar = "#" * round(_BAR_WIDTH * each["count"] / most)
-        yield f"  {each['low']:8.2f} to {each['high']:.2f}  {each['count']:6d}  {bar}".rstrip()
+def _histogram(title: str, found: Mapping[str, Any]) -> Iterator[str]:
+    most = max(found["counts"])
+    yield f"{title} (middle of each bin), rows:"
+    for middle, count in zip(middles(found), found["counts"], strict=True):
+        yield f"  {middle:8.2f}  {count:6d}  {'#' * round(_BAR_WIDTH * count / most)}".rstrip()

@@ -329,3 +329,27 @@ def test_training_charts_take_what_was_logged(tmp_path: Path) -> None:
     rows = [{"step": i, "objective/kl": i if i != 2 else None, "policy/clipfrac_avg": 0.1} for i in (1, 2, 3)]
     run = read_story(write_run(tmp_path / "ppo", "ppo", metrics=rows)).runs[0]
     assert [chart.title for chart in training_charts(run)] == ["KL from the start", "Clip fraction"]
+
+
+def test_measured_difficulty_is_shown(tmp_path: Path) -> None:
+    folder = write_pipeline(tmp_path / "demo")
+    bins = {"low": 0.0, "high": 1.0, "counts": list(range(10))}
+    prompts = {"prompts": 45, "answers": 90, "bar": 0.5, "pass_rate": 0.62, "all_pass": 0.2, "none_pass": 0.1}
+    prompts |= {"no_spread": 0.3, "reliability": 0.47, "histogram": bins}
+    pairs = {"pairs": 45, "margin": 1.25, "against": 0.25, "histogram": bins}
+    noted = json.loads((folder / "pipeline.json").read_text())
+    for name, results in (("measured", prompts), ("hard-pairs", pairs)):
+        noted["done"][name] = {"stage": "difficulty", "settings": {"out": f"{name}.jsonl"}, "results": results}
+    (folder / "pipeline.json").write_text(json.dumps(noted))
+    text = report(folder).text
+    assert "measured : 90 answers to 45 prompts, of which 62 % score over 0.5." in text
+    assert "All answers pass at 20 % of the prompts, none at 10 %; at 30 % all score the same." in text
+    assert "Of the variance of the prompts' mean scores 47 % is no noise." in text
+    assert "hard-pairs : 45 pairs; the judge prefers the other answer in 25 %" in text
+    assert "Left of 0 the judge prefers the other answer" in text
+
+
+def test_a_curriculum_is_drawn(tmp_path: Path) -> None:
+    rows = [{"step": i, "curriculum/open": i / 3, "curriculum/reward_easy": 0.5} for i in (1, 2, 3)]
+    run = read_story(write_run(tmp_path / "grpo", "grpo", metrics=rows)).runs[0]
+    assert [chart.title for chart in training_charts(run)] == ["Open to the curriculum", "Reward by difficulty"]

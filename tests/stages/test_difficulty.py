@@ -13,7 +13,8 @@ import pytest
 
 from goodheart.data.formats import read_rows, write_rows
 from goodheart.errors import DataError
-from goodheart.judges.difficulty import histogram, of_answers, ranking_margin, reliability
+from goodheart.judges.difficulty import histogram, middles, of_answers, ranking_margin, reliability
+from goodheart.loop.step import results_of
 from goodheart.stages.difficulty import DifficultyConfig, Measured, difficulty
 from goodheart.stages.score import ScoreConfig, score
 from tests.stages import commands
@@ -48,7 +49,7 @@ def test_prompts_by_hand(tmp_path: Path) -> None:
     assert results["pass_rate"] == pytest.approx(0.5)
     assert [results[name] for name in ("all_pass", "none_pass", "no_spread")] == pytest.approx([1 / 3, 1 / 3, 2 / 3])
     assert results["reward_std"] == pytest.approx(half / 3)
-    assert [each["count"] for each in results["histogram"]] == [1, 0, 0, 0, 0, 1, 0, 0, 0, 1]
+    assert results["histogram"]["counts"] == [1, 0, 0, 0, 0, 1, 0, 0, 0, 1]
     assert results["kinds"]["x"]["pass_rate"] == 0.75
     assert results["kinds"]["y"]["prompts"] == 1
     assert json.loads((tmp_path / "out.difficulty.json").read_text()) == results
@@ -132,6 +133,11 @@ def test_nothing_to_measure_is_an_error_and_leaves_no_file(tmp_path: Path) -> No
     assert [path.name for path in tmp_path.iterdir()] == ["scored.jsonl"]
 
 
+def test_a_pipeline_keeps_what_a_report_and_a_gate_read(tmp_path: Path) -> None:
+    _, found = measured(ANSWERS, tmp_path, bar=0.5, kind="task")
+    assert results_of(found) == found.results
+
+
 def test_reliability_by_hand_and_against_what_is_true() -> None:
     # means 0.5 and 1 with variance 1/8; noise: (1/3) / 4 and 0, their mean 1/24. 1 - (1/24) / (1/8) = 2/3
     found = reliability([of_answers([0, 1, 1, 0], 0.5), of_answers([1, 1], 0.5)])
@@ -152,9 +158,9 @@ def test_reliability_by_hand_and_against_what_is_true() -> None:
 
 def test_histogram_takes_in_both_ends() -> None:
     found = histogram([0.0, 0.1, 0.3, 1.0], 0.0, 1.0)
-    assert [each["count"] for each in found] == [1, 1, 0, 1, 0, 0, 0, 0, 0, 1]
-    assert found[-1]["high"] == 1.0
-    assert sum(each["count"] for each in histogram([2.0, 2.0], 2.0, 2.0)) == 2
+    assert found["counts"] == [1, 1, 0, 1, 0, 0, 0, 0, 0, 1]
+    assert middles(found) == pytest.approx([0.05, 0.15, 0.25, 0.35, 0.45, 0.55, 0.65, 0.75, 0.85, 0.95])
+    assert sum(histogram([2.0, 2.0], 2.0, 2.0)["counts"]) == 2
 
 
 # Pairs -----------------------------------------------------------------------------------------------------------
