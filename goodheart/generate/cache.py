@@ -82,10 +82,6 @@ class KVCache:
         self.lengths = [*self.lengths, *lengths]
         self._stale = True
 
-    def copy_rows(self, new: Sequence[int], old: Sequence[int], length: int) -> None:
-        """Fill rows `new` with the first `length` tokens of rows `old`."""
-        self._store[:, :, list(new), :, :length] = self._store[:, :, list(old), :, :length]
-
     def step(self) -> Tensor:
         """Prepare a forward over one new token per row. -> positions_N of those tokens."""
         self._prefill = None
@@ -106,7 +102,8 @@ class KVCache:
         """Row i becomes what row order[i] was; the others are gone."""
         new, old = moves(order)
         if new:
-            self.copy_rows(new, old, max(self.lengths[i] for i in old))
+            length = max(self.lengths[i] for i in old)
+            self._store[:, :, new, :, :length] = self._store[:, :, old, :, :length]
         self.lengths = [self.lengths[i] for i in order]
         self._stale = True
 
@@ -134,11 +131,6 @@ class KVCache:
         self.write(layer, torch.cat((k_BGTd, v_BGTd), 1).view(-1, d))
         q_Xgd = q_BHTd.reshape(N * self.kv_heads, -1, d).to(self.dtype)
         return self.read(layer, q_Xgd, scale=scale, window=window, softcap=softcap).view(N, H, 1, d)
-
-    def blocks(self, layer: int) -> tuple[Tensor, Tensor]:
-        """All the room of one layer: keys and values, (slots, G, max_length, d) each."""
-        keys, values = self._store[layer]
-        return keys, values
 
     def write(self, layer: int, kv_Zd: Tensor) -> None:
         """Store one token per row: of each row its G keys, then its G values."""

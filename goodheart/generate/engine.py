@@ -22,7 +22,7 @@ from torch import Tensor
 
 from goodheart.errors import ConfigError, HealthError
 from goodheart.generate.cache import KVCache, round_up
-from goodheart.generate.native import NativeSampler
+from goodheart.generate.compiled import CompiledCache, CompiledRunner, CompiledSampler
 from goodheart.generate.runners import HFRunner, NativeRunner, RecomputingRunner, Runner, hf_runner
 from goodheart.generate.sampling import Sampler, SamplingParams, UniformRows
 from goodheart.generate.scheduler import Row, Scheduler, compact, requests
@@ -57,7 +57,7 @@ class Engine:
         self.model, self.slots = model, slots
         limits = [n for n in (max_length, model.max_length) if n is not None]
         self.max_length = min(limits) if limits else None
-        self._cache: KVCache | None = None
+        self._cache: KVCache | CompiledCache | None = None
         self._hf_runner: type[HFRunner] | type[RecomputingRunner] | None = None  # unknown until first used
 
     def generate(
@@ -81,7 +81,7 @@ class Engine:
         wrong length; HealthError when the model gives not-a-number.
         """
         results: list[Generation | None] = [None] * len(prompts)
-        call = _Call(self, prompts, params, stop, sequence_ids)
+        call = _Call(self, prompts, params, stop, sequence_ids, one_by_one=on_token is not None)
         while call.unfinished:
             rows, ended = call.advance()
             if on_token is not None:
@@ -96,7 +96,7 @@ class Engine:
 
     def stream(self, prompt: Sequence[int], params: SamplingParams, stop: Stop | None = None) -> Iterator[int]:
         """The tokens of one continuation as they come. Raises as `generate`, at once."""
-        return self._tokens(_Call(self, [prompt], params, stop, None))
+        return self._tokens(_Call(self, [prompt], params, stop, None, one_by_one=True))
 
     def release(self) -> None:
         """Free the memory of keys and values until the next call."""
@@ -114,23 +114,25 @@ class Engine:
             if self._hf_runner is None:
                 self._hf_runner = hf_runner(model, device)
             return self._hf_runner(model, device)
+        kept, self._cache = self._cache, None  # a call owns its cache: another may start before it ends
+        compiled = CompiledRunner.of(model, slots, length, kept)
+        if compiled is not None:
+            return compiled
         autocast = torch.is_autocast_enabled(device.type)
         dtype = torch.get_autocast_dtype(device.type) if autocast else first.dtype
-        cache, self._cache = self._cache, None  # a call owns its cache: another may start before it ends
-        if cache is None or not cache.fits(slots, length, dtype, device):
-            cache = None  # free it before its successor is made
+        if not isinstance(kept, KVCache) or not kept.fits(slots, length, dtype, device):
+            del kept  # before its successor is made
             c = model.config
             with torch.inference_mode(False):
-                cache = KVCache(c.layers, slots, round_up(length), c.kv_heads, c.head_dim, dtype, device)
-        return NativeRunner(model, cache)
+                kept = KVCache(c.layers, slots, round_up(length), c.kv_heads, c.head_dim, dtype, device)
+        return NativeRunner(model, kept)
 
     def _sampler(self, params: SamplingParams) -> Callable[[Tensor, Tensor | None], Tensor]:
         head = self.model.unembed()
-        autocast = torch.is_autocast_enabled(head.weight_VD.device.type)
-        return (None if autocast else NativeSampler.of(head, params)) or Sampler(head, params)
+        return CompiledSampler.of(head, params) or Sampler(head, params)
 
     def _done(self, runner: Runner) -> None:
-        if isinstance(runner, NativeRunner):
+        if isinstance(runner, NativeRunner | CompiledRunner):
             self._cache = runner.cache
 
 
@@ -144,8 +146,10 @@ class _Call:
         params: SamplingParams,
         stop: Stop | None,
         sequence_ids: Sequence[int] | None,
+        *,
+        one_by_one: bool,
     ) -> None:
-        self.engine, self.params, self.stop = engine, params, stop
+        self.engine, self.params, self.stop, self.one_by_one = engine, params, stop, one_by_one
         self.sampler = engine._sampler(params)
         self.eos_ids = frozenset(params.eos_ids)
         self.sequence_ids = range(len(prompts)) if sequence_ids is None else sequence_ids
@@ -171,7 +175,8 @@ class _Call:
         return bool(self.running or len(self.scheduler))
 
     def advance(self) -> tuple[list[Row], list[tuple[Row, Finish]]]:
-        """Start rows if it is time to, otherwise one step of all. -> the rows that got a token; those that ended."""
+        """Start rows if it is time to, otherwise one step of all, or several. -> the rows that got a token, or several;
+        those that ended, in that order."""
         started = self.scheduler.next_group(len(self.running))
         if started:
             hidden_PD = self.runner.admit([row.prompt for row in started])
@@ -181,9 +186,48 @@ class _Call:
             self.running += started
             self.tokens_N = torch.cat((self.tokens_N, tokens_P))
             return started, self._record(started, drawn)
-        rows = self.running
-        self.tokens_N, drawn = self._draw(self.runner.step(self.tokens_N), 0)
+        rows, runner, sampler = self.running, self.runner, self.sampler
+        if isinstance(runner, CompiledRunner) and isinstance(sampler, CompiledSampler):
+            steps = 1 if self.one_by_one else runner.steps_at_once(sampler)
+            return rows, self._run(runner, sampler, steps)
+        self.tokens_N, drawn = self._draw(runner.step(self.tokens_N), 0)
         return rows, self._record(rows, drawn)
+
+    def _run(self, runner: CompiledRunner, sampler: CompiledSampler, steps: int) -> list[tuple[Row, Finish]]:
+        """Several steps of all rows in one call. -> the rows that end"""
+        limits = [row.limit - len(row.ids) for row in self.running]
+        steps = min(steps, max(limits))
+        ahead = None if self.uniforms is None else self.uniforms.ahead
+        tokens_NS, logps_NS, made = runner.run(self.tokens_N, sampler, ahead, limits, self.params.eos_ids, steps)
+        self.tokens_N = tokens_NS[:, -1].contiguous()
+        if self.uniforms is not None:
+            self.uniforms.skip(steps)
+        ended: list[tuple[int, Row, Finish]] = []
+        drawn = zip(self.running, tokens_NS.tolist(), logps_NS.tolist(), made, strict=True)
+        for row, tokens, logps, count in drawn:
+            if math.isnan(sum(logps[:count])):
+                row.ids += tokens[: [math.isnan(logp) for logp in logps].index(True)]
+                self._refuse_nan(row)
+            finish, count = self._take(row, tokens[:count], logps)
+            if finish is not None:
+                ended.append((count, row, finish))
+        ended.sort(key=lambda each: each[0])  # by the step in which they did
+        self._drop([row for _, row, _ in ended])
+        return [(row, finish) for _, row, finish in ended]
+
+    def _take(self, row: Row, tokens: list[int], logps: list[float]) -> tuple[Finish | None, int]:
+        """Add tokens until the row ends. -> how it ends, None if it goes on; how many tokens it took"""
+        if self.stop is None:  # what ends a row is then known to have come last
+            row.ids += tokens
+            row.logps += logps[: len(tokens)]
+            return self._finish(row), len(tokens)
+        for count, (token, logp) in enumerate(zip(tokens, logps, strict=False), 1):
+            row.ids.append(token)
+            row.logps.append(logp)
+            finish = self._finish(row)
+            if finish is not None:
+                return finish, count
+        return None, len(tokens)
 
     def _draw(self, hidden_ND: Tensor, first: int) -> tuple[Tensor, list[list[float]]]:
         """Tokens for the rows from `first` on. -> tokens_N on the device; [tokens, log-probabilities] as numbers."""
@@ -195,7 +239,7 @@ class _Call:
         """Add the tokens to their rows, and drop the rows that end."""
         tokens, logps = [int(token) for token in drawn[0]], drawn[1]
         if math.isnan(sum(logps)):
-            self._refuse_nan(rows, logps)
+            self._refuse_nan(rows[[math.isnan(logp) for logp in logps].index(True)])
         for row, token, logp in zip(rows, tokens, logps, strict=True):
             row.ids.append(token)
             row.logps.append(logp)
@@ -204,19 +248,23 @@ class _Call:
             ended = [(row, finish) for row in rows if (finish := self._finish(row)) is not None]
         else:
             ended = []
+        self._drop([row for row, _ in ended])
+        if ended or rows is not self.running:
+            self.until_limit = min((row.limit - len(row.ids) for row in self.running), default=0)
+        return ended
+
+    def _drop(self, ended: list[Row]) -> None:
+        """These rows run no longer."""
         if ended:
-            gone = {id(row) for row, _ in ended}
+            gone = {id(row) for row in ended}
             order = compact([id(row) not in gone for row in self.running])
             self.running = [self.running[i] for i in order]
             self.tokens_N = self.tokens_N[order]
             self.runner.keep(order)
             if self.uniforms is not None:
                 self.uniforms.keep(order)
-        if ended or rows is not self.running:
-            self.until_limit = min((row.limit - len(row.ids) for row in self.running), default=0)
         if not self.unfinished:
             self.engine._done(self.runner)
-        return ended
 
     def _finish(self, row: Row) -> Finish | None:
         if row.ids[-1] in self.eos_ids:
@@ -225,8 +273,7 @@ class _Call:
             return "stop"
         return "length" if len(row.ids) == row.limit else None
 
-    def _refuse_nan(self, rows: list[Row], logps: list[float]) -> NoReturn:
-        row = next(row for row, logp in zip(rows, logps, strict=True) if math.isnan(logp))
+    def _refuse_nan(self, row: Row) -> NoReturn:
         raise HealthError(
             f"generation: the model gave not-a-number at new token {len(row.ids)} of prompt {row.index}; its weights "
             "are broken (training diverged?): go back to an earlier checkpoint"

@@ -1,8 +1,8 @@
 """What runs the model for the engine: prompts in and hidden states out, one token per row in and hidden states out.
 
-Three ways with one interface: our decoder over a static cache, a transformers decoder over its own cache, and any
-decoder without a cache (slow: every step computes whole sequences again; for architectures whose cache is not made of
-keys and values alone, such as windows, chunks or recurrent states).
+Ways with one interface: our decoder over a static cache (here in PyTorch, in `compiled.py` in C), a transformers
+decoder over its own cache, and any decoder without a cache (slow: every step computes whole sequences again; for
+architectures whose cache is not made of keys and values alone, such as windows, chunks or recurrent states).
 
 Shapes: N running rows, P new rows, U distinct prompts, T time, D width.
 """
@@ -19,13 +19,7 @@ from goodheart.generate.cache import KVCache
 from goodheart.generate.decode import Decoder
 from goodheart.generate.hf_cache import HFCache, caches_plainly
 from goodheart.generate.layers import plain_model
-from goodheart.generate.native import NativeDecoder
 from goodheart.models.causal import CausalLM, at_end
-
-# Prompts go through the C code when each is short enough for its simple attention (tokens), and all together are too
-# small for PyTorch's faster matmuls to make up for its modules (tokens x width).
-_SHORT_PROMPT = 512
-_SMALL_PREFILL = 2**18
 
 
 class Runner(Protocol):
@@ -52,18 +46,9 @@ class NativeRunner:
     @torch.no_grad()
     def admit(self, prompts: Sequence[Sequence[int]]) -> Tensor:
         distinct, sources = share(prompts)
-        longest, first = max(len(p) for p in distinct), len(self.cache.lengths)
+        ids_UT, lengths_U = pad(distinct, self.cache.device)
         self.cache.start([len(p) for p in prompts], sources)
-        small = sum(len(p) for p in distinct) * self.model.width <= _SMALL_PREFILL
-        if isinstance(self.decoder, NativeDecoder) and small and longest <= _SHORT_PROMPT:
-            owners = [first + sources.index(u) for u in range(len(distinct))]
-            hidden_UD = self.decoder.prefill(distinct, owners)
-            copies = [i for i, u in enumerate(sources) if first + i != owners[u]]
-            if copies:
-                self.cache.copy_rows([first + i for i in copies], [owners[sources[i]] for i in copies], longest)
-        else:
-            ids_UT, lengths_U = pad(distinct, self.cache.device)
-            hidden_UD = self.model(ids_UT, cache=self.cache, keep_BT=at_end(lengths_U, ids_UT.shape[1]))
+        hidden_UD = self.model(ids_UT, cache=self.cache, keep_BT=at_end(lengths_U, ids_UT.shape[1]))
         return shared_out(hidden_UD, sources)
 
     def step(self, tokens_N: Tensor) -> Tensor:
@@ -127,12 +112,12 @@ class RecomputingRunner:
         return self.model(ids_NT, lengths_B=lengths_N, keep_BT=at_end(lengths_N, ids_NT.shape[1]))
 
 
-def decoder(model: CausalLM, cache: KVCache) -> NativeDecoder | Decoder | None:
-    """The fastest way to run single tokens; None when it is the model's own forward pass."""
+def decoder(model: CausalLM, cache: KVCache) -> Decoder | None:
+    """A faster way to run single tokens than the model's own forward pass, if there is one."""
     if torch.is_autocast_enabled(cache.device.type):
         return None
     plain = plain_model(model, cache.max_length, cache.dtype)
-    return None if plain is None else NativeDecoder.of(plain, cache) or Decoder(plain, cache)
+    return None if plain is None else Decoder(plain, cache)
 
 
 def hf_runner(model: CausalLM, device: torch.device) -> type[HFRunner] | type[RecomputingRunner]:

@@ -104,6 +104,15 @@ class UniformRows:
         self._u_NS = torch.zeros(rows, steps, dtype=torch.float64, device=device)
         self._at_N = torch.zeros(0, dtype=torch.long, device=device)
 
+    @property
+    def ahead(self) -> tuple[Tensor, Tensor]:
+        """All numbers, flat, and where in them those begin that each row takes next."""
+        return self._u_NS.view(-1), self._at_N
+
+    def skip(self, steps: int) -> None:
+        """All rows have taken so many."""
+        self._at_N += steps
+
     def admit(self, sequences: Sequence[int]) -> None:
         """Append rows for these sequences, at their first step."""
         steps = self._u_NS.shape[1]

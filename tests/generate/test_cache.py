@@ -14,14 +14,13 @@ import torch
 from goodheart.generate.cache import BUCKET, KVCache
 from goodheart.generate.decode import Decoder
 from goodheart.generate.layers import plain_model
-from goodheart.generate.native import NativeDecoder
 from goodheart.models.load import LoraSpec, add_lora, load_causal
 from goodheart.models.transformer import Transformer
 from tests.models.families import NATIVE, saved, some_ids
 
 LENGTHS = [11, 3, 7]
 STEPS = 9
-WAYS = ["general", "operations", "native"]
+WAYS = ["general", "operations"]
 
 
 def native(name: str, folder: Path) -> Transformer:
@@ -45,12 +44,7 @@ def single_steps(way: str, model: Transformer, cache: KVCache) -> Callable[[torc
         ]
     plain = plain_model(model, cache.max_length, cache.dtype)
     assert plain is not None
-    if way == "operations":
-        return Decoder(plain, cache).step
-    native_decoder = NativeDecoder.of(plain, cache)
-    if native_decoder is None:
-        pytest.skip("no C compiler")
-    return native_decoder.step
+    return Decoder(plain, cache).step
 
 
 def run(model: Transformer, cache: KVCache, tokens_NT: torch.Tensor, way: str) -> dict[tuple[int, int], torch.Tensor]:

@@ -1,4 +1,7 @@
-/* Vectors of floats, e^x, and a matmul that reads weights as training stores them. */
+/* Vectors of floats, e^x, and how the numbers of tokens lie side by side.
+
+   A panel holds PANEL tokens: of each feature the numbers of all of them, then the next feature. So every operation is
+   one of whole vectors, and what is computed for a token does not depend on which tokens lie beside it. */
 
 #ifndef GOODHEART_VECTORS_H
 #define GOODHEART_VECTORS_H
@@ -8,22 +11,16 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define ROWS 4 /* rows and outputs of a tile: its sums and their operands fit in the registers */
-#ifdef __AVX512F__
+#define PANEL 16
+#if defined(__AVX512F__) && defined(__AVX512VL__)
 #define LANES 16
-#define OUTS 4
-#else
+#elif defined(__AVX__)
 #define LANES 8
-#define OUTS 2
-#endif
-#define L1_FLOATS 4096  /* half of a first cache of 32 KiB */
-#define L2_FLOATS 49152 /* 192 KiB of a second cache of 512 KiB or more */
-#if defined(__clang__) || __GNUC__ >= 12
-#define SHUFFLE __builtin_shufflevector
 #else
-#define SHUFFLE(a, b, ...) __builtin_shuffle(a, b, (int32_t __attribute__((vector_size(16)))){__VA_ARGS__})
+#define LANES 4
 #endif
-/* GCC would rather load an operand from memory again for each use, and loads are what limits a tile. */
+#define PARTS (PANEL / LANES) /* vectors of a panel's row */
+/* Keeps a value in its register: GCC would rather load it from memory again for each use. */
 #ifdef __AVX__
 #define KEEP(v) __asm__("" : "+x"(v))
 #else
@@ -31,14 +28,9 @@
 #endif
 #define INLINE static inline __attribute__((always_inline))
 
-typedef float quad __attribute__((vector_size(16)));
 typedef float vec __attribute__((vector_size(LANES * 4)));
 typedef float loose __attribute__((vector_size(LANES * 4), aligned(4), may_alias));
 typedef int32_t ivec __attribute__((vector_size(LANES * 4)));
-
-typedef struct {
-    const float *weight, *bias; /* (out, in), (out) or NULL */
-} Linear;
 
 INLINE vec load(const float *p) { return *(const loose *)p; }
 INLINE void store(float *p, vec x) { *(loose *)p = x; }
@@ -59,25 +51,16 @@ INLINE void store_some(float *p, vec x, int64_t n) {
 
 INLINE vec choose(ivec which, vec a, vec b) { return (vec)((which & (ivec)a) | (~which & (ivec)b)); }
 
-/* Sums over lanes, in one order whether alone or four at a time: halves, then (0 + 2) + (1 + 3). */
-INLINE quad fold(vec x) {
-    quad part[LANES / 4];
-    memcpy(part, &x, sizeof x);
-    for (int width = LANES / 8; width; width /= 2)
-        for (int i = 0; i < width; i++) part[i] += part[i + width];
-    return part[0];
-}
-
 INLINE float sum(vec x) {
-    quad s = fold(x);
-    return (s[0] + s[2]) + (s[1] + s[3]);
+    float total = x[0];
+    for (int i = 1; i < LANES; i++) total += x[i];
+    return total;
 }
 
-INLINE quad sum4(vec a, vec b, vec c, vec d) {
-    quad p = fold(a), q = fold(b), r = fold(c), s = fold(d);
-    quad pq = SHUFFLE(p, q, 0, 4, 1, 5) + SHUFFLE(p, q, 2, 6, 3, 7);
-    quad rs = SHUFFLE(r, s, 0, 4, 1, 5) + SHUFFLE(r, s, 2, 6, 3, 7);
-    return SHUFFLE(pq, rs, 0, 1, 4, 5) + SHUFFLE(pq, rs, 2, 3, 6, 7);
+INLINE float largest(vec x) {
+    float most = x[0];
+    for (int i = 1; i < LANES; i++) most = x[i] > most ? x[i] : most;
+    return most;
 }
 
 /* e^x: 2^n times a polynomial (Cephes), 2 units in the last place; 0 below -87, not-a-number stays. */
@@ -99,61 +82,14 @@ INLINE vec vexp(vec x) {
 
 INLINE vec sigmoid(vec x) { return 1.0f / (1.0f + vexp(-x)); }
 
-/* y[r][o] = sum_k x[r][k] w[o][k] for a tile of constant shape. */
-INLINE void tile(const int rows, const int outs, const float *x, const float *w, float *y, int64_t in, int64_t stride,
-                 const float *bias) {
-    vec total[ROWS][OUTS];
-    for (int r = 0; r < rows; r++)
-        for (int o = 0; o < outs; o++) total[r][o] = (vec){0};
-    int64_t k = 0;
-    for (; k + LANES <= in; k += LANES) {
-        vec a[ROWS];
-        for (int r = 0; r < rows; r++) {
-            a[r] = load(x + r * in + k);
-            KEEP(a[r]);
-        }
-        for (int o = 0; o < outs; o++) {
-            vec b = load(w + o * in + k);
-            KEEP(b);
-            for (int r = 0; r < rows; r++) total[r][o] += a[r] * b;
-        }
-    }
-    if (k < in)
-        for (int o = 0; o < outs; o++) {
-            vec b = load_some(w + o * in + k, in - k);
-            for (int r = 0; r < rows; r++) total[r][o] += load_some(x + r * in + k, in - k) * b;
-        }
-    for (int o = 0; o < outs; o++) {
-        float b = bias ? bias[o] : 0.0f;
-        if (rows == 4) {
-            quad s = sum4(total[0][o], total[1][o], total[2][o], total[3][o]);
-            for (int r = 0; r < 4; r++) y[r * stride + o] = s[r] + b;
-        } else
-            for (int r = 0; r < rows; r++) y[r * stride + o] = sum(total[r][o]) + b;
-    }
-}
+/* cap tanh(x / cap) */
+INLINE vec soften(vec x, float cap) { return cap * (2.0f * sigmoid(x * (2.0f / cap)) - 1.0f); }
 
-INLINE void tiles(const int outs, const float *x, const float *w, float *y, int64_t rows, int64_t in, int64_t stride,
-                  const float *bias) {
-    int64_t r = 0;
-    for (; r + ROWS <= rows; r += ROWS) tile(ROWS, outs, x + r * in, w, y + r * stride, in, stride, bias);
-    for (; r < rows; r++) tile(1, outs, x + r * in, w, y + r * stride, in, stride, bias);
-}
+INLINE int64_t panels_of(int64_t tokens) { return (tokens + PANEL - 1) / PANEL; }
 
-/* y (rows, out) = x (rows, in) w^T + b. Outputs in blocks whose weights stay in the second cache while rows come in
-   blocks that stay in the first. */
-static inline void linear(const Linear *l, const float *x, float *y, int64_t rows, int64_t in, int64_t out) {
-    int64_t outs = L2_FLOATS / in / OUTS * OUTS, some = L1_FLOATS / in / ROWS * ROWS;
-    outs = outs > OUTS ? outs : OUTS;
-    some = some > ROWS ? some : ROWS;
-    for (int64_t first = 0; first < out; first += outs)
-        for (int64_t r = 0; r < rows; r += some) {
-            int64_t o = first, end = first + outs < out ? first + outs : out, n = rows - r < some ? rows - r : some;
-            for (; o + OUTS <= end; o += OUTS)
-                tiles(OUTS, x + r * in, l->weight + o * in, y + r * out + o, n, in, out, l->bias ? l->bias + o : NULL);
-            for (; o < end; o++)
-                tiles(1, x + r * in, l->weight + o * in, y + r * out + o, n, in, out, l->bias ? l->bias + o : NULL);
-        }
+/* Where the numbers of a token begin in panels of n features; they lie PANEL apart. */
+INLINE float *column(float *panels, int64_t token, int64_t n) {
+    return panels + token / PANEL * n * PANEL + token % PANEL;
 }
 
 #endif

@@ -5,7 +5,6 @@ N rows, V vocabulary, D width.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,19 +13,17 @@ import pytest
 import torch
 from torch import Tensor
 
-from goodheart.generate import native
-from goodheart.generate.cache import KVCache
+from goodheart.generate import build
+from goodheart.generate.compiled import CompiledRunner, CompiledSampler
 from goodheart.generate.engine import Engine
-from goodheart.generate.layers import plain_model
-from goodheart.generate.native import NativeDecoder, NativeSampler
 from goodheart.generate.sampling import Sampler, SamplingParams
 from goodheart.models.causal import Unembedding
 from goodheart.models.load import load_causal, new_model
 from goodheart.models.transformer import Transformer
-from tests.generate.test_engine import LENGTHS, small_model, some_prompts
+from tests.generate.test_engine import LENGTHS, largest_difference, small_model, some_prompts
 from tests.models.families import NATIVE, saved, some_ids
 
-pytestmark = pytest.mark.skipif(native.load() is None, reason="no C compiler")
+pytestmark = pytest.mark.skipif(build.load() is None, reason="no C compiler")
 
 ALMOST_ONE = 1.0 - 2.0**-53
 
@@ -48,8 +45,8 @@ def hidden_states(rows: int) -> Tensor:
     return torch.randn(rows, 24, generator=torch.Generator().manual_seed(rows)) * 0.7
 
 
-def sampler(head: Unembedding, **settings: Any) -> NativeSampler:
-    made = NativeSampler.of(head, SamplingParams(1, **settings))
+def sampler(head: Unembedding, **settings: Any) -> CompiledSampler:
+    made = CompiledSampler.of(head, SamplingParams(1, **settings))
     assert made is not None
     return made
 
@@ -124,62 +121,115 @@ def test_not_a_number_shows() -> None:
 def test_what_c_cannot_do_is_left_to_pytorch() -> None:
     head = a_head(97)
     for settings in ({"top_k": 3}, {"top_p": 0.9}, {"min_p": 0.1}):
-        assert NativeSampler.of(head, SamplingParams(1, **settings)) is None
-    assert NativeSampler.of(head, SamplingParams(1, top_k=3, greedy=True)) is not None
-    assert NativeSampler.of(Unembedding(head.weight_VD.double()), SamplingParams(1)) is None
-    assert NativeSampler.of(Unembedding(head.weight_VD.t().contiguous().t()), SamplingParams(1)) is None
+        assert CompiledSampler.of(head, SamplingParams(1, **settings)) is None
+    assert CompiledSampler.of(head, SamplingParams(1, top_k=3, greedy=True)) is not None
+    assert CompiledSampler.of(Unembedding(head.weight_VD.double()), SamplingParams(1)) is None
+    assert CompiledSampler.of(Unembedding(head.weight_VD.t().contiguous().t()), SamplingParams(1)) is None
 
 
-def decoder(model: Transformer, slots: int = 40) -> NativeDecoder:
-    c = model.config
-    cache = KVCache(c.layers, slots, 90, c.kv_heads, c.head_dim, torch.float32, torch.device("cpu"))
-    plain = plain_model(model, cache.max_length, torch.float32)
-    assert plain is not None
-    made = NativeDecoder.of(plain, cache)
+def runner(model: Transformer, slots: int = 40) -> CompiledRunner:
+    made = CompiledRunner.of(model, slots, 90, None)
     assert made is not None
     return made
 
 
-def prefill(made: NativeDecoder, prompts: list[list[int]]) -> Tensor:
-    made.cache.clear()
-    made.cache.start([len(p) for p in prompts], range(len(prompts)))
-    return made.prefill(prompts, range(len(prompts)))
-
-
 @pytest.mark.parametrize("name", NATIVE)
 @torch.no_grad()
-def test_prompts_equal_the_forward_pass(name: str, tmp_path: Path) -> None:
+def test_prompts_and_steps_equal_the_forward_pass(name: str, tmp_path: Path) -> None:
     saved(name, tmp_path)
     model = load_causal(tmp_path)
     assert isinstance(model, Transformer)
     prompts = some_prompts([1, 64, 5, 3, 80, 65, 23])  # chunks of 64 tokens begin and end inside and between them
-    made = decoder(model)
-    hidden_PD = prefill(made, prompts)
-    token = some_ids(1, 1)[0]
-    made.cache.step()
-    next_PD = made.step(token.expand(len(prompts)).contiguous())  # reads the keys and values of the prompts
-    for prompt, hidden, after in zip(prompts, hidden_PD, next_PD, strict=True):
-        whole_TD = model(torch.tensor([[*prompt, int(token)]]))[0]
-        torch.testing.assert_close(hidden, whole_TD[-2], rtol=1e-4, atol=2e-5)
-        torch.testing.assert_close(after, whole_TD[-1], rtol=1e-4, atol=2e-5)
+    prompts.append(prompts[1])  # a copy
+    made, tokens_NT = runner(model, slots=9), some_ids(9, 6)
+    made.cache.keys.fill_(float("nan"))  # what an earlier call left behind is never seen
+    made.cache.values.fill_(float("nan"))
+    hidden_PD = made.admit(prompts)
+    rows = {i: [hidden_PD[i]] for i in range(8)}
+    running = list(range(8))
+    for step in range(6):
+        if step == 2:  # some leave, the last takes the place of the first, and others come
+            made.keep([7, 1, 4])
+            prompts.append(some_prompts([30])[0])
+            rows[8] = [made.admit(prompts[8:])[0]]
+            running = [7, 1, 4, 8]
+        for row, hidden in zip(running, made.step(tokens_NT[running, step].contiguous()), strict=True):
+            rows[row].append(hidden)
+    for row, seen in rows.items():
+        first = 2 if row == 8 else 0
+        whole_TD = model(torch.tensor([prompts[row] + tokens_NT[row, first:].tolist()]))[0, len(prompts[row]) - 1 :]
+        torch.testing.assert_close(torch.stack(seen), whole_TD[: len(seen)], rtol=1e-4, atol=2e-5)
 
 
-def test_a_row_is_the_same_to_the_bit_in_any_company(threads: None) -> None:
+@pytest.mark.parametrize("weights", [0, 10**9])  # 10^9: threads work in teams where rows are few
+def test_a_row_is_the_same_to_the_bit_in_any_company(weights: int, threads: None) -> None:
     model, prompts = small_model(), some_prompts(LENGTHS * 4)
     tokens_N = some_ids(1, len(prompts))[0]
     results = []
     for count in (1, 2, 3, 8):
         torch.set_num_threads(count)
-        made = decoder(model)
-        hidden_ND = prefill(made, prompts)
-        made.cache.step()
-        results.append((hidden_ND, made.step(tokens_N)))
-    alone = decoder(model, slots=1)
+        made = runner(model)
+        made.weights = weights
+        results.append((made.admit(prompts), made.step(tokens_N)))
     for i, prompt in enumerate(prompts):
-        first = prefill(alone, [prompt])[0]
-        alone.cache.step()
-        after = alone.step(tokens_N[i : i + 1])[0]
+        alone = runner(model, slots=1)
+        alone.weights = weights
+        first, after = alone.admit([prompt])[0], alone.step(tokens_N[i : i + 1])[0]
         assert all(torch.equal(h[i], first) and torch.equal(a[i], after) for h, a in results)
+
+
+@pytest.mark.parametrize("weights", [None, 10**9])
+def test_what_is_drawn_depends_on_nothing_beside_it(
+    weights: int | None, threads: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if weights is not None:
+        run = CompiledRunner.__init__
+        monkeypatch.setattr(
+            CompiledRunner, "__init__", lambda self, *given: (run(self, *given), setattr(self, "weights", weights))[0]
+        )
+    model, prompts = small_model(), some_prompts(LENGTHS * 4)
+    params = SamplingParams(list(range(1, 41)), seed=7, eos_ids=(4, 40))
+    whole = Engine(model, slots=40).generate(prompts, params)
+    for slots, count in ((1, 1), (5, 3), (17, 4), (40, 2)):
+        torch.set_num_threads(count)
+        assert Engine(model, slots=slots).generate(prompts, params) == whole
+    told: list[int] = []  # one step at a time
+    assert Engine(model, slots=9).generate(prompts, params, on_token=lambda i, t: told.append(t)) == whole
+    assert len(told) == sum(len(made.ids) for made in whole)
+
+
+def test_rows_end_in_the_order_of_their_steps() -> None:
+    model, prompts, params = small_model(), some_prompts([6] * 8), SamplingParams([9, 3, 5, 1, 9, 2, 3, 8])
+    told: list[int] = []
+    Engine(model, slots=8).generate(prompts, params, on_finish=lambda i, _: told.append(i))
+    assert sorted(told, key=params.limit) == told
+    assert set(told) == set(range(8))
+
+
+def test_a_stop_in_the_middle_of_several_steps_cuts_there() -> None:
+    model, prompts, params = small_model(), some_prompts(), SamplingParams(30, seed=3)
+    free = Engine(model).generate(prompts, params)
+    seen: list[tuple[int, ...]] = []
+
+    def stop(ids: list[int]) -> bool:
+        seen.append(tuple(ids))
+        return ids[-1] % 7 == 3
+
+    for made, uncut in zip(Engine(model, slots=4).generate(prompts, params, stop=stop), free, strict=True):
+        end = next((i + 1 for i, token in enumerate(uncut.ids) if token % 7 == 3), 30)
+        assert (made.ids, made.logps) == (uncut.ids[:end], uncut.logps[:end])
+        assert made.finish == ("stop" if uncut.ids[end - 1] % 7 == 3 else "length")
+        assert all(tuple(made.ids[:n]) in seen for n in range(1, end + 1))
+
+
+def test_long_calls_come_back() -> None:
+    model = small_model()
+    made, sampler = runner(model), CompiledSampler.of(model.unembed(), SamplingParams(9))
+    made.admit(some_prompts())
+    assert sampler is not None
+    assert made.steps_at_once(sampler) == 16
+    made.weights = 2**31
+    assert made.steps_at_once(sampler) == 1
 
 
 def test_draws_do_not_depend_on_threads(threads: None) -> None:
@@ -194,7 +244,7 @@ def test_draws_do_not_depend_on_threads(threads: None) -> None:
 def test_the_engine_says_the_same_without_it(monkeypatch: pytest.MonkeyPatch) -> None:
     prompts, params = some_prompts(LENGTHS * 2), SamplingParams(30, seed=1, eos_ids=(4,))
     fast = Engine(small_model(), slots=7).generate(prompts, params)
-    monkeypatch.setattr(native, "load", lambda: None)
+    monkeypatch.setattr(build, "load", lambda: None)
     slow = Engine(small_model(), slots=7).generate(prompts, params)
     assert [g.ids for g in fast] == [g.ids for g in slow]
     assert (
@@ -213,8 +263,14 @@ def test_the_engine_says_the_same_without_it(monkeypatch: pytest.MonkeyPatch) ->
 def test_odd_shapes_equal_the_forward_pass(spec: dict[str, Any]) -> None:
     model = new_model({"num_hidden_layers": 2, "max_position_embeddings": 256, **spec}, 97, 0)
     prompts = some_prompts([1, 64, 80])
-    for prompt, hidden in zip(prompts, prefill(decoder(model), prompts), strict=True):
+    for prompt, hidden in zip(prompts, runner(model).admit(prompts), strict=True):
         torch.testing.assert_close(hidden, model(torch.tensor([prompt]))[0, -1], rtol=1e-4, atol=2e-5)
+
+
+def test_a_vocabulary_beyond_one_panel_of_blocks_and_rows_beyond_a_chunk() -> None:
+    model = small_model(vocab=1009)
+    made = Engine(model, slots=150).generate(some_prompts([3] * 150), SamplingParams(6, seed=2))
+    assert largest_difference(model, made, 1.0) < 1e-4
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
@@ -227,52 +283,3 @@ def test_the_default_dtype_does_not_matter(dtype: torch.dtype) -> None:
     finally:
         torch.set_default_dtype(torch.float32)
     assert before == after
-
-
-def fresh_load() -> object:
-    return native.load.__wrapped__()
-
-
-def test_compiling_anew_and_from_the_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("GOODHEART_CACHE", str(tmp_path / "goodheart"))
-    assert fresh_load() is not None
-    files = list((tmp_path / "goodheart").iterdir())
-    assert len(files) == 1  # nothing temporary is left
-    stamp = files[0].stat().st_mtime_ns
-    assert fresh_load() is not None
-    assert files[0].stat().st_mtime_ns == stamp
-    files[0].unlink()
-    files[0].write_bytes(b"half a library")
-    assert fresh_load() is not None
-
-
-def test_code_is_not_loaded_from_where_others_may_put_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("GOODHEART_CACHE", str(tmp_path / "goodheart"))
-    (tmp_path / "goodheart").mkdir()
-    (tmp_path / "goodheart").chmod(0o777)
-    assert fresh_load() is None
-    (tmp_path / "goodheart").chmod(0o755)
-    assert fresh_load() is not None
-
-
-def no_home() -> Path:
-    raise RuntimeError("Could not determine home directory.")
-
-
-def test_without_a_compiler_or_a_folder_there_is_none(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("GOODHEART_CACHE", str(tmp_path / "goodheart"))
-    monkeypatch.setenv("CC", "false")
-    assert fresh_load() is None
-    monkeypatch.setenv("CC", "no-such-compiler")
-    assert fresh_load() is None
-    monkeypatch.delenv("CC")
-    (tmp_path / "file").write_text("")
-    monkeypatch.setenv("GOODHEART_CACHE", str(tmp_path / "file" / "cache"))
-    assert fresh_load() is None
-    monkeypatch.delenv("GOODHEART_CACHE")
-    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
-    monkeypatch.setattr(Path, "home", no_home)
-    assert fresh_load() is None
-    monkeypatch.setenv("GOODHEART_NATIVE", "0")
-    assert fresh_load() is None
-    assert os.environ["GOODHEART_NATIVE"] == "0"

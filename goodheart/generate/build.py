@@ -1,0 +1,111 @@
+"""Compiles the C code of this folder once per machine, and keeps it where only this user can put something."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import hashlib
+import logging
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from ctypes import c_int, c_int64, c_void_p
+from functools import lru_cache
+from pathlib import Path
+
+_SOURCES = Path(__file__).with_name("c")
+# Contraction into fused multiply-adds is wanted; reordering of sums is not, so that rows do not depend on each other.
+_FLAGS = ("-O3", "-march=native", "-std=gnu11", "-ffp-contract=fast", "-fno-math-errno", "-fPIC", "-shared")
+_log = logging.getLogger(__name__)
+
+
+@lru_cache(maxsize=1)
+def load() -> ctypes.CDLL | None:
+    """The compiled code, from the cache folder if it is there.
+
+    -> None when it is switched off (GOODHEART_NATIVE=0), and, with one note in the log, when there is no compiler, it
+    fails, or there is no safe place to keep the result.
+    """
+    if os.environ.get("GOODHEART_NATIVE") == "0":
+        return None
+    try:
+        return _declared(_library(_compiler()))
+    except (OSError, RuntimeError, AttributeError) as error:  # RuntimeError: there is no home folder
+        reason = str(error)
+    except subprocess.CalledProcessError as error:
+        lines = error.stderr.decode(errors="replace").strip().splitlines() or [str(error)]
+        reason = next((line for line in lines if "error" in line), lines[-1])
+    except subprocess.TimeoutExpired:
+        reason = "the compiler did not end"
+    _log.warning("generating in PyTorch, which is slower than in C: %s (GOODHEART_NATIVE=0 silences this)", reason)
+    return None
+
+
+def _declared(library: ctypes.CDLL) -> ctypes.CDLL:
+    for function in (library.goodheart_read, library.goodheart_draw):
+        function.argtypes, function.restype = (c_void_p, c_int64, c_int64), c_int
+    return library
+
+
+def _compiler() -> list[str]:
+    """Raises OSError where there is none."""
+    found = os.environ.get("CC") or next(filter(None, map(shutil.which, ("cc", "gcc", "clang"))), None)
+    if sys.platform == "win32" or found is None:
+        raise OSError("no C compiler was found")
+    return found.split()
+
+
+def _library(compiler: Sequence[str]) -> ctypes.CDLL:
+    """Raises OSError, or an error of `subprocess` when it cannot be compiled."""
+    sources = b"".join(path.name.encode() + path.read_bytes() for path in sorted(_SOURCES.iterdir()))
+    version = subprocess.run([*compiler, "--version"], check=True, capture_output=True, timeout=20).stdout
+    # Code for one kind of processor must not be loaded by another that shares the home folder.
+    identity = b"\0".join((sources, repr((_FLAGS, *compiler, platform.machine(), _processor())).encode(), version))
+    path = _folder() / f"generate-{hashlib.sha256(identity).hexdigest()[:16]}.so"
+    if path.exists() and _only_ours(path):
+        with contextlib.suppress(OSError):  # damaged: it is made again
+            return ctypes.CDLL(str(path))
+    _compile(compiler, path)
+    return ctypes.CDLL(str(path))
+
+
+def _compile(compiler: Sequence[str], path: Path) -> None:
+    """Written under another name and moved, so that processes that start together do not read half of it."""
+    handle, temporary = tempfile.mkstemp(suffix=".so", dir=path.parent)
+    os.close(handle)
+    try:
+        sources = [str(source) for source in sorted(_SOURCES.glob("*.c"))]
+        command = [*compiler, *_FLAGS, "-o", temporary, *sources, "-lm", "-lpthread"]
+        subprocess.run(command, check=True, capture_output=True, timeout=120)
+        os.chmod(temporary, 0o700)
+        os.replace(temporary, path)
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(temporary)
+
+
+def _folder() -> Path:
+    """Raises OSError where others could put code of theirs into it."""
+    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "goodheart"
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    if not _only_ours(folder):
+        raise OSError(f"{folder} may be written to by others")
+    return folder
+
+
+def _only_ours(path: Path) -> bool:
+    found = path.stat()
+    return found.st_uid == os.getuid() and not found.st_mode & 0o022
+
+
+def _processor() -> str:
+    """The instruction sets of this machine, as the system names them."""
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith(("flags", "Features")):
+                return line
+    return platform.processor()

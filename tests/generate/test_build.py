@@ -1,0 +1,122 @@
+"""Compiling the C code, and which compiled code is trusted."""
+
+from __future__ import annotations
+
+import logging
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from goodheart.generate import build
+
+FAST = tuple(flag.replace("-O3", "-O0") for flag in build._FLAGS)  # to compile, not to run
+LOAD = f"from goodheart.generate import build; build._FLAGS = {FAST}; assert build.load() is not None"
+
+
+def fresh_load() -> object:
+    return build.load.__wrapped__()
+
+
+def test_continuous_integration_runs_the_c_code() -> None:
+    wanted = os.environ.get("CI") and os.environ.get("GOODHEART_NATIVE") != "0"
+    assert build.load() is not None or not wanted
+
+
+@pytest.fixture
+def compiled(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """A cache folder with freshly compiled code in it."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.delenv("GOODHEART_NATIVE", raising=False)
+    monkeypatch.setattr(build, "_FLAGS", FAST)
+    if fresh_load() is None:
+        pytest.skip("no C compiler")
+    return tmp_path / "goodheart"
+
+
+def test_it_is_compiled_once(compiled: Path) -> None:
+    (file,) = compiled.iterdir()  # nothing temporary is left
+    assert file.stat().st_mode & 0o777 == 0o700
+    stamp = file.stat().st_mtime_ns
+    assert fresh_load() is not None
+    assert file.stat().st_mtime_ns == stamp
+
+
+def test_processes_that_start_together_and_a_damaged_file(compiled: Path) -> None:
+    # Other processes: this one has the file in memory, and would not read it again.
+    (file,) = compiled.iterdir()
+    file.unlink()
+    file.write_bytes(b"half a library")
+    started = [subprocess.Popen([sys.executable, "-c", LOAD]) for _ in range(3)]
+    assert [process.wait() for process in started] == [0, 0, 0]
+    assert list(compiled.iterdir()) == [file]
+    assert file.stat().st_size > 1000
+
+
+def test_code_is_not_loaded_from_where_others_may_put_it(compiled: Path) -> None:
+    (file,) = compiled.iterdir()
+    file.chmod(0o722)
+    stamp = file.stat().st_mtime_ns
+    assert fresh_load() is not None  # made again, not loaded
+    assert file.stat().st_mtime_ns > stamp
+    compiled.chmod(0o777)
+    assert fresh_load() is None
+    compiled.chmod(0o755)
+    assert fresh_load() is not None
+
+
+@pytest.mark.parametrize("what", ["_processor", "_FLAGS", "source"])
+def test_code_for_another_machine_or_of_another_version_is_not_loaded(
+    compiled: Path, monkeypatch: pytest.MonkeyPatch, what: str, tmp_path: Path
+) -> None:
+    if what == "_processor":
+        monkeypatch.setattr(build, what, lambda: "flags: none of those")
+    elif what == "_FLAGS":
+        monkeypatch.setattr(build, what, (*build._FLAGS, "-DOTHER"))
+    else:
+        sources = tmp_path / "c"
+        sources.mkdir()
+        for path in build._SOURCES.iterdir():
+            (sources / path.name).write_bytes(path.read_bytes() + b"\n")
+        monkeypatch.setattr(build, "_SOURCES", sources)
+    assert fresh_load() is not None
+    assert len(list(compiled.iterdir())) == 2
+
+
+def no_home() -> Path:
+    raise RuntimeError("Could not determine home directory.")
+
+
+def test_without_a_compiler_or_a_folder_there_is_none_and_one_note(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refused(why: str) -> bool:
+        caplog.clear()
+        with caplog.at_level(logging.WARNING):
+            return fresh_load() is None and len(caplog.messages) == 1 and why in caplog.text
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.delenv("GOODHEART_NATIVE", raising=False)
+    monkeypatch.setattr(build, "_FLAGS", FAST)
+    monkeypatch.setenv("CC", "false")
+    assert refused("exit status 1")
+    monkeypatch.setenv("CC", "no-such-compiler")
+    assert refused("no-such-compiler")
+    monkeypatch.setenv("CC", "cc -Dint=nonsense")
+    assert refused("error: ")
+    monkeypatch.delenv("CC")
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    assert refused("file")
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    with monkeypatch.context() as homeless:
+        homeless.setattr(Path, "home", no_home)
+        assert refused("home directory")
+    monkeypatch.setenv("PATH", "")
+    assert refused("no C compiler was found")
+    caplog.clear()
+    monkeypatch.setenv("GOODHEART_NATIVE", "0")
+    assert fresh_load() is None
+    assert not caplog.messages  # as asked for
