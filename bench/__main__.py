@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import sys
 
-NAMES = ("generation", "ppo", "trainers", "losses")
+NAMES = ("generation", "ppo", "trainers", "losses", "growth")
 
 
 def main() -> int:

@@ -10,6 +10,7 @@ Which loss is a row of `losses/direct.py`. Letters: B answers, P prompts, K answ
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -26,7 +27,7 @@ from goodheart.losses.direct import FAMILY, Member, dpo_loss, implicit_rewards, 
 from goodheart.losses.metrics import MetricSums
 from goodheart.models.causal import CausalLM
 from goodheart.stages.curriculum import row_order
-from goodheart.stages.labels import LabelBatch, pieces
+from goodheart.stages.labels import LabelBatch, most_tokens, pieces
 from goodheart.stages.offline import begin
 from goodheart.stages.references import ReferenceSettings, answer_logps, logps_of, reference_logps
 from goodheart.train.config import listed
@@ -143,7 +144,8 @@ def train(config: DPOConfig) -> Run:
             seed=config.seed,
         )
         warmup = round(config.warmup_ratio * total)
-        for step in session.steps(total, "dpo", checkpoint_every=config.checkpoint_every):
+        largest = most_tokens(items, math.ceil(config.batch_size / session.world.size))
+        for step in session.steps(total, "dpo", checkpoint_every=config.checkpoint_every, tokens=largest):
             rows = order[step]
             weight = max(float(known.trust_P[rows].sum()), _LEAST_WEIGHT)
             mine = session.world.shard(rows)

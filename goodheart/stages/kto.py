@@ -11,6 +11,7 @@ Letters: N answers.
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -119,7 +120,8 @@ def train(config: KTOConfig) -> Run:
         session.state.add("shift", shift)
         session.state.add("last_kl", last_kl)
         warmup = round(config.warmup_ratio * total)
-        for step in session.steps(total, config.loss, checkpoint_every=config.checkpoint_every):
+        largest = math.ceil(config.batch_size / session.world.size) * max(item.tokens for item in items)
+        for step in session.steps(total, config.loss, checkpoint_every=config.checkpoint_every, tokens=largest):
             # 3. baseline
             measured_now: dict[str, float] = {}
             if config.loss == "bco":

@@ -168,6 +168,11 @@ def step_size(trust_PN: Tensor, rows: Sequence[int]) -> StepSize:
     return StepSize(max(float(trust_PN[list(rows)].sum(0).mean()), 1e-6), len(rows))
 
 
+def most_tokens(items: Sequence[Compared], batch_size: int) -> int:
+    """Padded tokens that so many items have at most."""
+    return batch_size * max(item.tokens * len(item.answers) for item in items)
+
+
 def pieces(items: Sequence[Compared], max_tokens: int) -> list[list[int]]:
     """Micro-batches of at most `max_tokens` with padding, longest first; all answers to a prompt stay together."""
     found: list[list[int]] = []

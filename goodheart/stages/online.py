@@ -219,7 +219,8 @@ def train(config: OnlineConfig) -> Run:
         audit = policy_gradient.guard(
             config, session, judge, start, writer, [(task.prompt, task.ids) for task in asked]
         )
-        for step in session.steps(total, "online", checkpoint_every=config.checkpoint_every):
+        room = policy_gradient.room(config, actors, [(task.prompt, task.ids) for task in asked], session.world)
+        for step in session.steps(total, "online", checkpoint_every=config.checkpoint_every, **room):
             if audit is not None and step == 0:
                 audit.look(0)
             # 0. refresh

@@ -7,6 +7,7 @@ Held-out data are split by prompt. Letters: P prompts, N heads or members of an 
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 from functools import partial
@@ -25,7 +26,17 @@ from goodheart.losses.metrics import MetricSums
 from goodheart.models.heads import RewardEnsemble, RewardModel
 from goodheart.models.load import new_reward, resolve, save_reward
 from goodheart.stages.curriculum import RowCurriculum, row_order
-from goodheart.stages.labels import HeadLoss, LabelBatch, StepSize, loss_over_heads, objective, pieces, step_size, trust
+from goodheart.stages.labels import (
+    HeadLoss,
+    LabelBatch,
+    StepSize,
+    loss_over_heads,
+    most_tokens,
+    objective,
+    pieces,
+    step_size,
+    trust,
+)
 from goodheart.stages.unseen import MeasuredSettings, read_parts
 from goodheart.train.config import listed
 from goodheart.train.language_model import total_steps
@@ -96,7 +107,8 @@ def train(config: RewardConfig) -> Run:
         session.state.add("optimizer", optimizer)
         trust_PN = trust(items, model.num_scores, config)
         warmup = round(config.warmup_ratio * total)
-        for step in session.steps(total, "reward model", checkpoint_every=config.checkpoint_every):
+        largest = most_tokens(items, math.ceil(config.batch_size / session.world.size))
+        for step in session.steps(total, "reward model", checkpoint_every=config.checkpoint_every, tokens=largest):
             rows = order[step]
             size = step_size(trust_PN, rows)
             mine = session.world.shard(rows)

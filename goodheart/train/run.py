@@ -163,10 +163,10 @@ class Run:
             finally:
                 self._progress = outer
 
-    def note(self, text: str) -> None:
-        """Writes a line to log.txt and the console."""
+    def note(self, text: str, *, shown: bool = True) -> None:
+        """Writes a line to log.txt and, where it is to be shown, the console."""
         self._write_log(text)
-        if not self.main or self.quiet:
+        if not self.main or self.quiet or not shown:
             return
         if self._progress is not None:
             self._progress.print(text)

@@ -25,6 +25,7 @@ import torch
 
 from goodheart.data.examples import Skipped
 from goodheart.errors import Interrupted
+from goodheart.train import memory
 from goodheart.train.checkpoint import TrainState
 from goodheart.train.config import TrainingSettings
 from goodheart.train.files import replace_text
@@ -66,6 +67,8 @@ class Session:
         self.started = self._saved = time.monotonic()
         self.profiler: StepProfiler | None = None
         self._halvings = 0
+        self._planned: memory.MemoryPlan | None = None
+        memory.begin_peak(self.device)
 
     def report_skipped(self, skipped: Skipped) -> None:
         """Says how many rows were set aside and why; the first of each reason go to skipped.jsonl."""
@@ -95,15 +98,25 @@ class Session:
     def device(self) -> torch.device:
         return self.world.device
 
-    def steps(self, total: int, label: str, *, checkpoint_every: int) -> Iterator[int]:
+    def steps(
+        self, total: int, label: str, *, checkpoint_every: int, tokens: int | None = None, cache: float = 0.0
+    ) -> Iterator[int]:
         """Yields the steps that are left, counted from 0, and saves a checkpoint at intervals.
 
         The first call restores the newest complete checkpoint. Ctrl-C ends the current step, saves, and raises.
+
+        Args:
+            total: steps of the whole run.
+            label: shown beside the progress bar.
+            checkpoint_every: steps between checkpoints.
+            tokens: padded tokens that this process has in a step at most; None = more than one pass takes.
+            cache: bytes of the cache that answers are generated with.
 
         Raises:
             Interrupted: the user asked to stop; everything done so far is saved.
         """
         self._restore()
+        self._plan_memory(min(self.config.max_tokens, tokens or self.config.max_tokens), cache)
         with self.run.progress(total, label) as self.bar:
             self.bar.skip(self.position.step)
             while self.position.step < total and self.position.ended is None:
@@ -125,6 +138,17 @@ class Session:
         if self.profiler is not None and self.profiler.report is not None:
             self.run.note(f"profile of {self.run.path} (trace.json.gz beside it):\n{self.profiler.report}")
         self._save_the_end()
+
+    def _plan_memory(self, tokens: int, cache: float) -> None:
+        """Says what the steps will take, and begins with smaller micro-batches where that is too much."""
+        if self.world.sharded:
+            return  # its processes would have to measure together
+        self._planned = memory.plan(self.state, self.device, tokens, cache=cache)
+        self.run.note(str(self._planned), shown=self._planned.total > self._planned.available / 2)
+        self.world.halvings = int(self.world.max(float(max(self.world.halvings, self._planned.halvings))))
+        if self.world.halvings:
+            self.run.note(f"micro-batches are 1/{2**self.world.halvings} as large, to fit the memory")
+        self._halvings = self.world.halvings
 
     def _save_the_end(self) -> None:
         if self.world.max(time.monotonic() - self._saved) > _SECONDS_BETWEEN_SAVES / 5:
@@ -185,6 +209,8 @@ class Session:
     def finish(self, results: Mapping[str, Any]) -> Run:
         """Writes the results and marks the run as done."""
         ended = {"ended_early": self.position.ended} if self.position.ended else {}
+        if self._planned is not None and self.world.is_main:
+            memory.write(self.run.path, self._planned, self.device)
         seconds = round(time.monotonic() - self.started, 2)
         self.run.finish({**results, **ended, "steps": self.position.step, "seconds": seconds})
         self.world.barrier()
