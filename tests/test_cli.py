@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import typer
@@ -14,6 +15,7 @@ from typer.testing import CliRunner
 from goodheart.cli import app
 from goodheart.loop.commands import COMMANDS, Command
 from goodheart.loop.registry import STAGES
+from goodheart.stages.sample import SampleConfig
 
 HEAVY = ("torch", "transformers", "datasets", "pydantic", "numpy", "pyarrow", "peft")
 
@@ -153,3 +155,32 @@ def test_a_world_is_labelled_and_evaluated(tmp_path: Path) -> None:
     assert set(json.loads((tmp_path / "e/results.json").read_text(encoding="utf-8"))["models"]) == {"base", "new"}
     done = goodheart("lineage", "e", cwd=tmp_path)
     assert "score: goodheart.playground.truth:score" in done.stdout
+
+
+def test_a_nought_is_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """--seed 0 is over the file's seed, and --answers 0 is a mistake, not the default."""
+    file = text_file(tmp_path, "c.yaml", "seed: 5\nquiet: true\n")
+    built: list[Any] = []
+    monkeypatch.setattr("goodheart.loop.registry.Stage.load", lambda _: (SampleConfig, built.append))
+    monkeypatch.setattr("goodheart.loop.view.show", lambda *_: None)
+    named = ["--model", "m", "--prompts", "p", "--out", str(tmp_path / "o.jsonl"), "--config", str(file)]
+    assert CliRunner().invoke(app, ["sample", *named, "--seed", "0"]).exit_code == 0
+    assert (built[0].seed, built[0].quiet) == (0, True)
+    refused = CliRunner().invoke(app, ["sample", *named, "--answers", "0"])
+    assert "`answers`: input should be greater than or equal to 1 (got 0)" in str(refused.exception)
+
+
+@pytest.mark.parametrize(("command", "named"), [("sample", "prompts"), ("score", "data"), ("label", "answers")])
+def test_what_is_read_is_not_written_over(tmp_path: Path, command: str, named: str) -> None:
+    rows = text_file(tmp_path, "rows.jsonl", '{"prompt": "a", "completion": "b"}\n{torn\n')
+    before = rows.read_bytes()
+    options = {"sample": ["--model", "m"], "score": ["--reward", "r"], "label": []}[command]
+    for source in (rows, tmp_path / "*.jsonl"):
+        told = CliRunner().invoke(app, [command, *options, f"--{named}", str(source), "--out", str(rows)])
+        assert "rows.jsonl is what is read; choose another file" in str(told.exception)
+    for name, why in (("o.txt", "unknown kind of file for rows"), ("o", "unknown kind of file for rows")):
+        told = CliRunner().invoke(app, [command, *options, f"--{named}", str(rows), "--out", str(tmp_path / name)])
+        assert why in str(told.exception)
+    told = CliRunner().invoke(app, ["data", "convert", str(rows), str(rows), "--to", "trl-sft"])
+    assert "rows.jsonl is what is read" in str(told.exception)
+    assert rows.read_bytes() == before

@@ -10,10 +10,10 @@ from typing import Any
 
 from goodheart.data.layouts import LAYOUTS, to_rows
 from goodheart.data.messages import RowError
-from goodheart.data.reading import BadRow, Loaded, Sources, iter_records
+from goodheart.data.reading import BadRow, Loaded, Sources, as_sources, iter_records
 from goodheart.data.records import Judgement, Rating
 from goodheart.data.sources import file_kind
-from goodheart.data.writing import write_rows
+from goodheart.data.writing import is_read, write_rows
 from goodheart.errors import ConfigError, DataError
 
 _SHOWN = 10  # bad rows named in the printed summary
@@ -70,6 +70,8 @@ def convert(
     """
     if to not in LAYOUTS:
         raise ConfigError(f"unknown layout {to!r}; known are {', '.join(LAYOUTS)}")
+    if is_read(Path(out), as_sources(sources)):
+        raise DataError(f"{out} is what is read; choose another file")
     loaded = Loaded()
     flat = file_kind(Path(out)) in (".csv", ".tsv")
     left_out: Counter[str] = Counter()

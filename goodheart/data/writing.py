@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import glob
 import gzip
 import io
 import itertools
@@ -19,6 +20,28 @@ from goodheart.errors import DataError
 
 Rows = Iterable[dict[str, Any]]
 WRITABLE = (".jsonl", ".json", ".csv", ".tsv", ".parquet", ".txt")
+
+
+def unwritable(out: Path, sources: Iterable[str | Path]) -> str:
+    """In words, why rows made from these sources must not go into this file; empty where they may.
+
+    Asked before the work: rows that were set aside on the way are in the source alone.
+    """
+    kinds = [kind for kind in WRITABLE if kind != ".txt"]  # rows are more than a text
+    if file_kind(out) not in kinds:
+        return f"unknown kind of file for rows; use {', '.join(kinds)}, also with .gz or .zst"
+    return f"{out} is what is read; choose another file" if is_read(out, sources) else ""
+
+
+def is_read(path: Path, sources: Iterable[str | Path]) -> bool:
+    """Whether a file is one of the sources, or found by a pattern among them."""
+    place = path.expanduser().resolve()
+    for source in sources:
+        read = Path(source).expanduser()
+        found = [read] if read.exists() else map(Path, glob.glob(str(read), recursive=True))
+        if any(each.resolve() == place for each in found):
+            return True
+    return False
 
 
 def write_rows(path: str | Path, rows: Rows) -> int:

@@ -241,6 +241,11 @@ def add_commands(app: typer.Typer) -> None:
         app.command(command.name, help=command.help)(_function(command))
 
 
+def _is_given(value: Any) -> bool:
+    """Whether an option was given: 0 was. For a flag that was not the file decides."""
+    return not (value is None or value is False or value == [])
+
+
 def _function(command: Command) -> Callable[..., None]:
     options = (*command.options, *[PROFILE] * command.parallel, CONFIG, SET)
 
@@ -252,8 +257,7 @@ def _function(command: Command) -> Callable[..., None]:
         if not command.parallel and int(os.environ.get("WORLD_SIZE", "1")) > 1:
             raise ConfigError(f"{command.name} runs in one process: start it without torchrun")
         file, sets = given.pop("config"), given.pop("set")
-        # A flag that was not given: the file decides.
-        named = {o.setting: o.read(given[o.setting]) for o in options if given.get(o.setting) not in (None, [], False)}
+        named = {o.setting: o.read(given[o.setting]) for o in options if _is_given(given.get(o.setting))}
         settings, function = stage(command.name).load()
         show(function(build(settings, file=file, sets=sets, overrides=named)), command.written)
 

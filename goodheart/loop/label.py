@@ -15,7 +15,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, model_validator
 
 from goodheart.data.cells import answer, prompt, spare
 from goodheart.data.examples import Compared, Skipped, list_skipped, require
@@ -25,8 +25,7 @@ from goodheart.data.layouts import to_rows
 from goodheart.data.messages import RowError, as_list
 from goodheart.data.reading import as_sources, bad_row
 from goodheart.data.records import Answer, Judgement, Prompt
-from goodheart.data.sources import file_kind
-from goodheart.data.writing import WRITABLE
+from goodheart.data.writing import unwritable
 from goodheart.errors import ConfigError, DataError
 from goodheart.judges.combined import says
 from goodheart.judges.function import FunctionJudge, import_function
@@ -35,7 +34,7 @@ from goodheart.judges.settings import Columns
 from goodheart.loop.agreement import agreement
 from goodheart.playground.labellers import Aspects, Guideline, Labeller
 from goodheart.playground.population import Crowd, assign, population
-from goodheart.train.config import Settings, nearest
+from goodheart.train.config import Settings, listed, nearest
 from goodheart.train.files import replace_text
 
 # Columns of an answer file that say how each answer was made; a labeller's row may hold fewer answers.
@@ -64,17 +63,10 @@ class LabelConfig(Settings):
     seed: int = 0
     quiet: bool = False
 
-    @field_validator("out")
-    @classmethod
-    def _of_rows(cls, out: Path) -> Path:
-        """Refuses what rows cannot be written to before people work for nothing."""
-        kinds = [kind for kind in WRITABLE if kind != ".txt"]
-        if file_kind(out) not in kinds:
-            raise ValueError(f"unknown kind of file for labels; use {', '.join(kinds)}, also with .gz or .zst")
-        return out
-
     @model_validator(mode="after")
-    def _of_pairs(self) -> LabelConfig:
+    def _possible(self) -> LabelConfig:
+        if why := unwritable(self.out, listed(self.answers)):
+            raise ValueError(f"`out`: {why}")
         if self.margin and self.at_once != 2:
             raise ValueError("margin says how far the two answers of a pair are apart: set at_once to 2 with it")
         return self

@@ -17,8 +17,10 @@ def resolve(path: str | Path) -> Path:
 
     path: a Hugging Face folder, an adapter folder, a folder of ensemble members, a run folder (its `model/` is
         meant), or a Hub id (`org/name` or `org/name@revision`), which is downloaded or taken from the local cache.
-    Raises ModelError when there is no such thing, or the run is not finished.
+    Raises ModelError when nothing is named, there is no such thing, or the run is not finished.
     """
+    if not str(path).strip():
+        raise ModelError("a model is named by nothing (an empty text); give a folder or a Hub id")
     folder = Path(path).expanduser()
     if folder.is_dir():
         if (folder / "model").is_dir() and not (folder / "config.json").is_file():

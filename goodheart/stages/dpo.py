@@ -121,6 +121,15 @@ def train(config: DPOConfig) -> Run:
         if config.soft_labels is not None:
             _take_likelier_orders(work.measured, config.soft_labels, needed=False)
         items, unseen = known.items, work.measured.items
+        total = total_steps(len(items), config)
+        order = row_order(
+            prepared,
+            [item.tokens for item in items],
+            config.curriculum,
+            batch_size=config.batch_size,
+            steps=total,
+            seed=config.seed,
+        )
 
         # 2. reference
         unseen_refs = None
@@ -134,15 +143,6 @@ def train(config: DPOConfig) -> Run:
         scores = partial(_scores, session, model, unseen, unseen_refs, template.pad_id, config)
 
         # 3. train
-        total = total_steps(len(items), config)
-        order = row_order(
-            prepared,
-            [item.tokens for item in items],
-            config.curriculum,
-            batch_size=config.batch_size,
-            steps=total,
-            seed=config.seed,
-        )
         warmup = round(config.warmup_ratio * total)
         largest = most_tokens(items, math.ceil(config.batch_size / session.world.size))
         for step in session.steps(total, "dpo", checkpoint_every=config.checkpoint_every, tokens=largest):

@@ -16,6 +16,7 @@ from torch import Tensor
 from goodheart.data.batches import pad
 from goodheart.data.examples import Compared
 from goodheart.data.formats import Kind
+from goodheart.errors import DataError
 from goodheart.judges.reliability import pair_report, score_report, thumb_report
 from goodheart.losses.metrics import MetricSums
 from goodheart.losses.preference import centring_loss, plackett_luce_loss, ranked_pairs_loss
@@ -64,7 +65,14 @@ Report = Callable[[Sequence[Compared], Sequence[Sequence[float]]], dict[str, Any
 
 
 def objective(kind: Kind, items: Sequence[Compared], config: RewardConfig) -> tuple[HeadLoss, Report]:
-    """Loss of one head, and the held-out report, of a kind of label."""
+    """Loss of one head, and the held-out report, of a kind of label.
+
+    Raises DataError where all ratings or thumbs are the same.
+    """
+    targets = {item.target for item in items}
+    if kind in ("rating", "thumb") and len(targets) == 1:
+        same = f"{'up' if targets == {1.0} else 'down'}" if kind == "thumb" else f"{next(iter(targets)):g}"
+        raise DataError(f"every {kind} is {same}: nothing tells good from bad. Add rows of another kind")
     if kind == "rating":
         return _rating_objective(items)
     if kind == "thumb":

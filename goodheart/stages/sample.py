@@ -19,6 +19,7 @@ from goodheart.data.examples import Skipped, list_skipped, prompts, require
 from goodheart.data.formats import read_records, write_rows
 from goodheart.data.records import Prompt
 from goodheart.data.template import Template
+from goodheart.data.writing import unwritable
 from goodheart.errors import ConfigError
 from goodheart.judges.load import load_judge
 from goodheart.judges.settings import RewardSetting, judge_names, moves_with_training
@@ -54,6 +55,8 @@ class SampleConfig(Settings):
 
     @model_validator(mode="after")
     def _possible(self) -> SampleConfig:
+        if why := unwritable(self.out, listed(self.prompts)):
+            raise ValueError(f"`out`: {why}")
         if (self.best_of > 1) != (self.reward is not None):
             raise ValueError("best_of over 1 and reward go together: the reward chooses the best")
         if self.best_of > 1 and self.sampling.temperature == 0:

@@ -10,6 +10,7 @@ from typing import Any, Literal, Self, TypeVar, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic_core import ErrorDetails
 
 from goodheart.errors import ConfigError
 
@@ -136,14 +137,15 @@ def validate(
                     for p in item["loc"]
                     if not (isinstance(p, str) and p.startswith(("literal", "list[", "function")))
                 )
-                name = ".".join(map(str, path)) or kind.__name__
+                name = ".".join(map(str, path))
                 if item["type"] == "missing":
                     problems.append(
                         f"{place(file, lines, root)}`{name}` is missing: give it in the file or on the command line"
                     )
                 else:
                     shown = "" if isinstance(item["input"], dict) else f" (got {item['input']!r})"
-                    problems.append(f"{place(file, lines, root + path)}`{name}`: {_lower(item['msg'])}{shown}")
+                    named = f"`{name}`: " if name else ""  # what is wrong with several together names them itself
+                    problems.append(f"{place(file, lines, root + path)}{named}{_told(item)}{shown}")
     raise ConfigError("\n".join(dict.fromkeys(problems)))
 
 
@@ -281,6 +283,9 @@ def _is_settings(annotation: Any) -> bool:
     return isinstance(annotation, type) and issubclass(annotation, BaseModel)
 
 
-def _lower(message: str) -> str:
-    message = message.removeprefix("Value error, ")
+def _told(item: ErrorDetails) -> str:
+    """What pydantic says, less what only programmers know."""
+    if item["type"] in ("model_type", "dict_type"):
+        return "must be a block of `key: value`"
+    message = item["msg"].removeprefix("Value error, ")
     return message[:1].lower() + message[1:]

@@ -221,7 +221,7 @@ def test_wrong_population_names_the_key(folder: Path) -> None:
 
 @pytest.mark.parametrize("out", ["x.txt", "x", "x.txt.gz", "x.pdf"])
 def test_a_file_that_holds_no_labels_is_refused_before_the_work(folder: Path, out: str) -> None:
-    with pytest.raises(ConfigError, match=r"`out`: unknown kind of file for labels; use \.jsonl, \.json, \.csv"):
+    with pytest.raises(ConfigError, match=r"`out`: unknown kind of file for rows; use \.jsonl, \.json, \.csv"):
         config(out=out)
     assert config(out="x.csv.gz").out == Path("x.csv.gz")
 

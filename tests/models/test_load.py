@@ -166,6 +166,9 @@ def test_hub_id_is_taken_from_the_cache(folder: Path, monkeypatch: pytest.Monkey
 
 @pytest.mark.parametrize("path", ["./nowhere/at/all", "a/b/c", "/nowhere", "~/nowhere-at-all"])
 def test_paths_are_no_hub_ids(path: str) -> None:
+    for nothing in ("", "  "):
+        with pytest.raises(ModelError, match="named by nothing"):
+            resolve(nothing)
     with pytest.raises(ModelError, match=r"no such folder$"):
         resolve(path)
 

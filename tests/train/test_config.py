@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from goodheart.errors import ConfigError
 from goodheart.train.config import LoraSettings, Settings, TrainingSettings, build
@@ -112,3 +112,30 @@ def test_keys_are_names_whatever_yaml_makes_of_such_words(tmp_path: Path) -> Non
 def test_a_word_of_yaml_twice_is_an_error_like_any(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"c\.yaml:3: key `true` is given twice"):
         build(Weighed, file=write(tmp_path, 'weights:\n  true: 2\n  "true": 3\n'))
+
+
+class Paired(Settings):
+    low: float
+    high: float
+    inner: Inner = Inner()
+
+    @model_validator(mode="after")
+    def _in_order(self) -> Paired:
+        if self.low > self.high:
+            raise ValueError("`low` is over `high`")
+        return self
+
+
+def test_what_is_wrong_with_several_settings_names_them_and_no_class(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError) as told:
+        build(Paired, sets=["low=2", "high=1"])
+    assert str(told.value) == "`low` is over `high`"
+    file = write(tmp_path, "low: 2\nhigh: 1\n")
+    with pytest.raises(ConfigError) as told:
+        build(Paired, file=file)
+    assert str(told.value) == f"{file}: `low` is over `high`"
+
+
+def test_a_word_in_the_place_of_a_block_is_told_of() -> None:
+    with pytest.raises(ConfigError, match=r"^`inner`: must be a block of `key: value` \(got 'deep'\)$"):
+        build(Paired, sets=["low=1", "high=2", "inner=deep"])
