@@ -17,7 +17,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import bdtr
 
 from goodheart.losses.reward import wilson_interval
 
@@ -105,6 +104,8 @@ def surely_differs(after_P: Array, before_P: Array, bootstrap: Bootstrap, *, loo
 
 def sign_test(change_P: Array) -> float:
     """Two-sided chance of rises and falls so uneven where either is as likely; prompts that stay are left out."""
+    from scipy.special import bdtr  # half a second, which a plan need not spend
+
     rises, falls = int((change_P > 0).sum()), int((change_P < 0).sum())
     return min(2 * float(bdtr(min(rises, falls), rises + falls, 0.5)), 1.0)
 

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy.special import expit
 
 from goodheart.evaluate.interval import NOTHING, Array, Bootstrap, Measure
 
@@ -173,7 +172,7 @@ class _LengthModel:
         return np.bincount(self.prompt_N, values_N, self.prompts).astype(np.float64)
 
     def _probability(self) -> Array:
-        return expit(self.theta + self.u_P[self.prompt_N] + self.phi * self.length_N)
+        return _expit(self.theta + self.u_P[self.prompt_N] + self.phi * self.length_N)
 
     def _parts(self) -> tuple[Array, Array, Array, Array, Array]:
         """Per prompt: slope in (theta, phi), slope in u, and second derivatives (2x2, 2, 1) with their signs turned."""
@@ -210,7 +209,7 @@ class _LengthModel:
     def rates(self) -> tuple[Array, Array]:
         """(P,) win rate at equal length for each prompt, and (P, 2) how it moves with theta and phi."""
         _, _, _, across_P2, bend_u_P = self._parts()
-        rate_P = expit(self.theta + self.u_P)
+        rate_P = _expit(self.theta + self.u_P)
         with_u_P2 = np.array([1.0, 0.0]) - across_P2 / bend_u_P[:, None]  # u_x follows theta and phi
         return rate_P, (rate_P * (1 - rate_P))[:, None] * with_u_P2
 
@@ -221,3 +220,9 @@ class _LengthModel:
         bend_P4 = self._profiled(bend_P22, across_P2, bend_u_P).reshape(self.prompts, 4)
         bend_R22 = (weights_RP @ bend_P4).reshape(-1, 2, 2) + np.diag(self._prior)
         return np.linalg.solve(bend_R22, slope_R2[..., None])[..., 0]
+
+
+def _expit(x: Array) -> Array:
+    from scipy.special import expit  # half a second, which a plan need not spend
+
+    return np.asarray(expit(x), dtype=np.float64)

@@ -15,7 +15,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import gammaln
 
 Array = NDArray[np.float64]
 
@@ -77,6 +76,8 @@ def _weights(samples: int, n: int) -> Array:
     """C(i - 1, n - 1) / C(N, n) for i = 1..N, through logarithms because the binomials overflow."""
     if not 1 <= n <= samples:
         raise ValueError(f"n must be between 1 and the {samples} samples of each prompt, got {n}")
+    from scipy.special import gammaln  # half a second, which a plan need not spend
+
     i = np.arange(n, samples + 1)
     logs = gammaln(i) - gammaln(n) - gammaln(i - n + 1)
     logs -= gammaln(samples + 1) - gammaln(n + 1) - gammaln(samples - n + 1)
