@@ -152,6 +152,7 @@ class _TokenLogprobs(torch.autograd.Function):
             logits_RC = kept_NV
             if logits_RC is None:
                 logits_RC = head.logits(hidden_RD, weight_CD, None if bias_V is None else bias_V[columns])
+            # The cap needs the logits once more; kept ones may serve a second backward pass.
             grad_RC = _logits_gradient(
                 logits_RC,
                 logsumexp_N[rows],
@@ -159,6 +160,7 @@ class _TokenLogprobs(torch.autograd.Function):
                 None if grad_logps_N is None else grad_logps_N[rows],
                 None if grad_entropy_N is None else grad_entropy_N[rows],
                 targets_N[rows] - columns.start,
+                in_place=kept_NV is None and head.softcap is None,
             )
             grad_RC = head.through_head_(grad_RC, logits_RC)
             if grad_bias_V is not None:
@@ -168,6 +170,7 @@ class _TokenLogprobs(torch.autograd.Function):
                 grad_hidden_ND.add(rows, torch.mm(grad_RC, weight_CD))
             if grad_weight_VD is not None:
                 grad_weight_VD.add(columns, torch.mm(grad_RC.t(), hidden_RD))
+            del logits_RC, grad_RC  # before the next tile is made
         grads = (grad_hidden_ND, grad_weight_VD, grad_bias_V)
         return *(None if grad is None else grad.result() for grad in grads), None, None
 
@@ -212,14 +215,16 @@ def _forward(
         # The running softmax sum: what was summed before is rescaled to the new maximum (arXiv:1805.02867, alg. 3).
         new_largest_R = torch.maximum(largest_N[rows], logits_RC.amax(1))
         shrink_R = (largest_N[rows] - new_largest_R).exp_()
-        last_use = not (keep or head.with_entropy)
+        kept = keep and logits_RC.shape == (tokens, weight_VD.shape[0])
+        last_use = not (kept or head.with_entropy)
         exp_RC = torch.sub(logits_RC, new_largest_R[:, None], out=logits_RC if last_use else None).exp_()
         total_N[rows] = total_N[rows] * shrink_R + exp_RC.sum(1)
         if head.with_entropy:
             weighted_N[rows] = weighted_N[rows] * shrink_R + exp_RC.mul_(logits_RC).sum(1)
         largest_N[rows] = new_largest_R
-        if keep and logits_RC.shape == (tokens, weight_VD.shape[0]):
+        if kept:
             kept_NV = logits_RC
+        del logits_RC, exp_RC  # before the next tile is made
     logsumexp_N = largest_N + total_N.log()
     entropy_N = logsumexp_N - weighted_N / total_N if head.with_entropy else None
     return chosen_N - logsumexp_N, entropy_N, logsumexp_N, kept_NV
@@ -232,12 +237,15 @@ def _logits_gradient(
     grad_logps_R: Tensor | None,
     grad_entropy_R: Tensor | None,
     targets_R: Tensor,
+    *,
+    in_place: bool,
 ) -> Tensor:
     """Gradient at the tempered logits z, with p = softmax(z) and H its entropy.
 
     d log p[target] / dz_v = [v = target] - p_v        dH / dz_v = -p_v (log p_v + H)
+    in_place: the logits are not needed any more.
     """
-    logp_RC = logits_RC - logsumexp_R[:, None]
+    logp_RC = torch.sub(logits_RC, logsumexp_R[:, None], out=logits_RC if in_place else None)
     if grad_entropy_R is None or entropy_R is None:
         assert grad_logps_R is not None  # backward returned early when neither output has a gradient
         grad_RC = logp_RC.exp_().mul_(-grad_logps_R[:, None])
