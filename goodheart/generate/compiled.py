@@ -27,7 +27,7 @@ from goodheart.models.causal import CausalLM, Unembedding
 _PANEL = 16  # positions of keys that lie side by side, as in c/vectors.h
 # Multiply-adds of one call of several steps, at most: some tens of milliseconds, after which Python looks for signals.
 _CALL = 2**32
-_MOST_STEPS = 16  # a freed slot waits at most so long for its next row
+_PATIENCE = 16  # steps that a freed slot waits for its next row, at most
 
 
 class _Linear(Structure):
@@ -77,6 +77,8 @@ class _Draws(Structure):
         *((name, c_void_p) for name in ("hidden", "tokens", "slots", "positions", "limits", "uniforms", "at", "ends")),
         *((name, c_int64) for name in ("end_count", "rows", "steps")),
         *((name, c_void_p) for name in ("drawn", "made", "logps")),
+        ("chunk", c_int64),
+        ("taken", c_void_p),
     )
 
 
@@ -122,14 +124,8 @@ class CompiledRunner:
 
     @classmethod
     def of(cls, model: CausalLM, slots: int, length: int, cache: object) -> CompiledRunner | None:
-        """-> None unless the model is plain (see `layers.py`), float32 and on the CPU, and the C code was compiled.
-
-        cache: one to use again if it fits; anything else is ignored.
-        """
-        if next(model.parameters()).device.type != "cpu" or torch.is_autocast_enabled("cpu"):
-            return None
-        plain = plain_model(model, -(-length // _PANEL) * _PANEL, torch.float32)
-        library = None if plain is None else build.load()
+        """-> None unless `serves`. cache: one to use again if it fits; anything else is ignored."""
+        plain, library = _usable(model, -(-length // _PANEL) * _PANEL)
         if plain is None or library is None:
             return None
         if not isinstance(cache, CompiledCache) or not cache.fits(plain.config, slots, length):
@@ -137,6 +133,11 @@ class CompiledRunner:
             with torch.inference_mode(False):
                 cache = CompiledCache(plain.config, slots, length)
         return cls(plain, cache, library)
+
+    @staticmethod
+    def serves(model: CausalLM) -> bool:
+        """Whether the model is plain (see `layers.py`), float32 and on the CPU, and the C code could be compiled."""
+        return None not in _usable(model, 1)
 
     def admit(self, prompts: Sequence[Sequence[int]]) -> Tensor:
         """See `Runner.admit`. Raises MemoryError."""
@@ -164,9 +165,10 @@ class CompiledRunner:
         kept = set(self.slots)
         self._free += [slot for slot in slots if slot not in kept]
 
-    def steps_at_once(self, sampler: CompiledSampler) -> int:
-        """How many steps of the running rows one call may take."""
-        return max(1, min(_MOST_STEPS, _CALL // ((self.weights + sampler.weight_VD.numel()) * len(self.slots))))
+    def steps_at_once(self, sampler: CompiledSampler, waiting: bool) -> int:
+        """How many steps of the running rows one call may take. waiting: whether others want their slots."""
+        steps = _CALL // ((self.weights + sampler.weight_VD.numel()) * len(self.slots))
+        return max(1, min(steps, _PATIENCE) if waiting else steps)
 
     def run(
         self,
@@ -264,6 +266,13 @@ class CompiledSampler:
         weights += self.weight_VD.numel()
         _check(self.library.goodheart_draw(ctypes.byref(asked), weights, torch.get_num_threads()))
         return drawn_NS, logps_NS, made_N.tolist()
+
+
+def _usable(model: CausalLM, length: int) -> tuple[PlainModel | None, ctypes.CDLL | None]:
+    if next(model.parameters()).device.type != "cpu" or torch.is_autocast_enabled("cpu"):
+        return None, None
+    plain = plain_model(model, length, torch.float32)
+    return plain, None if plain is None else build.load()
 
 
 def _matmuls(layer: PlainLayer) -> tuple[Linear, Linear, Linear, Linear]:

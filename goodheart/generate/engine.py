@@ -60,6 +60,11 @@ class Engine:
         self._cache: KVCache | CompiledCache | None = None
         self._hf_runner: type[HFRunner] | type[RecomputingRunner] | None = None  # unknown until first used
 
+    @property
+    def way(self) -> Literal["C", "PyTorch"]:
+        """What computes: results of the two differ by rounding."""
+        return "C" if CompiledRunner.serves(self.model) else "PyTorch"
+
     def generate(
         self,
         prompts: Sequence[Sequence[int]],
@@ -188,7 +193,7 @@ class _Call:
             return started, self._record(started, drawn)
         rows, runner, sampler = self.running, self.runner, self.sampler
         if isinstance(runner, CompiledRunner) and isinstance(sampler, CompiledSampler):
-            steps = 1 if self.one_by_one else runner.steps_at_once(sampler)
+            steps = 1 if self.one_by_one else runner.steps_at_once(sampler, len(self.scheduler) > 0)
             return rows, self._run(runner, sampler, steps)
         self.tokens_N, drawn = self._draw(runner.step(self.tokens_N), 0)
         return rows, self._record(rows, drawn)

@@ -180,7 +180,7 @@ def train(config: GRPOConfig) -> Run:
         asked = [(prompt, ids) for _, prompt, ids in prepared.items]
         per_step = config.batch_size // config.num_generations
         total, warmup = policy_gradient.steps_and_warmup(config, len(asked), per_step)
-        writer = Writer(actors.policy, actors.template, slots=config.slots)
+        writer = Writer(actors.policy, actors.template, slots=config.slots).recorded(session.run)
         stream = prompt_stream(prepared, config.curriculum, steps=total, per_step=per_step, seed=config.seed)
         optimizer = optimizer_for(actors.policy.named_parameters(), config)
         session.state.add("policy", actors.policy)

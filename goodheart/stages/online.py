@@ -206,7 +206,7 @@ def train(config: OnlineConfig) -> Run:
         total, warmup = policy_gradient.steps_and_warmup(config, len(asked), config.prompts_per_step)
         per_step = config.prompts_per_step
         stream = prompt_stream(prepared, config.curriculum, steps=total, per_step=per_step, seed=config.seed)
-        writer = Writer(actors.policy, actors.template, slots=config.slots)
+        writer = Writer(actors.policy, actors.template, slots=config.slots).recorded(session.run)
         players = policy_player(writer), opponent(config, actors, writer, session)
         optimizer = optimizer_for(actors.policy.named_parameters(), config)
         session.state.add("policy", actors.policy)

@@ -89,7 +89,7 @@ def train(config: PPOConfig) -> Run:
         session.report_skipped(prepared.skipped)
         asked = [(prompt, ids) for _, prompt, ids in prepared.items]
         total, warmup = policy_gradient.steps_and_warmup(config, len(asked), config.batch_size)
-        writer = Writer(actors.policy, actors.template, slots=config.slots)
+        writer = Writer(actors.policy, actors.template, slots=config.slots).recorded(session.run)
         stream = prompt_stream(prepared, config.curriculum, steps=total, per_step=config.batch_size, seed=config.seed)
         kl = FixedKL(config.kl_coef) if config.kl_target is None else _adaptive(config)
         optimizer = optimizer_for(

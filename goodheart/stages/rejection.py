@@ -131,7 +131,8 @@ def train(config: RejectionConfig) -> Run:
         asked, skipped = _prompts(config, sources, policy, template, judge)
         seed = _drawing_seed(config, list(rounds.values()))
         work = _identity(config, asked, seed, session)
-        fresh = _draw(config, session, Writer(policy, template, slots=config.slots), asked, scoring(judge), seed, work)
+        writer = Writer(policy, template, slots=config.slots).recorded(session.run)
+        fresh = _draw(config, session, writer, asked, scoring(judge), seed, work)
         # 2. recall
         earlier = [each for name, file in rounds.items() for each in recall(name, file, scoring(judge), session, work)]
         # 3. select

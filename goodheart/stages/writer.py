@@ -16,6 +16,7 @@ from goodheart.judges.load import Judge
 from goodheart.models.causal import CausalLM
 from goodheart.train.config import Settings, TrainingSettings
 from goodheart.train.policy import row_length
+from goodheart.train.run import Run
 
 
 class SamplingSettings(Settings):
@@ -52,6 +53,11 @@ class Writer:
     def __init__(self, model: CausalLM, template: Template, *, slots: int = 64) -> None:
         self.template = template
         self.engine = Engine(model, slots=slots)
+
+    def recorded(self, run: Run) -> Writer:
+        """Has the run folder tell what generates. -> itself"""
+        run.record("generation", self.engine.way)
+        return self
 
     def generate(
         self,

@@ -173,6 +173,20 @@ class Run:
         else:
             print(text, file=sys.stderr, flush=True)
 
+    def record(self, name: str, value: str) -> None:
+        """Writes into lineage.json what this start works with, where the same work done otherwise is rounded otherwise.
+
+        A run that is continued with something else says so: it no longer equals one that was never stopped to the bit.
+        """
+        if not self.main:
+            return
+        known = self._read_lineage()
+        *earlier, start = known["starts"]
+        was = next((each[name] for each in reversed(earlier) if name in each), value)
+        if was != value:
+            self.note(f"{name}: {value} from here on, {was} before; results are no longer the same to the last bit")
+        self._write_lineage(known | {"starts": [*earlier, start | {name: value}]})
+
     def cut_back(self, step: int) -> None:
         """Drops what was logged after `step` (everything for step 0), so that a continued run's logs have no echo."""
         if not self.main:

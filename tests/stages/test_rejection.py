@@ -387,7 +387,9 @@ def test_several_rewards_stand_apart(tiny_model: Path, prompts: Path, tmp_path: 
     for row in rows(run.path / "answers.jsonl"):
         for score, terms in zip(row["scores"], row["terms"], strict=True):
             assert score == pytest.approx(terms["vowels"] - 0.01 * terms["short"])
-    parents = json.loads((run.path / "lineage.json").read_text(encoding="utf-8"))["parents"]
+    lineage = json.loads((run.path / "lineage.json").read_text(encoding="utf-8"))
+    assert lineage["starts"][-1]["generation"] in ("C", "PyTorch")
+    parents = lineage["parents"]
     assert set(parents) == {"model", "reward.vowels", "reward.short"}
     assert "terms" in rows(run.path / "selected.jsonl")[0]
 

@@ -65,6 +65,18 @@ def test_unfinished_run_is_continued_and_every_start_is_recorded(tmp_path: Path)
     assert len(json.loads((tmp_path / "lineage.json").read_text())["starts"]) == 2
 
 
+def test_a_run_that_goes_on_with_something_else_says_so(tmp_path: Path) -> None:
+    for way in ("C", "C", "PyTorch"):
+        with open_run(tmp_path) as run:
+            run.record("generation", way)
+            run.log(1, {"loss": 2.0})
+    starts = json.loads((tmp_path / "lineage.json").read_text())["starts"]
+    assert [start["generation"] for start in starts] == ["C", "C", "PyTorch"]
+    log = (tmp_path / "log.txt").read_text()
+    assert log.count("generation: ") == 1
+    assert "generation: PyTorch from here on, C before" in log
+
+
 def test_finished_run_is_recognised_and_left_as_it_is(tmp_path: Path) -> None:
     with open_run(tmp_path) as run:
         run.finish({"accuracy": torch.tensor(0.5), "path": tmp_path})

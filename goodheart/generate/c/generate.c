@@ -24,6 +24,14 @@ static int64_t members_of(int64_t threads, int64_t teams, int64_t weights) {
     return members < weights / MEMBER_WEIGHTS ? members : most(weights / MEMBER_WEIGHTS, 1);
 }
 
+/* The next chunk that nobody has taken, for the whole team. */
+static int64_t next_chunk(Member *me, atomic_llong *taken) {
+    meet(me); /* all have read what this overwrites, and are done with the last chunk */
+    if (me->index == 0) me->team->news = atomic_fetch_add(taken, 1);
+    meet(me);
+    return me->team->news;
+}
+
 typedef struct {
     const Model *model;
     const int64_t *tokens, *starts; /* tokens of row r: starts[r] to starts[r + 1] */
@@ -40,9 +48,7 @@ static void read_prompts(Member *me) {
     Chunk c;
     lay_out(&c, m, me->shared, me->own);
     for (;;) {
-        if (me->index == 0) me->team->news = atomic_fetch_add(&p->stored[chunks], 1);
-        meet(me);
-        int64_t taken = me->team->news, first = taken * p->chunk, end = first + p->chunk;
+        int64_t taken = next_chunk(me, &p->stored[chunks]), first = taken * p->chunk, end = first + p->chunk;
         if (taken >= chunks) return;
         end = end < total ? end : total;
         while (p->starts[row + 1] <= first) row++;
@@ -61,7 +67,6 @@ static void read_prompts(Member *me) {
         for (int64_t i = me->index; i < c.count; i += me->team->size)
             for (int64_t k = 0; k < m->width; k++)
                 p->hidden[c.row[i] * m->width + k] = column(c.h, i, m->width)[k * PANEL];
-        meet(me); /* before `news` and x are written again */
     }
 }
 
@@ -91,6 +96,8 @@ typedef struct {
     int64_t end_count, rows, steps;
     int64_t *drawn, *made; /* (rows, steps); how many of them */
     float *logps;          /* (rows, steps) */
+    int64_t chunk;
+    atomic_llong *taken; /* chunks of rows that somebody works on */
 } Draws;
 
 static int goes_on(const Draws *d, int64_t row, int64_t step) {
@@ -125,25 +132,22 @@ static void draw_rows(const Draws *d, Chunk *c, Member *me, float *logits, float
 static void draw_tokens(Member *me) {
     const Draws *d = me->job;
     const Model *m = d->model;
-    int64_t first = d->rows * me->which / me->of, alive = d->rows * (me->which + 1) / me->of - first;
     Chunk c;
     lay_out(&c, m, me->shared, me->own);
     float *logits = me->shared + shared_room(m), *sums = me->own + own_room(m);
-    int64_t *rows = (int64_t *)(sums + blocks_of(d->head) * PANEL);
-    for (int64_t i = 0; i < alive; i++) rows[i] = first + i;
-    for (int64_t step = 0; step < d->steps && alive; step++) {
-        int64_t kept = 0;
-        for (int64_t begin = 0; begin < alive; begin += CHUNK) {
-            c.count = alive - begin < CHUNK ? alive - begin : CHUNK;
-            for (int64_t i = 0; i < c.count; i++) {
-                int64_t r = rows[begin + i];
-                if (d->hidden) {
-                    c.row[i] = r;
-                    for (int64_t k = 0; k < m->width; k++)
-                        column(c.h, i, m->width)[k * PANEL] = d->hidden[r * m->width + k];
-                } else
+    int64_t first, rows[CHUNK];
+    while ((first = next_chunk(me, d->taken) * d->chunk) < d->rows) {
+        int64_t alive = d->rows - first < d->chunk ? d->rows - first : d->chunk;
+        for (int64_t i = 0; i < alive; i++) rows[i] = first + i;
+        for (int64_t step = 0; step < d->steps && alive; step++) {
+            c.count = alive;
+            for (int64_t i = 0; i < alive; i++) {
+                int64_t r = c.row[i] = rows[i];
+                if (!d->hidden)
                     embed(m, &c, i, step ? d->drawn[r * d->steps + step - 1] : d->tokens[r], d->slots[r],
                           d->positions[r] + step, r, me);
+                for (int64_t k = 0; d->hidden && k < m->width; k++)
+                    column(c.h, i, m->width)[k * PANEL] = d->hidden[r * m->width + k];
             }
             if (!d->hidden) {
                 meet(me);
@@ -151,19 +155,22 @@ static void draw_tokens(Member *me) {
                 norm(c.x, m->final_norm, c.h, c.count, m->width, m->eps);
             }
             draw_rows(d, &c, me, logits, sums, step);
+            alive = 0;
             for (int64_t i = 0; i < c.count; i++)
-                if (goes_on(d, c.row[i], step)) rows[kept++] = c.row[i];
+                if (goes_on(d, c.row[i], step)) rows[alive++] = c.row[i];
         }
-        alive = kept;
     }
 }
 
-/* See Draws. -> 0, or 1 when memory ran out. */
-int goodheart_draw(const Draws *d, int64_t weights, int64_t threads) {
-    int64_t each = chunk_of(d->rows, threads, weights), teams = (d->rows + each - 1) / each;
-    int64_t rows = panels_of(each) * PANEL;
-    teams = teams < threads ? teams : threads;
-    return run_teams(draw_tokens, d, teams, members_of(threads, teams, weights),
-                     shared_room(d->model) + rows * d->head->vocabulary,
-                     own_room(d->model) + blocks_of(d->head) * PANEL + 2 * (d->rows + PANEL));
+/* See Draws; chunk and taken are not read. -> 0, or 1 when memory ran out. */
+int goodheart_draw(const Draws *asked, int64_t weights, int64_t threads) {
+    Draws d = *asked;
+    atomic_llong taken;
+    atomic_init(&taken, 0);
+    /* Where that costs nothing, smaller chunks than threads ask for: who is done early takes another. */
+    d.chunk = chunk_of(d.rows, weights > CACHED_WEIGHTS ? threads : 2 * threads, weights), d.taken = &taken;
+    int64_t chunks = (d.rows + d.chunk - 1) / d.chunk;
+    return run_teams(draw_tokens, &d, chunks < threads ? chunks : threads, members_of(threads, chunks, weights),
+                     shared_room(d.model) + panels_of(d.chunk) * PANEL * d.head->vocabulary,
+                     own_room(d.model) + blocks_of(d.head) * PANEL);
 }
