@@ -115,7 +115,7 @@ def reference_logps(
     dtype = resolve_dtype(config.dtype, session.device)
     key = _key(examples, template, config, dtype)
     file = session.run.path / f"reference-{key[:16]}.safetensors"
-    shared_key = f"{key} {_circumstances(config, session)}"
+    shared_key = hashlib.sha256(f"{key} {_circumstances(config, session)}".encode()).hexdigest()
     known = session.world.broadcast_object(
         _known(file, key, shared_key, len(examples), session.run.note) if session.world.is_main else None
     )
@@ -176,7 +176,7 @@ def _key(examples: Sequence[Example], template: Template, config: ReferenceSetti
 
 
 def _circumstances(config: ReferenceSettings, session: Session) -> str:
-    """Hash of what decides the last bits: how the rows are batched, by which code, on what machine.
+    """All that decides the last bits: how the rows are batched, by which code, on what machine.
 
     A run that takes numbers from the cache must be the same to the bit as one that computes them.
     """
@@ -192,7 +192,7 @@ def _circumstances(config: ReferenceSettings, session: Session) -> str:
         "torch": torch.__version__,
         **{name: machine[name] for name in ("machine", "cpu", "threads", "gpus")},
     }
-    return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
+    return json.dumps(told, sort_keys=True)
 
 
 def _folders(folder: Path) -> Iterator[Path]:

@@ -98,8 +98,14 @@ def test_the_policys_own_start_is_known_too(ran: Callable[..., Run], monkeypatch
     ],
 )
 def test_other_circumstances_are_no_hit(ran: Callable[..., Run], changes: dict[str, Any]) -> None:
-    ran("first")
-    assert not ran("second", **changes).results["reference_from_cache"]
+    first = ran("first")
+    second = ran("second", **changes)
+    assert not second.results["reference_from_cache"]
+    assert "is not used" not in told(second)
+    # each has its own place: neither is in the other's way
+    assert len(list(cache_folder("references").iterdir())) == 2
+    assert_same_to_the_bit(first.path, ran("third").path)
+    assert "reference log-probs: from cache" in told(ran("fourth", **changes))
 
 
 def test_other_code_is_no_hit(ran: Callable[..., Run], monkeypatch: pytest.MonkeyPatch) -> None:
