@@ -1,6 +1,6 @@
-"""Tokens per second of the engine against transformers' generate, on one model of ours in both.
+"""Tokens per second of the engine, in C and in PyTorch, against transformers' generate, on one model of ours in all.
 
-    python -m bench.generation --sizes 1M 5M --batch 16 64 --rounds 5
+    python -m bench generation --sizes 1M 5M --batch 16 64 --rounds 5
 
 Contenders take turns, so that noise of the machine hits both alike; the ratio is the median of the rounds' ratios.
 Task "full": every row runs to the limit. Task "early": rows end after 1 .. limit tokens, and only those count; peers
@@ -14,12 +14,14 @@ import os
 import statistics
 import tempfile
 import time
+import unittest.mock
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from goodheart.generate import build
 from goodheart.generate.engine import Engine
 from goodheart.generate.sampling import SamplingParams
 from goodheart.models.load import save_causal
@@ -63,18 +65,29 @@ def in_transformers(model: Transformer) -> Any:
 
 def contenders(model: Transformer, prompts: torch.Tensor, limits: list[int]) -> dict[str, Callable[[], object]]:
     """Name -> one run of the task."""
-    hf, engine, rows = in_transformers(model), Engine(model, slots=len(prompts)), prompts.tolist()
-    seed = iter(range(10**9))
-
-    def ours() -> object:
-        return engine.generate(rows, SamplingParams(limits, seed=next(seed)))
+    hf, rows, seed = in_transformers(model), prompts.tolist(), iter(range(10**9))
 
     def transformers() -> object:
         settings = {"do_sample": True, "temperature": 1.0, "top_k": 0, "top_p": 1.0}
         with torch.no_grad():
             return hf.generate(prompts, attention_mask=torch.ones_like(prompts), max_new_tokens=max(limits), **settings)
 
-    return {"transformers": transformers, "goodheart": ours}
+    def engine() -> Callable[[], object]:
+        made = Engine(model, slots=len(prompts))
+        return lambda: made.generate(rows, SamplingParams(limits, seed=next(seed)))
+
+    runs = {"transformers": transformers, "PyTorch": without_c(engine())}
+    return runs if build.load() is None else {**runs, "C": engine()}
+
+
+def without_c(run: Callable[[], object]) -> Callable[[], object]:
+    """The same where there is no compiler."""
+
+    def in_pytorch() -> object:
+        with unittest.mock.patch.object(build, "load", return_value=None):
+            return run()
+
+    return in_pytorch
 
 
 def measure(runs: dict[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
@@ -105,7 +118,7 @@ def main() -> None:
     print(
         f"threads {a.threads} of {os.cpu_count()}, prompt {a.prompt}, new {a.new}, {a.dtype}, torch {torch.__version__}"
     )
-    print("size     batch task   transformers tok/s (best)  goodheart tok/s (best)  median ratio")
+    print("tokens per second: medians (best); of the engine in brackets the median ratio to transformers")
     for size in a.sizes:
         model = model_of(size).to(getattr(torch, a.dtype))
         for batch in a.batch:
@@ -116,12 +129,17 @@ def main() -> None:
                 if task == "early":
                     limits = torch.randint(1, a.new + 1, (batch,), generator=generator).tolist()
                 seconds = measure(contenders(model, prompts, limits), a.rounds)
-                peer, ours = seconds["transformers"], seconds["goodheart"]
-                ratio = statistics.median(p / o for p, o in zip(peer, ours, strict=True))
-                rates = [
-                    f"{sum(limits) / statistics.median(s):9.0f} ({sum(limits) / min(s):7.0f})" for s in (peer, ours)
-                ]
-                print(f"{size:8} {batch:5} {task:6} {rates[0]:>25} {rates[1]:>23}  {ratio:12.2f}", flush=True)
+                shown = [shown_rate(name, seconds, sum(limits)) for name in seconds]
+                print(f"{size:8} {batch:4} {task:6} {'   '.join(shown)}", flush=True)
+
+
+def shown_rate(name: str, seconds: dict[str, list[float]], tokens: int) -> str:
+    """A contender's figures for the table."""
+    rate = f"{name} {tokens / statistics.median(seconds[name]):7.0f} ({tokens / min(seconds[name]):.0f})"
+    if name == "transformers":
+        return rate
+    ratios = [peer / mine for peer, mine in zip(seconds["transformers"], seconds[name], strict=True)]
+    return f"{rate} [{statistics.median(ratios):.2f}, {min(ratios):.2f}-{max(ratios):.2f}]"
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ Shapes: N running rows, P new rows, U distinct prompts, D width, V vocabulary, S
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from ctypes import POINTER, Structure, c_float, c_int64, c_void_p
 from itertools import accumulate
 
@@ -25,8 +25,10 @@ from goodheart.models.architecture import TransformerConfig
 from goodheart.models.causal import CausalLM, Unembedding
 
 _PANEL = 16  # positions of keys that lie side by side, as in c/vectors.h
-# Multiply-adds of one call of several steps, at most: some tens of milliseconds, after which Python looks for signals.
+# Multiply-adds of one call: some tens of milliseconds on a core, after which Python looks for signals. Prompts get
+# more, and at least so many tokens, so that every thread has enough of them.
 _CALL = 2**32
+_PROMPT_CALL, _PROMPT_TOKENS = 2**35, 512
 _PATIENCE = 16  # steps that a freed slot waits for its next row, at most
 
 
@@ -144,7 +146,11 @@ class CompiledRunner:
         distinct, sources = share(prompts)
         slots = [self._free.pop() for _ in prompts]
         owners = [slots[sources.index(u)] for u in range(len(distinct))]
-        hidden_UD = self._read(distinct, owners, [0] * len(owners))
+        hidden_UD = torch.empty(len(distinct), self.model.width, dtype=torch.float32, device="cpu")
+        for piece in _pieces([len(p) for p in distinct], max(_PROMPT_TOKENS, _PROMPT_CALL // max(self.weights, 1))):
+            tokens = [distinct[u][begin:end] for u, begin, end in piece]
+            which = [u for u, _, _ in piece]
+            hidden_UD[which] = self._read(tokens, [owners[u] for u in which], [begin for _, begin, _ in piece])
         copies = [(slot, owners[u]) for slot, u in zip(slots, sources, strict=True) if slot != owners[u]]
         if copies:
             self.cache.copy([new for new, _ in copies], [old for _, old in copies], max(map(len, distinct)))
@@ -167,7 +173,8 @@ class CompiledRunner:
 
     def steps_at_once(self, sampler: CompiledSampler, waiting: bool) -> int:
         """How many steps of the running rows one call may take. waiting: whether others want their slots."""
-        steps = _CALL // ((self.weights + sampler.weight_VD.numel()) * len(self.slots))
+        attention = 2 * self.model.layers * self.model.heads * self.model.head_dim * max(self.lengths)
+        steps = _CALL // ((self.weights + attention + sampler.weight_VD.numel()) * len(self.slots))
         return max(1, min(steps, _PATIENCE) if waiting else steps)
 
     def run(
@@ -273,6 +280,24 @@ def _usable(model: CausalLM, length: int) -> tuple[PlainModel | None, ctypes.CDL
         return None, None
     plain = plain_model(model, length, torch.float32)
     return plain, None if plain is None else build.load()
+
+
+def _pieces(lengths: Sequence[int], most: int) -> Iterator[list[tuple[int, int, int]]]:
+    """Prompts in order, cut into groups of at most so many tokens. -> lists of (prompt, from token, to token)."""
+    piece: list[tuple[int, int, int]] = []
+    room = most
+    for number, length in enumerate(lengths):
+        begin = 0
+        while begin < length:
+            end = min(length, begin + room)
+            piece.append((number, begin, end))
+            room -= end - begin
+            begin = end
+            if not room:
+                yield piece
+                piece, room = [], most
+    if piece:
+        yield piece
 
 
 def _matmuls(layer: PlainLayer) -> tuple[Linear, Linear, Linear, Linear]:

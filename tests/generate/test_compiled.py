@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from goodheart.generate import build
+from goodheart.generate import build, compiled
 from goodheart.generate.compiled import CompiledRunner, CompiledSampler
 from goodheart.generate.engine import Engine
 from goodheart.generate.sampling import Sampler, SamplingParams
@@ -220,6 +220,18 @@ def test_a_stop_in_the_middle_of_several_steps_cuts_there() -> None:
         assert (made.ids, made.logps) == (uncut.ids[:end], uncut.logps[:end])
         assert made.finish == ("stop" if uncut.ids[end - 1] % 7 == 3 else "length")
         assert all(tuple(made.ids[:n]) in seen for n in range(1, end + 1))
+
+
+@pytest.mark.parametrize("most", [1, 7, 40])
+def test_prompts_in_pieces_are_the_same(most: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, prompts = small_model(), some_prompts([40, 3, 64, 17])
+    whole, cut = runner(model), runner(model)
+    before = whole.admit(prompts)
+    monkeypatch.setattr(compiled, "_PROMPT_TOKENS", most)
+    monkeypatch.setattr(compiled, "_PROMPT_CALL", 0)
+    assert torch.equal(cut.admit(prompts), before)
+    tokens_N = some_ids(1, 4)[0]
+    assert torch.equal(cut.step(tokens_N), whole.step(tokens_N))
 
 
 def test_long_calls_come_back() -> None:

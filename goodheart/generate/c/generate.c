@@ -4,6 +4,8 @@
    read in the layout that training uses. Every sum adds in one fixed order, so the result of a row does not depend on
    which other rows and threads there are. */
 
+#define _GNU_SOURCE /* where threads may run */
+
 #include "draw.h"
 #include "model.h"
 #include "threads.h"

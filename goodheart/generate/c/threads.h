@@ -63,6 +63,20 @@ static inline void *begin(void *argument) {
     return NULL;
 }
 
+/* New threads begin on other processors than this one, where the scheduler may well leave them waiting for us when all
+   are busy. */
+static inline void elsewhere(pthread_attr_t *attributes) {
+#if defined(__linux__) && defined(CPU_COUNT)
+    cpu_set_t allowed;
+    int here = sched_getcpu();
+    if (here < 0 || sched_getaffinity(0, sizeof allowed, &allowed)) return;
+    CPU_CLR((size_t)here, &allowed);
+    if (CPU_COUNT(&allowed)) pthread_attr_setaffinity_np(attributes, sizeof allowed, &allowed);
+#else
+    (void)attributes;
+#endif
+}
+
 /* Runs `work` in up to `teams` teams of up to `members` threads, this one among them, with room (floats) for each team
    and each member. -> 0, or 1 when memory ran out, before anything is done. */
 static inline int run_teams(void (*work)(Member *), const void *job, int64_t teams, int64_t members, int64_t shared,
@@ -74,15 +88,19 @@ static inline int run_teams(void (*work)(Member *), const void *job, int64_t tea
     pthread_t started[MOST_THREADS];
     Member member[MOST_THREADS];
     pthread_mutex_t gate = PTHREAD_MUTEX_INITIALIZER;
+    pthread_attr_t attributes;
     Team *team = aligned_alloc(LINE, (size_t)teams * sizeof(Team));
     float *room = aligned_alloc(LINE, (size_t)(teams * shared + threads * own) * 4);
     int failed = !team || !room;
     if (!failed) {
         pthread_mutex_lock(&gate);
+        pthread_attr_init(&attributes);
+        elsewhere(&attributes);
         for (int64_t i = 0; i < threads; i++)
             member[i] = (Member){job, work, NULL, &gate, 0, 0, 0, NULL, room + teams * shared + i * own};
         for (; running < threads; running++)
-            if (pthread_create(&started[running], NULL, begin, &member[running])) break;
+            if (pthread_create(&started[running], &attributes, begin, &member[running])) break;
+        pthread_attr_destroy(&attributes);
         if (running < threads) members = running / teams > 1 ? running / teams : 1; /* fewer than asked for */
         teams = running / members < teams ? running / members : teams;
         for (int64_t t = 0; t < teams; t++) {
