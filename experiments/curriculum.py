@@ -5,7 +5,8 @@
 Two rewards: the demo's reward model, whose scores are numbers, and a check (the playground's truth over 0.75), which an
 answer passes or not. Before that the SFT model answers every training prompt 8 times, and `goodheart difficulty`
 measures how hard each is for it. All runs start from the SFT model and make equally many steps, of equally many
-answers, to the same prompts; only the order and, with order adaptive, the shares of the prompts differ.
+answers, to the same prompts; only the order and, with order adaptive, the shares of the prompts differ. On the check
+only the adaptive order is held against none.
 
 Each result answers the test prompts three times at temperature 1. "win" is how often the playground's truth puts its
 answer over one of the SFT model, "against none" over one of the run without a curriculum, ties half; intervals come
@@ -53,8 +54,12 @@ ARMS: dict[str, dict[str, Any] | None] = {
     "hard first": {"by": "pass_rate", "order": "hard"},
     "adaptive": {"by": "reward_std", "order": "adaptive"},
 }
-# what is followed (None = the demo's reward model), and the score over which an answer passes (None = over the mean)
-REWARDS: dict[str, tuple[str | None, float | None]] = {"reward model": (None, None), "check": (CHECK, 0.5)}
+# what is followed (None = the demo's reward model), the score over which an answer passes (None = over the mean), and
+# what is tried: the check is there for the groups without spread, which concern the adaptive order
+REWARDS: dict[str, tuple[str | None, float | None, tuple[str, ...]]] = {
+    "reward model": (None, None, tuple(ARMS)),
+    "check": (CHECK, 0.5, ("none", "adaptive")),
+}
 _COLOURS = ("#555555", "#228833", "#ee6677", "#4477aa")
 
 Shares = dict[str, NDArray[np.float64]]
@@ -85,15 +90,15 @@ def main() -> None:
 
 def one_demo(name: str, judged: Judged, out: Path) -> tuple[list[dict[str, Any]], dict[str, Shares]]:
     """What every run on one reward of one demo came to, and the share of its pairs that it wins at each test prompt."""
-    reward, bar = REWARDS[name]
+    reward, bar, arms = REWARDS[name]
     reward = reward or str(judged.base / "reward")
     prompts, about = measure(judged.base, out / name.replace(" ", "-"), reward, bar)
     rows: list[dict[str, Any]] = []
     won: dict[str, Shares] = {}
     plain: list[list[Entry]] = []
-    for arm, curriculum in ARMS.items():
+    for arm in arms:
         where = out / name.replace(" ", "-") / arm.replace(" ", "-")
-        run, seconds = train(judged.base, where, reward, prompts, curriculum)
+        run, seconds = train(judged.base, where, reward, prompts, ARMS[arm])
         entries = answered(judged, run)
         plain = plain or entries
         won[arm] = {
@@ -162,7 +167,7 @@ def on_the_way(run: Path) -> dict[str, Any]:
 def pooled(reward: str, demos: Sequence[Mapping[str, Shares]]) -> list[dict[str, Any]]:
     """Win rates over the test prompts of all demos together, with intervals."""
     found = []
-    for arm in ARMS:
+    for arm in REWARDS[reward][2]:
         row: dict[str, Any] = {"reward": reward, "arm": arm}
         for what in ("win", "against none"):
             share_P = np.concatenate([own[arm][what] for own in demos])
@@ -180,7 +185,8 @@ def show(found: Mapping[str, Any]) -> None:
         at = [statistics.fmean(r["reward_at"][i] for r in own) for i in (1, 2, -1)]
         seeds = " / ".join(f"{r['against none']:.3f}" for r in own)
         no_spread = statistics.fmean(r["no_spread"] for r in own)
-        rates = f"{_interval(row['win'])} | {_interval(row['against none'])} | {seeds}"
+        against = f"{_interval(row['against none'])} | {seeds}" if row["arm"] != "none" else "- | -"
+        rates = f"{_interval(row['win'])} | {against}"
         rest = f"{100 * no_spread:.1f} % | {', '.join(f'{x:.3f}' for x in at)}"
         print(f"| {row['reward']} | {row['arm']} | {rates} | {rest} |")
 
@@ -201,6 +207,8 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
     for axes, name in zip(panes[0], names, strict=True):
         for arm, colour in zip(ARMS, _COLOURS, strict=True):
             own = [row["truth_at"] for row in rows if (row["reward"], row["arm"]) == (name, arm)]
+            if not own:
+                continue
             x = np.linspace(0, STEPS, len(own[0]))
             axes.plot(x, np.mean(own, axis=0), "o-", color=colour, label=arm, ms=4, lw=1.2)
             for each in own:
