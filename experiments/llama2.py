@@ -107,12 +107,12 @@ def measured(pipeline: Pipeline, safe: Sequence[str], start: Path) -> dict[str, 
     found = results["evaluate"]
     return {
         "labels": {name: of["labels"] for name, of in results.items() if "labels" in of},
-        "rewards": {name: accuracy(of) for name, of in results.items() if "accuracy_low" in of},
+        "rewards": {name: accuracy(of) for name, of in results.items() if "trained_on" in of},
         "rounds": {model: {name: of[name] for name in NAMES} for model, of in found["models"].items()},
         "wins": {a: {b: record["rate"] for b, record in of.items()} for a, of in found["wins"].items()},
         "selected": {name: of for name, of in results.items() if "score_selected" in of},
         "rule": {name: rule(out / name, start) for name in safe},
-        "audits": {file.parent.name: looks(file) for file in sorted(out.glob("*/audit.jsonl"))},
+        "audits": {name: looks(out / name / "audit.jsonl") for name, of in results.items() if "goodhart" in of},
         "seconds": sum(done["made"]["seconds"] for done in Record(out).read()["done"].values()),
     }
 
