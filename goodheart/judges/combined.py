@@ -126,7 +126,8 @@ class CombinedJudge:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self.multipliers = {name: float(state["multipliers"][name]) for name in self.multipliers}
-        self._held = {name: float(state["held"][name]) for name in self.multipliers}
+        held = state.get("held", state["multipliers"])  # checkpoints without it held the whole price
+        self._held = {name: float(held[name]) for name in self.multipliers}
 
     def _raw(
         self,

@@ -145,6 +145,15 @@ def test_a_constraint_has_a_price_that_moves_once_a_step() -> None:
     assert other.state_dict() == judge.state_dict()
 
 
+def test_a_price_from_before_there_was_a_damping_goes_on() -> None:
+    bounded = {"judge": B, "at_most": 0.2, "std": 0.1}
+    judge = combined("constrained", {"good": {"judge": A}, "harm": bounded}, multiplier_rate=0.1)
+    judge.load_state_dict({"multipliers": {"harm": 2.5}})
+    assert judge.multipliers == {"harm": 2.5}
+    # 0.05 is half a std over the bound: 2.5 + 0.1 * 0.5 is held, 10 * 0.1 * 0.5 comes on top
+    assert judge.update({"harm": 0.25})["rewards/harm/multiplier"] == pytest.approx(2.55 + 0.5)
+
+
 def moved(held: float, excess: float, steps: int, **settings: float) -> tuple[float, float]:
     """-> held, price"""
     price = held
