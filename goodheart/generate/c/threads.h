@@ -24,8 +24,8 @@ typedef struct Member {
     void (*work)(struct Member *);
     Team *team;
     pthread_mutex_t *gate;
-    int64_t which, of, index; /* which team, of how many, and which of its members */
-    float *shared, *own;      /* room of the team and of the member */
+    int64_t index;       /* which member of its team */
+    float *shared, *own; /* room of the team and of the member */
 } Member;
 
 static inline void breathe(int *waited) {
@@ -97,7 +97,7 @@ static inline int run_teams(void (*work)(Member *), const void *job, int64_t tea
         pthread_attr_init(&attributes);
         elsewhere(&attributes);
         for (int64_t i = 0; i < threads; i++)
-            member[i] = (Member){job, work, NULL, &gate, 0, 0, 0, NULL, room + teams * shared + i * own};
+            member[i] = (Member){job, work, NULL, &gate, 0, NULL, room + teams * shared + i * own};
         for (; running < threads; running++)
             if (pthread_create(&started[running], &attributes, begin, &member[running])) break;
         pthread_attr_destroy(&attributes);
@@ -110,8 +110,7 @@ static inline int run_teams(void (*work)(Member *), const void *job, int64_t tea
         }
         for (int64_t i = 0, t = 0, k = 0; i < running; i++, k++) {
             if (k == team[t].size) t++, k = 0;
-            member[i].team = &team[t], member[i].which = t, member[i].of = teams, member[i].index = k;
-            member[i].shared = room + t * shared;
+            member[i].team = &team[t], member[i].index = k, member[i].shared = room + t * shared;
         }
         pthread_mutex_unlock(&gate);
         work(&member[0]);
