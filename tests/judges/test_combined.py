@@ -184,8 +184,10 @@ def test_one_step_counts_as_a_standard_deviation_at_most() -> None:
 
 def test_a_price_comes_back_however_long_the_bound_was_kept() -> None:
     held, _ = moved(1.0, -1000.0, 100_000)
-    # from 0 with 0.05 a step: 20 steps to 1
+    # from 0 with 0.05 a step what is held takes 20 steps to 1; with 10 * 0.05 on top the price takes 10
     assert moved(held, 1000.0, 20)[0] == pytest.approx(1.0)
+    assert moved(held, 1000.0, 10)[1] == pytest.approx(10 * 0.05 + 0.5)
+    assert moved(held, 1000.0, 20, damping=0.0)[1] == pytest.approx(1.0)
 
 
 def late(damping: float, pressure: float) -> tuple[list[float], list[float]]:
