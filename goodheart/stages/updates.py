@@ -96,9 +96,13 @@ def _check_first_ratio(metrics: dict[str, float], tolerance: float, cliprange: f
 
 
 def _summary(updates: Sequence[dict[str, float]], *, stopped: bool) -> dict[str, float]:
-    """Means over the updates of a step; the sampler is compared before the first, while both are one policy."""
+    """Means over the updates of a step. The sampler is compared before the first, while both are one policy; how often
+    memory was halved is a state, of which the last counts.
+    """
     found = {"policy/updates": float(len(updates)), "policy/stopped_early": float(stopped)}
     if not updates:
         return found
     means = {name: sum(update[name] for update in updates) / len(updates) for name in updates[0]}
-    return means | {"sampler/logprob_diff_mean": updates[0]["sampler/logprob_diff_mean"]} | found
+    first = {"sampler/logprob_diff_mean": updates[0]["sampler/logprob_diff_mean"]}
+    last = {name: value for name, value in updates[-1].items() if name == "memory/halvings"}
+    return means | first | last | found
