@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parents[1]
 CACHE = Path(tempfile.mkdtemp(prefix="goodheart-tests-"))
 atexit.register(shutil.rmtree, CACHE, ignore_errors=True)
 with contextlib.suppress(OSError):
-    for compiled in cache_folder().glob("decode-*.so"):
+    for compiled in cache_folder().glob("generate-*.so"):
         shutil.copy2(compiled, CACHE)
 os.environ["GOODHEART_CACHE"] = str(CACHE)
 SHARED = Path(os.environ.get("GOODHEART_SHARED", ROOT.parent / "shared"))
