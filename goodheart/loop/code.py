@@ -30,6 +30,7 @@ _PACKAGE = Path(goodheart.__file__).parent
 _VERSION = _PACKAGE / "__init__.py"
 _COMPILED = "*/*.[ch]"  # sources in C lie in a folder beside the module that compiles them
 _MOST_REMEMBERED = 5000  # files; more begin anew
+_MEMORY = f"code-{sys.version_info[0]}.{sys.version_info[1]}"  # another Python parses otherwise
 
 Read = tuple[str, tuple[str, ...]]  # hash of what a file does, and the modules it may import
 
@@ -152,20 +153,23 @@ def _memory() -> tuple[dict[str, Read], list[int]]:
 
 
 def _remember() -> None:
-    """Puts what is new on disk; of two processes the last one's stays."""
+    """Puts what is new on disk, where of two processes the last one's stays; what an earlier version left goes."""
     remembered, on_disk = _memory()
     if len(remembered) == on_disk[0]:
         return
     if len(remembered) > _MOST_REMEMBERED:
         remembered.clear()
     with contextlib.suppress(OSError):  # without a cache it takes longer
-        replace_text(_memory_file(), json.dumps(remembered))
+        file = _memory_file()
+        replace_text(file, json.dumps(remembered))
+        for older in set(file.parent.glob(f"{_MEMORY}-*.json")) - {file}:
+            older.unlink(missing_ok=True)
     on_disk[0] = len(remembered)
 
 
 def _memory_file() -> Path:
     """Its name says how files are parsed: by which version of this module, and of Python."""
-    return cache_folder() / f"code-{sys.version_info[0]}.{sys.version_info[1]}-{sha256_of(Path(__file__))[:16]}.json"
+    return cache_folder() / f"{_MEMORY}-{sha256_of(Path(__file__))[:16]}.json"
 
 
 def _parsed(name: str, file: Path, text: str) -> Read:

@@ -123,6 +123,26 @@ def test_files_known_by_their_content_are_not_parsed_again(
     assert parsed == ["helpers.more"]
 
 
+def test_what_an_earlier_version_of_this_module_remembered_goes(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GOODHEART_CACHE", str(tmp_path / "cache"))
+    fresh("rewards")
+    (file,) = (tmp_path / "cache").iterdir()
+    older, other_python, else_ = (file.with_name(n) for n in (f"{file.stem[:-2]}xy.json", "code-2.7-ab.json", "de.so"))
+    for each in (older, other_python, else_):
+        each.write_text("{}")
+    fresh("rewards")  # nothing new, nothing written
+    assert older.exists()
+    (folder / "helpers/more.py").write_text("FOUR = 5\n")
+    # another process may be quicker
+    real = Path.unlink
+    monkeypatch.setattr(Path, "unlink", lambda path, **how: (real(path), real(path, **how)))
+    fresh("rewards")
+    assert set((tmp_path / "cache").iterdir()) == {file, other_python, else_}
+    assert json.loads(file.read_text())
+
+
 @pytest.mark.parametrize("content", ["{torn", "[]", '{"a": 3}', '{"a": ["b"]}'])
 def test_a_damaged_memory_of_code_is_no_obstacle(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: str
