@@ -161,7 +161,8 @@ INLINE void weigh(const int vectors, const float *p, const float *values, float 
 }
 
 /* One head of one token over positions first .. end - 1 of its row: softmax(scale q k^T) v. scores has room for them,
-   rounded to whole blocks on both sides. What lies in a block before or after is computed and thrown away. */
+   rounded to whole blocks on both sides. What lies in a block before or after is computed and thrown away,
+   whatever it is: another thread may be storing later keys of the same prompt there. */
 static void attend(const Model *m, const float *q, const float *keys, const float *values, float *scores, float *out,
                    int64_t first, int64_t end, const float *next) {
     int64_t d = m->head_dim, begin = first / PANEL * PANEL, padded = panels_of(end) * PANEL - begin, at = 0;
