@@ -11,9 +11,11 @@ and of the numbers, so that a damaged or renamed one is seen; it is then told of
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import tempfile
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +30,8 @@ from goodheart.train.files import LazyTensor, sync_folder, write_tensors
 
 # What the cache may take, 256 million answers; those not asked for longest go first.
 _MOST_BYTES = 2**30
+# A file is written in seconds: what is half written for a day is nobody's.
+_ABANDONED_SECONDS = 24 * 3600
 
 
 @dataclass(frozen=True)
@@ -51,7 +55,8 @@ def recall(key: str, count: int, note: Callable[[str], None]) -> Kept | None:
         kept = read(file, key, count, note)
         if kept is None:
             return None
-        os.utime(file)  # asked for now
+        with contextlib.suppress(FileNotFoundError):  # another run has just made room
+            os.utime(file)  # asked for now
     except OSError as error:
         note(f"the cache of reference log-probabilities is not used: {error}")
         return None
@@ -112,11 +117,23 @@ def _digest(key: str, logps_N: Tensor, shared: Tensor) -> Tensor:
 
 
 def _prune(folder: Path, most_bytes: int) -> None:
-    """Removes the files that were not asked for longest, until the rest is within `most_bytes`."""
-    files = [(path, path.stat()) for path in folder.iterdir() if path.is_file()]
-    files.sort(key=lambda each: each[1].st_mtime_ns, reverse=True)
+    """Removes the files that were not asked for longest, until the rest is within `most_bytes`, and what processes that
+    were killed have left half written.
+    """
+    for path, stat in _there(folder, "*.partial"):
+        if time.time() - stat.st_mtime > _ABANDONED_SECONDS:
+            path.unlink(missing_ok=True)
     total = 0
-    for path, stat in files:
+    for path, stat in sorted(_there(folder, "*.safetensors"), key=lambda each: each[1].st_mtime_ns, reverse=True):
         total += stat.st_size
         if total > most_bytes:
             path.unlink(missing_ok=True)
+
+
+def _there(folder: Path, pattern: str) -> list[tuple[Path, os.stat_result]]:
+    """Files and what is known of them; other processes may rename or remove some meanwhile."""
+    found = []
+    for path in folder.glob(pattern):
+        with contextlib.suppress(FileNotFoundError):
+            found.append((path, path.stat()))
+    return found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -226,3 +227,53 @@ def test_those_not_asked_for_longest_make_room(monkeypatch: pytest.MonkeyPatch) 
     leave(keys[3], torch.zeros(100), notes.append)
     found = [recall(key, 100, notes.append) is not None for key in keys]
     assert (found, notes) == ([True, False, True, True], [])
+
+
+@pytest.fixture
+def full(monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The cache, with no room for more than one file."""
+    leave(KEY, torch.zeros(100), never)
+    (file,) = cache_folder("references").iterdir()
+    os.utime(file, (0, 0))
+    monkeypatch.setattr(reference_cache, "_MOST_BYTES", file.stat().st_size)
+    return file
+
+
+def test_what_another_process_is_writing_stays_and_what_a_killed_one_left_goes(full: Path) -> None:
+    writing, left, foreign = (full.with_name(name) for name in (".ab-1.partial", ".ab-2.partial", "notes.txt"))
+    for each in (writing, left, foreign):
+        each.write_bytes(bytes(10_000))
+    os.utime(left, (time.time() - 90_000,) * 2)  # a day has 86,400 seconds
+    os.utime(writing, (time.time() - 80_000,) * 2)
+    leave("cd" * 32, torch.zeros(100), never)
+    kept = full.with_name(f"{'cd' * 16}.safetensors")
+    assert set(full.parent.iterdir()) == {kept, writing, foreign}
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_a_file_that_another_process_removes_meanwhile_is_no_error(
+    full: Path, monkeypatch: pytest.MonkeyPatch, when: str
+) -> None:
+    real = Path.stat
+
+    def stat(path: Path, **how: Any) -> os.stat_result:
+        if path == full and when == "before":
+            os.remove(path)
+        found = real(path, **how)
+        if path == full:
+            os.remove(path)
+        return found
+
+    monkeypatch.setattr(Path, "stat", stat)
+    leave("cd" * 32, torch.zeros(100), never)
+    assert [file.name for file in full.parent.iterdir()] == [f"{'cd' * 16}.safetensors"]
+
+
+def test_numbers_that_were_read_count_though_their_file_goes_meanwhile(
+    full: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = reference_cache.read
+    monkeypatch.setattr(reference_cache, "read", lambda file, *more: (real(file, *more), file.unlink())[0])
+    kept = recall(KEY, 100, never)
+    assert kept is not None
+    assert torch.equal(kept.logps_N, torch.zeros(100))
