@@ -30,7 +30,7 @@ from goodheart.stages.curriculum import RowCurriculum
 from goodheart.stages.labels import LabelBatch
 from goodheart.stages.reference_cache import Kept, leave, read, recall, write
 from goodheart.stages.unseen import MeasuredSettings
-from goodheart.train.lineage import code_hash, content, hardware
+from goodheart.train.lineage import code_hash, content, hardware, packages
 from goodheart.train.optimizer import resolve_dtype
 from goodheart.train.policy import row_length
 from goodheart.train.session import Session
@@ -190,7 +190,8 @@ def _circumstances(config: ReferenceSettings, session: Session) -> str:
         "adapter": config.lora is not None,
         "code": code_hash(),
         "torch": torch.__version__,
-        **{name: machine[name] for name in ("machine", "cpu", "threads", "gpus")},
+        "transformers": packages().get("transformers"),  # computes the models that are not our own
+        **{name: machine[name] for name in ("machine", "cpu", "cpu_capability", "threads", "gpus")},
     }
     return json.dumps(told, sort_keys=True)
 

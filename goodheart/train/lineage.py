@@ -57,11 +57,16 @@ def environment(seed: int) -> dict[str, Any]:
         "code_sha256": code_hash(),
         "git_commit": _git_commit(Path(goodheart.__file__).resolve().parents[1]),
         "python": platform.python_version(),
-        "packages": {name: version for name in _PACKAGES if (version := _version(name)) is not None},
+        "packages": packages(),
         "hardware": hardware(),
         "processes": int(os.environ.get("WORLD_SIZE", "1")),
         "seed": seed,
     }
+
+
+def packages() -> dict[str, str]:
+    """name -> version of the packages that results may depend on, without importing them."""
+    return {name: version for name in _PACKAGES if (version := _version(name)) is not None}
 
 
 def changed(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
@@ -193,6 +198,7 @@ def hardware() -> dict[str, Any]:
         "machine": platform.machine(),
         "system": platform.platform(),
         "cpu": _cpu_name(),
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(),  # which instructions torch computes with
         "cpus": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "threads": torch.get_num_threads(),
         "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
@@ -203,6 +209,20 @@ def hardware() -> dict[str, Any]:
 def _cpu_name() -> str:
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return platform.processor()
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
+    except OSError:  # not Linux
+        return _mac_cpu_name() or platform.processor()
+    told = [(name.strip(), value.strip()) for name, _, value in (line.partition(":") for line in lines)]
+    names = [value for name, value in told if name == "model name"]
+    if names:
+        return names[0]
+    # ARM has numbers in place of a name, and may have cores of several kinds
+    numbers = dict.fromkeys(f"{name} {value}" for name, value in told if name.startswith("CPU "))
+    return ", ".join(numbers) or platform.processor()
+
+
+def _mac_cpu_name() -> str:
+    command = ["sysctl", "-n", "machdep.cpu.brand_string"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return ""
