@@ -214,7 +214,7 @@ def _report(error: Exception, debug: bool) -> int:
             f"error: {error.filename or ''}: {error.strerror or error}".replace("error: : ", "error: "), err=True
         )
         return 1
-    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+    if isinstance(error, MemoryError | RuntimeError) and _out_of_memory(error):
         typer.secho(f"error: out of memory: {error}\nLower max_tokens (or slots while generating).", err=True)
         return 1
     if not debug:
@@ -224,6 +224,12 @@ def _report(error: Exception, debug: bool) -> int:
             err=True,
         )
     return 1
+
+
+def _out_of_memory(error: BaseException) -> bool:
+    from goodheart.train.fitting import is_out_of_memory
+
+    return is_out_of_memory(error)
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ from goodheart.losses.direct import FAMILY, Member, dpo_loss, implicit_rewards, 
 from goodheart.losses.metrics import MetricSums
 from goodheart.models.causal import CausalLM
 from goodheart.stages.curriculum import row_order
-from goodheart.stages.labels import LabelBatch, most_tokens, pieces
+from goodheart.stages.labels import LabelBatch, most_of, pieces
 from goodheart.stages.offline import begin
 from goodheart.stages.references import ReferenceSettings, answer_logps, logps_of, reference_logps
 from goodheart.train.config import listed
@@ -144,8 +144,8 @@ def train(config: DPOConfig) -> Run:
 
         # 3. train
         warmup = round(config.warmup_ratio * total)
-        largest = most_tokens(items, math.ceil(config.batch_size / session.world.size))
-        for step in session.steps(total, "dpo", checkpoint_every=config.checkpoint_every, tokens=largest):
+        most = most_of(items, math.ceil(config.batch_size / session.world.size))
+        for step in session.steps(total, "dpo", checkpoint_every=config.checkpoint_every, most=most):
             rows = order[step]
             weight = max(float(known.trust_P[rows].sum()), _LEAST_WEIGHT)
             mine = session.world.shard(rows)

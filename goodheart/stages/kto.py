@@ -35,6 +35,7 @@ from goodheart.stages.offline import begin
 from goodheart.stages.references import ReferenceSettings, answer_logps, logps_of, reference_logps
 from goodheart.train.config import listed
 from goodheart.train.language_model import total_steps
+from goodheart.train.memory import Most
 from goodheart.train.optimizer import lr_at
 from goodheart.train.run import Run
 from goodheart.train.session import Session, open_session
@@ -120,8 +121,8 @@ def train(config: KTOConfig) -> Run:
         session.state.add("shift", shift)
         session.state.add("last_kl", last_kl)
         warmup = round(config.warmup_ratio * total)
-        largest = math.ceil(config.batch_size / session.world.size) * max(item.tokens for item in items)
-        for step in session.steps(total, config.loss, checkpoint_every=config.checkpoint_every, tokens=largest):
+        most = Most(math.ceil(config.batch_size / session.world.size), max(item.tokens for item in items))
+        for step in session.steps(total, config.loss, checkpoint_every=config.checkpoint_every, most=most):
             # 3. baseline
             measured_now: dict[str, float] = {}
             if config.loss == "bco":

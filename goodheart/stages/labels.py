@@ -22,6 +22,7 @@ from goodheart.losses.metrics import MetricSums
 from goodheart.losses.preference import centring_loss, plackett_luce_loss, ranked_pairs_loss
 from goodheart.losses.reward import class_weights, score_regression_loss, thumbs_loss
 from goodheart.models.heads import RewardEnsemble, RewardModel
+from goodheart.train.memory import Most
 
 if TYPE_CHECKING:
     from goodheart.stages.reward import RewardConfig
@@ -176,9 +177,10 @@ def step_size(trust_PN: Tensor, rows: Sequence[int]) -> StepSize:
     return StepSize(max(float(trust_PN[list(rows)].sum(0).mean()), 1e-6), len(rows))
 
 
-def most_tokens(items: Sequence[Compared], batch_size: int) -> int:
-    """Padded tokens that so many items have at most."""
-    return batch_size * max(item.tokens * len(item.answers) for item in items)
+def most_of(items: Sequence[Compared], batch_size: int) -> Most:
+    """What so many items ask for at most, all answers to a prompt together."""
+    answers = max(len(item.answers) for item in items)
+    return Most(batch_size * answers, max(item.tokens for item in items), together=answers)
 
 
 def pieces(items: Sequence[Compared], max_tokens: int) -> list[list[int]]:

@@ -219,8 +219,8 @@ def train(config: OnlineConfig) -> Run:
         audit = policy_gradient.guard(
             config, session, judge, start, writer, [(task.prompt, task.ids) for task in asked]
         )
-        room = policy_gradient.room(config, actors, [(task.prompt, task.ids) for task in asked], session.world)
-        for step in session.steps(total, "online", checkpoint_every=config.checkpoint_every, **room):
+        most = policy_gradient.most_of(config, actors, [(task.prompt, task.ids) for task in asked], session.world)
+        for step in session.steps(total, "online", checkpoint_every=config.checkpoint_every, most=most):
             if audit is not None and step == 0:
                 audit.look(0)
             # 0. refresh

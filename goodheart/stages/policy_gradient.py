@@ -24,7 +24,7 @@ from goodheart.stages.rollouts import Asked, Rollouts, judge_scores
 from goodheart.stages.writer import SamplingSettings, Writer, room_for_prompts
 from goodheart.train.config import TrainingSettings, listed
 from goodheart.train.lineage import same_place
-from goodheart.train.memory import cache_bytes
+from goodheart.train.memory import Most, cache_bytes
 from goodheart.train.optimizer import resolve_dtype
 from goodheart.train.parallel import World
 from goodheart.train.policy import save_policy
@@ -181,11 +181,11 @@ def guard(
     )
 
 
-def room(config: PolicyGradientSettings, actors: Actors, asked: Sequence[Asked], world: World) -> dict[str, Any]:
-    """What a step needs at most: tokens of a mini-batch on this process, bytes of the cache of answers."""
+def most_of(config: PolicyGradientSettings, actors: Actors, asked: Sequence[Asked], world: World) -> Most:
+    """What a step asks of this process at most: rows of a mini-batch, and the cache of answers."""
     longest = max(len(ids) for _, ids in asked) + config.sampling.max_new_tokens
     rows = math.ceil(config.batch_size / config.mini_batches / world.size)
-    return {"tokens": rows * longest, "cache": cache_bytes(actors.policy, config.slots, longest)}
+    return Most(rows, longest, cache=cache_bytes(actors.policy, config.slots, longest))
 
 
 def steps_and_warmup(config: PolicyGradientSettings, prompts: int, per_step: int) -> tuple[int, int]:

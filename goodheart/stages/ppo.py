@@ -102,8 +102,8 @@ def train(config: PPOConfig) -> Run:
         session.state.add("prompts", stream)
 
         audit = policy_gradient.guard(config, session, judge, actors, writer, asked)
-        room = policy_gradient.room(config, actors, asked, world)
-        for step in session.steps(total, "ppo", checkpoint_every=config.checkpoint_every, **room):
+        most = policy_gradient.most_of(config, actors, asked, world)
+        for step in session.steps(total, "ppo", checkpoint_every=config.checkpoint_every, most=most):
             if audit is not None and step == 0:
                 audit.look(0)
             # 1-2. generate and score

@@ -31,7 +31,7 @@ from goodheart.stages.labels import (
     LabelBatch,
     StepSize,
     loss_over_heads,
-    most_tokens,
+    most_of,
     objective,
     pieces,
     step_size,
@@ -107,8 +107,8 @@ def train(config: RewardConfig) -> Run:
         session.state.add("optimizer", optimizer)
         trust_PN = trust(items, model.num_scores, config)
         warmup = round(config.warmup_ratio * total)
-        largest = most_tokens(items, math.ceil(config.batch_size / session.world.size))
-        for step in session.steps(total, "reward model", checkpoint_every=config.checkpoint_every, tokens=largest):
+        most = most_of(items, math.ceil(config.batch_size / session.world.size))
+        for step in session.steps(total, "reward model", checkpoint_every=config.checkpoint_every, most=most):
             rows = order[step]
             size = step_size(trust_PN, rows)
             mine = session.world.shard(rows)

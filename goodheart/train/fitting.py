@@ -12,8 +12,10 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
+from goodheart.errors import HealthError
 from goodheart.train.parallel import World
 
+_ADVICE = "Set activation_checkpointing: true or lora, lower max_length, or take a larger device."
 _FITS, _TOO_LARGE, _HOPELESS = 0.0, 1.0, 2.0
 
 T = TypeVar("T")
@@ -32,8 +34,8 @@ def until_it_fits(world: World, pieces: list[T], run: Callable[[list[T]], R], pa
         params: their gradients are dropped before it is begun again.
 
     Raises:
-        RuntimeError: out of memory with one row at a time (as torch raised it), or under FSDP, whose processes wait for
-            each other within a pass.
+        HealthError: out of memory with pieces that cannot be halved, or under FSDP, whose processes wait for each other
+            within a pass.
     """
     while True:
         smaller = halved(pieces, world.halvings)
@@ -42,8 +44,10 @@ def until_it_fits(world: World, pieces: list[T], run: Callable[[list[T]], R], pa
         try:
             done = run(smaller)
         except (RuntimeError, MemoryError) as error:
-            if not is_out_of_memory(error) or world.sharded:
+            if not is_out_of_memory(error):
                 raise
+            if world.sharded:
+                raise HealthError(f"out of memory under fsdp: lower max_tokens. {_ADVICE} ({error})") from error
             problem = error.with_traceback(None)  # whose frames hold what should be freed
         if world.size == 1 and problem is None:
             return done  # type: ignore[return-value]
@@ -52,7 +56,7 @@ def until_it_fits(world: World, pieces: list[T], run: Callable[[list[T]], R], pa
             verdict = _HOPELESS if smaller == halved(smaller, 1) else _TOO_LARGE
         verdict = world.max(verdict)
         if verdict == _HOPELESS:
-            raise problem or RuntimeError("another process is out of memory with one row at a time")
+            raise HealthError(f"out of memory with single rows: max_tokens does not help. {_ADVICE} ({problem})")
         if verdict == _FITS:
             return done  # type: ignore[return-value]
         done = None
@@ -75,7 +79,8 @@ def is_out_of_memory(error: BaseException) -> bool:
     """Whether this is what torch raises when the device or the machine has no memory left."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
-    return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+    signs = ("can't allocate memory", "std::bad_alloc")
+    return isinstance(error, RuntimeError) and any(sign in str(error) for sign in signs)
 
 
 def _halves(piece: Any) -> list[Any]:

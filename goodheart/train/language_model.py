@@ -17,6 +17,7 @@ from goodheart.data.examples import Prepared
 from goodheart.losses.metrics import MetricSums
 from goodheart.models.causal import CausalLM, completion_logprobs
 from goodheart.train.config import TrainingSettings
+from goodheart.train.memory import Most
 from goodheart.train.optimizer import lr_at, optimizer_for
 from goodheart.train.session import Session
 from goodheart.train.step import train_step
@@ -104,8 +105,8 @@ def fit(
     session.state.add("optimizer", optimizer)
     before = mean_loss(session, model, held_out, config.max_tokens)
 
-    largest = math.ceil(config.batch_size / session.world.size) * max(rows.lengths)
-    for step in session.steps(total, label, checkpoint_every=config.checkpoint_every, tokens=largest):
+    most = Most(math.ceil(config.batch_size / session.world.size), max(rows.lengths))
+    for step in session.steps(total, label, checkpoint_every=config.checkpoint_every, most=most):
         # 1. the rows of this step, and how many tokens they train over all processes
         indices = order[step]
         num_tokens = rows.trained_tokens(indices)

@@ -9,7 +9,6 @@ The first steps are left out: they pay for caches, kernels chosen and memory fir
 from __future__ import annotations
 
 import os
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -19,9 +18,11 @@ import torch
 from torch import nn
 from torch.autograd.profiler import record_function
 
+from goodheart.train import memory
 from goodheart.train.checkpoint import TrainState
 from goodheart.train.files import replace_text
 from goodheart.train.optimizer import AdamW
+from goodheart.train.parallel import local
 
 WARMUP, STEPS = 2, 3
 _OPERATIONS = 15  # slowest ones listed
@@ -47,6 +48,12 @@ class StepProfiler:
         self._steps = 0
         self._peak = 0.0
 
+    def close(self) -> None:
+        """Ends a profile that an error or the user cut short; nothing is written of it."""
+        if self._profiler is not None:
+            self._profiler.__exit__(None, None, None)
+            self._profiler = None
+
     def before(self, left: int) -> None:
         """Called before each step. left: steps still to be done, this one included."""
         if self._profiler is None and self.report is None and self._seen >= min(WARMUP, self._seen + left - 1):
@@ -71,10 +78,8 @@ class StepProfiler:
         from torch.profiler import ProfilerActivity, profile
 
         os.environ.setdefault("KINETO_LOG_LEVEL", "9")  # it writes lines of its own to the console otherwise
-        self._peak = peak_memory()  # being profiled takes memory itself
+        self._peak = memory.peak(self.device)  # being profiled takes memory itself
         activities = [ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * (self.device.type == "cuda")
-        if self.device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats(self.device)
         self._profiler = profile(activities=activities, profile_memory=True)
         self._profiler.__enter__()
         self._begun = time.perf_counter()
@@ -89,7 +94,7 @@ class StepProfiler:
             f"{seconds:.4g} s per step (mean of {self._steps}, slowed by being profiled)",
             _table(("part of a step", "s", "share"), self._parts(events, seconds)),
             _table(("operation (its own time)", "s", "share", "times", "MiB allocated"), self._operations(events)),
-            _table(("memory", "MiB"), memory(self.state, self.device, self._peak)),
+            _table(("memory of this process", "MiB"), held(self.state, self.device, self._peak)),
         ]
         self.report = "\n\n".join(sections) + "\n"
         replace_text(self.folder / "profile.txt", self.report)
@@ -106,7 +111,7 @@ class StepProfiler:
         return [(name, f"{s:.4f}", f"{100 * s / seconds:.0f} %") for name, s in rows]
 
     def _operations(self, events: Any) -> list[tuple[str, ...]]:
-        """Slowest by the time they take themselves, on the device where there is one."""
+        """Slowest by the time they take themselves; on a device by that of the kernels they started."""
         cuda = self.device.type == "cuda"
         rows = [
             (
@@ -116,7 +121,7 @@ class StepProfiler:
                 (e.self_device_memory_usage if cuda else e.self_cpu_memory_usage) / _MIB / self._steps,
             )
             for e in events
-            if not e.key.startswith(_PREFIX)
+            if not e.key.startswith(_PREFIX) and not _on_device(e)  # a kernel's time is told with its operation
         ]
         whole = sum(row[1] for row in rows) or 1.0
         rows.sort(key=lambda row: -row[1])
@@ -126,31 +131,18 @@ class StepProfiler:
         ]
 
 
-def memory(state: TrainState, device: torch.device, peak: float) -> list[tuple[str, str]]:
-    """What lies in memory, by what it is for: MiB of each network and optimizer, and the peak.
-
-    peak: bytes that the process held at most; a device tells its own.
-    """
+def held(state: TrainState, device: torch.device, peak: float) -> list[tuple[str, str]]:
+    """What lies in memory, by what it is for: MiB of each network and optimizer, and the peak (bytes)."""
     rows: list[tuple[str, float]] = []
     for name, thing in state.things().items():
         if isinstance(thing, nn.Module):
-            own = {p.untyped_storage().data_ptr(): p.untyped_storage().nbytes() for p in thing.parameters()}
-            rows.append((f"weights of {name}", sum(own.values())))
+            weights = [local(p).untyped_storage() for p in thing.parameters()]
+            rows.append((f"weights of {name}", sum({w.data_ptr(): w.nbytes() for w in weights}.values())))
         elif isinstance(thing, AdamW):
-            rows.append((f"state of {name}", sum(t.nbytes for t in thing.state_tensors().values())))
-            wide = sum(p.numel() * (p.grad_dtype or p.dtype).itemsize for p in thing.params)
-            rows.append((f"gradients of {name}, while a step lasts", wide))
-    peak = float(torch.cuda.max_memory_allocated(device)) if device.type == "cuda" else peak
-    what = "peak on the device" if device.type == "cuda" else "peak of the process, libraries included"
+            rows.append((f"state of {name}", sum(local(t).nbytes for t in thing.state_tensors().values())))
+            rows.append((f"gradients of {name}, while a step lasts", memory.gradient_bytes(thing)))
+    what = "peak on the device" if device.type == "cuda" else "peak, libraries included"
     return [(name, f"{size / _MIB:.1f}") for name, size in [*rows, (what, peak)]]
-
-
-def peak_memory() -> float:
-    """Most memory that this process has held, in bytes."""
-    import resource
-
-    kept = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return float(kept if sys.platform == "darwin" else kept * 1024)
 
 
 def _on_device(event: Any) -> bool:

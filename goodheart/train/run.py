@@ -5,6 +5,9 @@ lineage.json     parents and data by content, code, packages, machine, seed; eve
 metrics.jsonl    one line per logged step
 samples.jsonl    what the model said, over time
 log.txt          notes, with times
+skipped.jsonl    the first rows that were set aside, and why
+memory.json      what the run was planned to take in memory, and what it took
+profile/         see profile.py
 checkpoints/     see checkpoint.py
 model/           the result, a Hugging Face folder
 results.json     final numbers

@@ -29,6 +29,7 @@ from goodheart.train import memory
 from goodheart.train.checkpoint import TrainState
 from goodheart.train.config import TrainingSettings
 from goodheart.train.files import replace_text
+from goodheart.train.fitting import is_out_of_memory
 from goodheart.train.interrupt import Stop, stop_signal
 from goodheart.train.metrics import read_metrics, tensorboard_tracker
 from goodheart.train.parallel import World
@@ -48,12 +49,13 @@ class Position:
     def __init__(self) -> None:
         self.step = 0  # steps done
         self.ended: str | None = None  # why the loop stopped before its last step
+        self.halvings = 0  # of the micro-batches, for want of memory
 
     def state_dict(self) -> dict[str, Any]:
-        return {"step": self.step, "ended": self.ended}
+        return {"step": self.step, "ended": self.ended, "halvings": self.halvings}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self.step, self.ended = int(state["step"]), state["ended"]
+        self.step, self.ended, self.halvings = int(state["step"]), state["ended"], int(state.get("halvings", 0))
 
 
 class Session:
@@ -98,9 +100,7 @@ class Session:
     def device(self) -> torch.device:
         return self.world.device
 
-    def steps(
-        self, total: int, label: str, *, checkpoint_every: int, tokens: int | None = None, cache: float = 0.0
-    ) -> Iterator[int]:
+    def steps(self, total: int, label: str, *, checkpoint_every: int, most: memory.Most | None = None) -> Iterator[int]:
         """Yields the steps that are left, counted from 0, and saves a checkpoint at intervals.
 
         The first call restores the newest complete checkpoint. Ctrl-C ends the current step, saves, and raises.
@@ -109,14 +109,14 @@ class Session:
             total: steps of the whole run.
             label: shown beside the progress bar.
             checkpoint_every: steps between checkpoints.
-            tokens: padded tokens that this process has in a step at most; None = more than one pass takes.
-            cache: bytes of the cache that answers are generated with.
+            most: what a step asks of this process at most; None = no plan of memory is made.
 
         Raises:
             Interrupted: the user asked to stop; everything done so far is saved.
         """
         self._restore()
-        self._plan_memory(min(self.config.max_tokens, tokens or self.config.max_tokens), cache)
+        if most is not None and not self.world.sharded:  # whose processes would have to measure together
+            self._plan_memory(most)
         with self.run.progress(total, label) as self.bar:
             self.bar.skip(self.position.step)
             while self.position.step < total and self.position.ended is None:
@@ -139,13 +139,20 @@ class Session:
             self.run.note(f"profile of {self.run.path} (trace.json.gz beside it):\n{self.profiler.report}")
         self._save_the_end()
 
-    def _plan_memory(self, tokens: int, cache: float) -> None:
-        """Says what the steps will take, and begins with smaller micro-batches where that is too much."""
-        if self.world.sharded:
-            return  # its processes would have to measure together
-        self._planned = memory.plan(self.state, self.device, tokens, cache=cache)
+    def _plan_memory(self, most: memory.Most) -> None:
+        """Says what the steps will take, and begins with smaller micro-batches where that is too much.
+
+        A continued run begins with those it had: what happens to be free now must not change its numbers.
+        """
+        try:
+            self._planned = memory.plan(self.state, self.device, most, self.config.max_tokens)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            return  # the first step will find what fits
         self.run.note(str(self._planned), shown=self._planned.total > self._planned.available / 2)
-        self.world.halvings = int(self.world.max(float(max(self.world.halvings, self._planned.halvings))))
+        if self.position.step == 0:
+            self.world.halvings = int(self.world.max(float(self._planned.halvings)))
         if self.world.halvings:
             self.run.note(f"micro-batches are 1/{2**self.world.halvings} as large, to fit the memory")
         self._halvings = self.world.halvings
@@ -170,11 +177,10 @@ class Session:
         self.run.log(step + 1, metrics, timing=timing)
         if self.world.halvings > self._halvings:
             self._halvings = self.world.halvings
-            smaller = max(1, self.config.max_tokens >> self._halvings)
-            self.run.note(
-                f"step {step + 1}: out of memory; micro-batches are 1/{2**self._halvings} as large from here on "
-                f"(max_tokens: {smaller} would begin so)"
-            )
+            text = f"step {step + 1}: out of memory; micro-batches are 1/{2**self._halvings} as large from here on"
+            if self._planned is not None:
+                text += f" (max_tokens: {max(1, self._planned.tokens >> self._halvings)} would begin so)"
+            self.run.note(text)
         if self.profiler is not None and timing is not None:
             self.profiler.timed(timing)
         self.bar.advance(0, **{name.rsplit("/", 1)[-1]: metrics[name] for name in shown if name in metrics})
@@ -185,6 +191,7 @@ class Session:
         return {name: value for name, value in rows[-1].items() if name.startswith(prefix)} if rows else {}
 
     def save(self) -> None:
+        self.position.halvings = self.world.halvings
         self.run.checkpoints.save(self.position.step, self.state)
         self._saved = time.monotonic()
 
@@ -222,6 +229,7 @@ class Session:
         if newest is not None:
             step, folder = newest
             self.state.load(folder)
+            self.world.halvings = self._halvings = self.position.halvings
             self.run.note(f"continuing from checkpoint step {step}")
         self.run.cut_back(step)
 
@@ -257,4 +265,8 @@ def open_session(
         session = Session(run, world, config, stop)
         if config.profile and world.is_main:
             session.profiler = StepProfiler(run.path / "profile", session.state, world.device)
-        yield session
+        try:
+            yield session
+        finally:
+            if session.profiler is not None:
+                session.profiler.close()

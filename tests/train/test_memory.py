@@ -5,17 +5,22 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+import transformers
 
 from goodheart.losses.logprobs import token_logprobs
+from goodheart.models.hf import HFCausal
 from goodheart.models.load import load_causal
+from goodheart.models.new import new_model
 from goodheart.stages.sft import SFTConfig
 from goodheart.stages.sft import train as sft
 from goodheart.train import memory
-from goodheart.train.memory import MemoryPlan, cache_bytes, saved_per_token
+from goodheart.train.checkpoint import TrainState
+from goodheart.train.memory import MemoryPlan, Most, cache_bytes, kept
 
 MIB = 2**20
 
@@ -71,23 +76,64 @@ def by_length(prompts: list[str], completions: list[str], **columns: object) -> 
     return [float(len(text) % 5) for text in completions]
 
 
-def test_what_a_pass_keeps_grows_with_its_tokens_as_measured(tiny_model: Path) -> None:
-    model = load_causal(tiny_model)
-    per_token, layers = saved_per_token(model)
-    kept = 0
+def counted(model: torch.nn.Module, tokens: int) -> float:
+    """Bytes that a pass over one row of so many tokens keeps, weights left out."""
+    found: dict[int, int] = {}
+    alive = []
 
     def pack(tensor: torch.Tensor) -> torch.Tensor:
-        nonlocal kept
-        kept += tensor.nbytes  # counts views of one storage again, so it can only be more
+        found[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        alive.append(tensor)
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        model(torch.zeros(3, 40, dtype=torch.long))
-    assert layers == model.hf_config["num_hidden_layers"]
-    # By hand, of a layer: its input and the normed input, queries, keys and values, what attention gives, the middle
-    # and the normed middle, gate, up, the sigmoid, and what goes down: at least 8 widths and 4 MLP widths of 4 bytes.
-    width, mlp = model.hf_config["hidden_size"], model.hf_config["intermediate_size"]
-    assert layers * 4 * (8 * width + 4 * mlp) * 0.8 < per_token <= kept / 120
+        model(torch.zeros(1, tokens, dtype=torch.long))
+    weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
+    return sum(size for where, size in found.items() if where not in weights)
+
+
+def test_what_a_pass_keeps_is_drawn_out_from_short_rows(tiny_model: Path) -> None:
+    model = load_causal(tiny_model)
+    found = kept(model)
+    assert found.layers == model.hf_config["num_hidden_layers"]
+    assert found.of(250) == pytest.approx(counted(model, 250), rel=0.03)
+
+
+def test_attention_that_keeps_its_weights_grows_with_the_square() -> None:
+    spec = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48}
+    model = new_model(spec, 100, seed=0)
+    model.config = replace(model.config, attention_softcap=50.0)
+    for block in model.model.blocks():
+        block.self_attn.c = model.config
+    found = kept(model)
+    # At 500 tokens the square is most of it: a line through short rows would be far below.
+    assert found.square * 500**2 > found.linear * 500
+    assert found.of(500) == pytest.approx(counted(model, 500), rel=0.05)
+
+
+def test_a_model_for_short_rows_is_measured_on_shorter_ones() -> None:
+    config = transformers.GPT2Config(n_embd=32, n_layer=3, n_head=4, n_positions=24, vocab_size=100)
+    model = HFCausal(transformers.GPT2LMHeadModel(config), config.to_dict())
+    assert kept(model).linear > 0
+    # 2 (keys and values) x 10 slots x 24 tokens x 3 layers x 4 heads x 8, float32
+    assert cache_bytes(model, 10, 24) == 2 * 10 * 24 * 3 * 4 * 8 * 4
+
+
+def test_recomputed_layers_stand_whole_for_a_moment(tiny_model: Path) -> None:
+    model = load_causal(tiny_model)
+    whole = kept(model).of_layer(1000)
+    model.checkpoint_activations = True
+    state = TrainState(model=model)
+    planned = memory.plan(state, torch.device("cpu"), Most(1, 1000), 16384)
+    assert planned.passes > kept(model).of(1000) + whole
+    assert model.checkpoint_activations  # as it was
+
+
+def test_the_largest_micro_batch() -> None:
+    assert Most(64, 100).at_once(1000) == 10
+    assert Most(4, 100).at_once(1000) == 4  # there are no more rows
+    assert Most(64, 100).at_once(10) == 1  # a row longer than a pass makes one of its own
+    assert Most(64, 100, together=16).at_once(1000) == 16  # answers to a prompt are not parted
 
 
 def test_the_cache_of_answers_by_hand(tiny_model: Path) -> None:
@@ -99,18 +145,20 @@ def test_the_cache_of_answers_by_hand(tiny_model: Path) -> None:
 
 
 def test_halvings_until_it_fits() -> None:
-    def plan(available: float) -> MemoryPlan:
-        return MemoryPlan(100.0, 10.0, 800.0, 90.0, 4096, available)
+    def plan(available: float, rows: int = 64, together: int = 1) -> MemoryPlan:
+        return MemoryPlan(100.0, 10.0, 800.0, 90.0, rows, 64, together, available)
 
-    # 1000 in all; a tenth is left to others. 900/0.9 = 1000 + 1: fits without.
+    # 1000 in all; a tenth is left to others. 0.9 * 1200 - 200 = 880: 800 fits.
     assert plan(1200.0).total == 1000.0
     assert plan(1200.0).halvings == 0
     # 0.9 * 800 - 200 = 520: 800 does not fit, 400 does.
     assert plan(800.0).halvings == 1
     # 0.9 * 350 - 200 = 115: 800, 400, 200 do not, 100 does.
     assert plan(350.0).halvings == 3
-    # The weights alone are too much: smaller passes would not help.
-    assert plan(150.0).halvings == 0
+    # With 8 rows of which 4 belong together it can be halved once, which is not enough: the first step will tell.
+    assert plan(350.0, rows=8, together=4).halvings == 0
+    # No room at all: smaller passes would not help.
+    assert plan(222.3).halvings == 0
 
 
 def test_a_run_begins_with_what_fits(tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,7 +14,7 @@ from goodheart.stages.sft import SFTConfig
 from goodheart.stages.sft import train as sft
 from goodheart.train.checkpoint import TrainState
 from goodheart.train.optimizer import build_optimizer
-from goodheart.train.profile import STEPS, WARMUP, StepProfiler, memory, part
+from goodheart.train.profile import STEPS, WARMUP, StepProfiler, held, part
 
 
 def write(folder: Path) -> Path:
@@ -42,7 +42,14 @@ def test_a_profiled_run_is_the_same_run_with_tables_beside_it(
     assert all(torch.equal(before[name], after[name]) for name in before)
     assert not (plain.path / "profile").exists()
     said = (profiled.path / "profile" / "profile.txt").read_text(encoding="utf-8")
-    for name in ("forward", "backward", "optimizer", "gradients summed and clipped", "weights of model", "peak of the"):
+    for name in (
+        "forward",
+        "backward",
+        "optimizer",
+        "gradients summed and clipped",
+        "weights of model",
+        "peak, libraries",
+    ):
         assert name in said
     assert f"mean of {measured}" in said
     assert said in (profiled.path / "log.txt").read_text(encoding="utf-8")
@@ -72,8 +79,21 @@ def test_memory_is_told_by_what_it_is_for() -> None:
     tied.weight = layer.weight
     optimizer = build_optimizer(layer.named_parameters(), learning_rate=1e-3)
     state = TrainState(model=torch.nn.ModuleList([layer, tied]), optimizer=optimizer)
-    told = dict(memory(state, torch.device("cpu"), 300 * 2**20))
+    told = dict(held(state, torch.device("cpu"), 300 * 2**20))
     assert told["weights of model"] == "2.0"  # shared weights count once
     assert told["state of optimizer"] == "4.0"  # two moments; the step counts are bytes
     assert told["gradients of optimizer, while a step lasts"] == "2.0"
-    assert told["peak of the process, libraries included"] == "300.0"
+    assert told["peak, libraries included"] == "300.0"
+
+
+def test_a_profile_cut_short_is_ended(tmp_path: Path) -> None:
+    profiler = StepProfiler(tmp_path, TrainState(), torch.device("cpu"))
+    for left in (5, 4, 3):
+        profiler.before(left)
+        if left > 3:
+            profiler.after(left - 1)
+    assert torch.autograd._profiler_enabled()
+    profiler.close()
+    assert not torch.autograd._profiler_enabled()
+    assert not list(tmp_path.iterdir())
+    profiler.close()  # twice does no harm
