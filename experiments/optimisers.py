@@ -59,7 +59,7 @@ SAMPLING = SamplingSettings(max_new_tokens=40)
 ANSWERS = 3
 NS = (2, 4, 8, 16, 32)
 LOOKS = 4  # at the policy on its way
-KLS = (0.5, 1.0)  # nats per answer at which methods are compared
+KLS = (0.4, 1.4)  # nats per answer at which methods are compared
 BUDGETS = (60, 200)  # processor seconds of training
 _COLOURS = ("#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377", "#555555")
 
@@ -247,12 +247,15 @@ def show(rows: list[dict[str, Any]]) -> None:
 
 
 def at_kl(mine: list[dict[str, Any]], kl: float) -> list[float]:
-    """Each demo's win rate at this KL, between its points (straight in sqrt(KL), from .5 at 0); none if not reached."""
+    """Each demo's win rate at this KL, between its points (straight in sqrt(KL), from .5 at 0).
+
+    None where a demo does not come so far, or was first looked at far beyond.
+    """
     found = []
     for demo in dict.fromkeys(row["demo"] for row in mine):
         points = sorted((math.sqrt(max(r["kl"], 0.0)), r["win"]["value"]) for r in mine if r["demo"] == demo)
         across, wins = zip((0.0, 0.5), *points, strict=True)
-        if across[-1] < math.sqrt(kl):
+        if not 0.75 * across[1] <= math.sqrt(kl) <= across[-1]:
             return []
         found.append(float(np.interp(math.sqrt(kl), across, wins)))
     return found
@@ -286,8 +289,8 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
     names = list(dict.fromkeys(row["method"] for row in rows if row["method"] != "SFT"))
     for name, colour in zip(names, _COLOURS, strict=False):
         points = [own for (method, _), own in groups(rows).items() if method == name]
-        points.sort(key=lambda own: _mean(own, "kl"))
         for axes, across in ((left, lambda own: math.sqrt(max(_mean(own, "kl"), 0.0))), (right, _seconds)):
+            points.sort(key=across)
             x = [across(own) for own in points]
             y = [statistics.fmean(row["win"]["value"] for row in own) for own in points]
             axes.plot(x, y, "o-", color=colour, label=name, ms=4, lw=1)
