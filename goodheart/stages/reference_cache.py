@@ -64,7 +64,10 @@ def recall(key: str, count: int, note: Callable[[str], None]) -> Kept | None:
 
 
 def leave(key: str, logps_N: Tensor, note: Callable[[str], None]) -> None:
-    """Puts them into the cache for other runs; where that fails, only says so."""
+    """Puts them into the cache for other runs; where that fails, or they are no numbers, only says so."""
+    if not logps_N.isfinite().all():
+        note("reference log-probabilities are not put into the cache: some are not finite")
+        return
     try:
         folder = cache_folder("references")
         write(folder / _name(key), key, Kept(logps_N, shared=False))

@@ -110,10 +110,14 @@ def reference_logps(
     """Log-probability of each answer under the reference: from the run folder where an earlier start left it there,
     from the cache where another run did, else computed.
 
+    They are kept only if the model is still the one that the run was started with: one that was written over meanwhile
+    would leave numbers of the old weights under the name of the new ones.
+
     policy: as loaded, before any checkpoint is restored and any step is made.
     """
     dtype = resolve_dtype(config.dtype, session.device)
-    key = _key(examples, template, config, dtype)
+    weights = _weights(config)
+    key = _key(weights, examples, template, dtype)
     file = session.run.path / f"reference-{key[:16]}.safetensors"
     shared_key = hashlib.sha256(f"{key} {_circumstances(config, session)}".encode()).hexdigest()
     known = session.world.broadcast_object(
@@ -126,7 +130,7 @@ def reference_logps(
         model = load_causal(resolve(str(config.reference)), dtype=dtype, device=session.device)
     logps_N = logps_of(session, model, examples, template.pad_id, config.max_tokens, "reference")
     kept = Kept(logps_N, shared=False)
-    if session.world.is_main:
+    if session.world.is_main and _as_at_the_start(weights, config, session):
         write(file, key, kept)
         leave(shared_key, logps_N, session.run.note)
     session.world.barrier()
@@ -165,11 +169,33 @@ def _sizes(folder: Path) -> tuple[int, int | None]:
         return hf.vocab_size, getattr(hf, "max_position_embeddings", None)
 
 
-def _key(examples: Sequence[Example], template: Template, config: ReferenceSettings, dtype: torch.dtype) -> str:
+def _weights(config: ReferenceSettings) -> list[str | None]:
+    """Hash of the reference's folder, and of those that it builds on."""
+    return [content(str(folder)) for folder in _folders(resolve(_named(config)))]
+
+
+def _named(config: ReferenceSettings) -> str:
+    return config.reference or config.model
+
+
+def _as_at_the_start(weights: list[str | None], config: ReferenceSettings, session: Session) -> bool:
+    """Whether the reference lies in its folder as it did when the run was started, and when `weights` were hashed."""
+    started = json.loads((session.run.path / "lineage.json").read_text(encoding="utf-8"))
+    then = started["parents"]["reference" if config.reference else "model"]["sha256"]
+    if content(_named(config)) == then and _weights(config) == weights:
+        return True
+    session.run.note(
+        f"{_named(config)} has changed since this run was started: its log-probabilities are not kept, and this "
+        "run may mix two models; start it again with another --out"
+    )
+    return False
+
+
+def _key(weights: Sequence[str | None], examples: Sequence[Example], template: Template, dtype: torch.dtype) -> str:
     """Hash of what is computed: the weights, the precision, the tokenizer, every token."""
     digest = hashlib.sha256(f"{template.fingerprint} {dtype}\n".encode())
-    for folder in _folders(resolve(config.reference or config.model)):
-        digest.update(f"{content(str(folder))}\n".encode())
+    for each in weights:
+        digest.update(f"{each}\n".encode())
     for example in examples:
         digest.update(array("q", [len(example), *example.ids]).tobytes() + bytes(example.mask))
     return digest.hexdigest()

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import shutil
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +15,15 @@ import pytest
 import torch
 
 from goodheart.models.cache import cache_folder
-from goodheart.stages import reference_cache, references
+from goodheart.models.load import load_causal, save_causal
+from goodheart.stages import offline, reference_cache, references
 from goodheart.stages.dpo import DPOConfig
 from goodheart.stages.dpo import train as train_dpo
 from goodheart.stages.kto import KTOConfig
 from goodheart.stages.kto import train as train_kto
 from goodheart.stages.reference_cache import Kept, leave, read, recall, write
 from goodheart.train.run import Run
-from tests.stages.commands import assert_same_to_the_bit, write_rows
+from tests.stages.commands import assert_same_to_the_bit, log, write_rows
 from tests.stages.test_dpo import other_model  # noqa: F401 (a fixture)
 from tests.stages.test_reward import pair_rows
 
@@ -195,6 +198,65 @@ def test_without_a_cache_a_run_works(ran: Callable[..., Run], tmp_path: Path, mo
     assert not run.results["reference_from_cache"]
     assert "the cache of reference log-probabilities is not used: " in told(run)
     assert "are not put into the cache: " in told(run)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+def test_what_is_not_finite_is_not_left_for_others(value: float) -> None:
+    notes: list[str] = []
+    leave(KEY, torch.tensor([-1.0, value, -2.0]), notes.append)
+    assert notes == ["reference log-probabilities are not put into the cache: some are not finite"]
+    assert recall(KEY, 3, never) is None
+    leave(KEY, torch.tensor([-1.0, -3e38, -2.0]), never)
+    assert recall(KEY, 3, never) is not None
+
+
+def then(function: Callable[..., Any], act: Callable[[], Any], *, first: bool = False) -> Callable[..., Any]:
+    """The function, and beside it an act of somebody else's."""
+
+    def both(*arguments: Any, **settings: Any) -> Any:
+        if first:
+            act()
+        found = function(*arguments, **settings)
+        act()
+        return found
+
+    return both
+
+
+@pytest.mark.parametrize("when", ["policy loaded", "reference hashed", "reference loaded", "base loaded"])
+def test_a_model_that_is_written_over_meanwhile_leaves_nothing_to_others(
+    ran: Callable[..., Run], tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, when: str
+) -> None:
+    folder, newer = (shutil.copytree(tiny_model, tmp_path / name) for name in ("m", "newer"))
+    weights = load_causal(newer)
+    for parameter in weights.parameters():
+        parameter.data *= 1.5
+    save_causal(weights, newer)
+    named: dict[str, Any] = {"model": str(folder), "reference": None}
+    if when.startswith("reference"):
+        named = {"reference": str(folder)}
+    if when == "base loaded":
+        adapter = ran("adapter", **named, lora={"rank": 2}).path
+        named["model"] = str(adapter)
+        for file in cache_folder("references").iterdir():
+            file.unlink()
+    write_over = partial(shutil.copytree, newer, folder, dirs_exist_ok=True)
+    with monkeypatch.context() as patch:
+        if when == "policy loaded":
+            patch.setattr(offline, "load_policy", then(offline.load_policy, write_over))
+        elif when == "base loaded":
+            patch.setattr(references, "logps_of", then(references.logps_of, write_over))
+        else:
+            load = then(references.load_causal, write_over, first=when == "reference hashed")
+            patch.setattr(references, "load_causal", load)
+        first = ran("first", **named)
+    assert "has changed since this run was started" in told(first)
+    assert list(cache_folder("references").iterdir()) == []
+    assert list(first.path.glob("reference-*")) == []
+    second, third = ran("second", **named), ran("third", **named)
+    assert "has changed" not in told(second)
+    assert [run.results["reference_from_cache"] for run in (first, second, third)] == [False, False, True]
+    assert log(second.path) == log(third.path)
 
 
 def test_many_may_write_and_read_at_once(tmp_path: Path) -> None:
