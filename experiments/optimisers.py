@@ -59,7 +59,7 @@ SAMPLING = SamplingSettings(max_new_tokens=40)
 ANSWERS = 3
 NS = (2, 4, 8, 16, 32)
 LOOKS = 4  # at the policy on its way
-KLS = (0.4, 1.4)  # nats per answer at which methods are compared
+KLS = (0.4, 0.8, 1.6, 2.5)  # nats per answer at which methods are compared
 BUDGETS = (60, 200)  # processor seconds of training
 _COLOURS = ("#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377", "#555555")
 
@@ -238,32 +238,18 @@ def show(rows: list[dict[str, Any]]) -> None:
             f"| {name} | {varies} | {mean('kl'):.2f} | {wins} | {100 * mean('harmful'):.1f} % | "
             f"{100 * mean('wrong_fact'):.0f} % | {mean('seconds'):.0f} |"
         )
-    print("\n| method |", " | ".join([f"at {kl:g} nats" for kl in KLS] + [f"in {s} s" for s in BUDGETS]), "|")
+    print("\n| method |", " | ".join([f"to {kl:g} nats" for kl in KLS] + [f"in {s} s" for s in BUDGETS]), "|")
     print("|---" * (1 + len(KLS) + len(BUDGETS)) + "|")
     for name in dict.fromkeys(row["method"] for row in rows if row["method"] != "SFT"):
         mine = [row for row in rows if row["method"] == name]
-        cells = [_wins(at_kl(mine, kl)) for kl in KLS] + [_wins(in_time(mine, budget)) for budget in BUDGETS]
+        cells = [_wins(best_within(mine, "kl", kl)) for kl in KLS]
+        cells += [_wins(best_within(mine, "seconds", budget)) for budget in BUDGETS]
         print(f"| {name} |", " | ".join(cells), "|")
 
 
-def at_kl(mine: list[dict[str, Any]], kl: float) -> list[float]:
-    """Each demo's win rate at this KL, between its points (straight in sqrt(KL), from .5 at 0).
-
-    None where a demo does not come so far, or was first looked at far beyond.
-    """
-    found = []
-    for demo in dict.fromkeys(row["demo"] for row in mine):
-        points = sorted((math.sqrt(max(r["kl"], 0.0)), r["win"]["value"]) for r in mine if r["demo"] == demo)
-        across, wins = zip((0.0, 0.5), *points, strict=True)
-        if not 0.75 * across[1] <= math.sqrt(kl) <= across[-1]:
-            return []
-        found.append(float(np.interp(math.sqrt(kl), across, wins)))
-    return found
-
-
-def in_time(mine: list[dict[str, Any]], seconds: float) -> list[float]:
-    """Each demo's win rate at the setting that wins most on average among those done in time."""
-    affordable = [own for own in groups(mine).values() if _mean(own, "seconds") <= seconds]
+def best_within(mine: list[dict[str, Any]], column: str, most: float) -> list[float]:
+    """Each demo's win rate at the setting or look that wins most among those that took no more of this on average."""
+    affordable = [own for own in groups(mine).values() if _mean(own, column) <= most]
     best = max(affordable, key=lambda own: statistics.fmean(r["win"]["value"] for r in own), default=[])
     return [row["win"]["value"] for row in best]
 
