@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from goodheart.data.cells import number
 from goodheart.data.examples import Skipped, list_skipped, require
@@ -21,12 +21,12 @@ from goodheart.data.files import Row, read_rows
 from goodheart.data.messages import RowError, as_list
 from goodheart.data.reading import as_sources, bad_row, parse
 from goodheart.data.records import Judgement, Prompt, Text
-from goodheart.data.writing import write_rows
+from goodheart.data.writing import unwritable, write_rows
 from goodheart.errors import DataError
 from goodheart.judges.difficulty import middles, of_answers, pairs_report, prompts_report, ranking_margin
 from goodheart.stages.draw import sampled
 from goodheart.stages.selection import OF_ANSWERS, question
-from goodheart.train.config import Settings
+from goodheart.train.config import Settings, listed
 from goodheart.train.files import replace_text
 
 # Columns that say nothing of the prompt: what was said to it, by whom, and how good it was.
@@ -50,6 +50,12 @@ class DifficultyConfig(Settings):
     min_answers: int = Field(2, ge=1)  # with a score; prompts with fewer are set aside
     kind: str | None = None  # column whose values are reported apart, `task` say
     quiet: bool = False
+
+    @model_validator(mode="after")
+    def _writable(self) -> DifficultyConfig:
+        if why := unwritable(self.out, listed(self.data)):
+            raise ValueError(f"`out`: {why}")
+        return self
 
 
 @dataclass

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
 from goodheart.data.formats import read_rows, write_rows
 from goodheart.errors import DataError
@@ -131,6 +132,14 @@ def test_nothing_to_measure_is_an_error_and_leaves_no_file(tmp_path: Path) -> No
     with pytest.raises(DataError, match=r"scored.jsonl:2: the data hold answers and pairs"):
         measured([ANSWERS[0], pair], tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["scored.jsonl"]
+
+
+def test_what_is_read_is_not_written_over(tmp_path: Path) -> None:
+    data = commands.write_rows(tmp_path / "scored.jsonl", ANSWERS)
+    with pytest.raises(ValidationError, match=r"`out`: .*scored.jsonl is what is read; choose another file"):
+        DifficultyConfig(data=str(data), out=data)
+    with pytest.raises(ValidationError, match="`out`: unknown kind of file for rows"):
+        DifficultyConfig(data=str(data), out=tmp_path / "out.txt")
 
 
 def test_a_pipeline_keeps_what_a_report_and_a_gate_read(tmp_path: Path) -> None:
