@@ -17,6 +17,8 @@ from ctypes import c_int, c_int64, c_void_p
 from functools import lru_cache
 from pathlib import Path
 
+from goodheart.models.cache import cache_folder
+
 _SOURCES = Path(__file__).with_name("c")
 # Contraction into fused multiply-adds is wanted; reordering of sums is not, so that rows do not depend on each other.
 _FLAGS = ("-O3", "-march=native", "-std=gnu11", "-ffp-contract=fast", "-fno-math-errno", "-fPIC", "-shared")
@@ -34,7 +36,7 @@ def load() -> ctypes.CDLL | None:
         return None
     try:
         return _declared(_library(_compiler()))
-    except (OSError, RuntimeError, AttributeError) as error:  # RuntimeError: there is no home folder
+    except (OSError, AttributeError) as error:
         reason = str(error)
     except subprocess.CalledProcessError as error:
         lines = error.stderr.decode(errors="replace").strip().splitlines() or [str(error)]
@@ -65,7 +67,7 @@ def _library(compiler: Sequence[str]) -> ctypes.CDLL:
     version = subprocess.run([*compiler, "--version"], check=True, capture_output=True, timeout=20).stdout
     # Code for one kind of processor must not be loaded by another that shares the home folder.
     identity = b"\0".join((sources, repr((_FLAGS, *compiler, platform.machine(), _processor())).encode(), version))
-    path = _folder() / f"generate-{hashlib.sha256(identity).hexdigest()[:16]}.so"
+    path = cache_folder() / f"generate-{hashlib.sha256(identity).hexdigest()[:16]}.so"
     if path.exists() and _only_ours(path):
         with contextlib.suppress(OSError):  # damaged: it is made again
             return ctypes.CDLL(str(path))
@@ -86,15 +88,6 @@ def _compile(compiler: Sequence[str], path: Path) -> None:
     finally:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(temporary)
-
-
-def _folder() -> Path:
-    """Raises OSError where others could put code of theirs into it."""
-    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "goodheart"
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    if not _only_ours(folder):
-        raise OSError(f"{folder} may be written to by others")
-    return folder
 
 
 def _only_ours(path: Path) -> bool:

@@ -28,7 +28,7 @@ def test_continuous_integration_runs_the_c_code() -> None:
 @pytest.fixture
 def compiled(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """A cache folder with freshly compiled code in it."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setenv("GOODHEART_CACHE", str(tmp_path / "goodheart"))
     monkeypatch.delenv("GOODHEART_NATIVE", raising=False)
     monkeypatch.setattr(build, "_FLAGS", FAST)
     if fresh_load() is None:
@@ -97,6 +97,7 @@ def test_without_a_compiler_or_a_folder_there_is_none_and_one_note(
         with caplog.at_level(logging.WARNING):
             return fresh_load() is None and len(caplog.messages) == 1 and why in caplog.text
 
+    monkeypatch.delenv("GOODHEART_CACHE", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.delenv("GOODHEART_NATIVE", raising=False)
     monkeypatch.setattr(build, "_FLAGS", FAST)
