@@ -83,7 +83,7 @@ def number(value: Any, name: str) -> float:
     """
     try:
         found = float("nan" if isinstance(value, bool) else value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):  # the last of an integer beyond all floats
         found = float("nan")
     if found != found:
         raise RowError(f"{name} must be a number, found {value!r}")

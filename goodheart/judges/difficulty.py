@@ -11,6 +11,8 @@ from typing import Any
 # Differences of score below this are rounding of float32.
 _NO_SPREAD = 1e-6
 _BINS = 10
+# A score beyond this, or infinite, is none: sums and squares of such do not fit into a float.
+LARGEST = 1e100
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,6 +21,7 @@ from goodheart.data.examples import Prepared
 from goodheart.data.messages import RowError
 from goodheart.data.records import Judgement, Prompt
 from goodheart.errors import DataError
+from goodheart.judges.difficulty import LARGEST
 from goodheart.train.config import Settings
 from goodheart.train.language_model import Order
 
@@ -219,7 +220,7 @@ def levels(prepared: Prepared[Any], config: CurriculumSettings) -> list[float]:
                 f"{prepared.where(place)}: curriculum.by: {missing}; every row needs it: `goodheart difficulty` "
                 "measures it and sets aside rows that it cannot measure"
             ) from None
-        if not math.isfinite(level) or (config.order == "adaptive" and level < 0):
+        if abs(level) > LARGEST or (config.order == "adaptive" and level < 0):
             raise DataError(f"{prepared.where(place)}: curriculum.by: column `{column}` cannot be {level:g}")
         found.append(level)
     if len(set(found)) == 1:

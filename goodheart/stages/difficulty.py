@@ -23,7 +23,7 @@ from goodheart.data.reading import as_sources, bad_row, parse
 from goodheart.data.records import Judgement, Prompt, Text
 from goodheart.data.writing import unwritable, write_rows
 from goodheart.errors import DataError
-from goodheart.judges.difficulty import middles, of_answers, pairs_report, prompts_report, ranking_margin
+from goodheart.judges.difficulty import LARGEST, middles, of_answers, pairs_report, prompts_report, ranking_margin
 from goodheart.stages.draw import sampled
 from goodheart.stages.selection import OF_ANSWERS, question
 from goodheart.train.config import Settings, listed
@@ -155,7 +155,7 @@ def _add_answers(asked: dict[str, _Asked], row: Row) -> None:
         raise RowError(_NO_SCORE)
     kept = {name: value for name, value in prompt.meta.items() if name not in _ABOUT_ANSWERS}
     bare = Prompt(messages=prompt.messages, text=prompt.text, meta=kept)
-    scores = [number(score, "score") for score in given if score is not None and score != ""]
+    scores = [_score(score) for score in given if score is not None and score != ""]
     asked.setdefault(question(bare), _Asked(bare, f"{row.source}:{row.number}")).scores += scores
 
 
@@ -177,7 +177,14 @@ def _pair(row: Row) -> dict[str, Any]:
         raise RowError(_NO_SCORE)
     if any(score is None or score == "" for score in given):
         raise RowError(_NO_OPINION)
-    return {**row.data, "margin_measured": ranking_margin(ranks, [number(score, "score") for score in given])}
+    return {**row.data, "margin_measured": ranking_margin(ranks, [_score(score) for score in given])}
+
+
+def _score(value: Any) -> float:
+    found = number(value, "score")
+    if abs(found) > LARGEST:
+        raise RowError(f"score cannot be {found:g}")
+    return found
 
 
 def _enough(asked: Iterable[_Asked], least: int, skipped: Skipped) -> Iterator[_Asked]:

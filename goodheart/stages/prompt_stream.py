@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from goodheart.data.examples import Prepared
+from goodheart.judges.difficulty import LARGEST
 from goodheart.stages.curriculum import THIRDS, CurriculumSettings, Laps, Window, levels, shuffled
 from goodheart.stages.rollouts import Rollouts
 from goodheart.train.parallel import World
@@ -195,7 +196,7 @@ class BySpread:
     def learn(self, answered: Answered) -> None:
         scores: dict[int, list[float]] = defaultdict(list)
         for place, own in answered:
-            scores[place] += own
+            scores[place] += [score for score in own if abs(score) <= LARGEST]  # neither infinite nor NaN
         before_N = self.spread_N.square()
         anything = not bool(self.variance_N.isnan().all())
         for place, own in scores.items():

@@ -207,6 +207,15 @@ def test_two_rows_of_one_prompt_are_one_group() -> None:
     assert stream.variance_N[0] == pytest.approx(2.0)
 
 
+def test_infinite_scores_teach_nothing() -> None:
+    stream = BySpread(3, seed=0, floor=0.2, memory=0.5)
+    stream.learn([(0, [0.0, 2.0, math.inf]), (1, [-math.inf]), (2, [math.nan, 1e200])])
+    assert stream.variance_N[0] == 2.0
+    assert stream.mean_N.isnan().tolist() == [False, True, True]
+    assert stream.share_N.tolist() == pytest.approx([1 / 3] * 3)  # the others are taken to have the spread of the first
+    assert len(stream.draw(2, 0)) == 2
+
+
 def test_what_was_measured_before_is_where_it_starts() -> None:
     stream = BySpread(3, seed=0, floor=0.3, memory=0.5, start=[1.0, 0.0, 3.0])
     assert stream.share_N.tolist() == pytest.approx([0.1 + 0.7 / 4, 0.1, 0.1 + 0.7 * 3 / 4])
@@ -454,8 +463,13 @@ def test_adaptive_is_for_answers_drawn_on_the_way(tiny_model: Path, measured: Pa
         ([{"prompt": "a", "x": 1}, {"prompt": "b", "x": 1.0}], {}, r"column `x` is 1 in every row"),
         ([{"prompt": "a", "x": 1}, {"prompt": "b", "x": -1}], {"order": "adaptive"}, r"p.jsonl:2: .*cannot be -1"),
         ([{"prompt": "a", "x": 1}, {"prompt": "b", "x": "inf"}], {}, r"p.jsonl:2: .*cannot be inf"),
+        (
+            [{"prompt": "a", "x": 1}, {"prompt": "b", "x": 1e200}],
+            {"order": "adaptive"},
+            r"p.jsonl:2: .*cannot be 1e\+200",
+        ),
     ],
-    ids=["missing", "text", "equal", "negative-spread", "infinite"],
+    ids=["missing", "text", "equal", "negative-spread", "infinite", "square-too-large"],
 )
 def test_columns_that_say_nothing(
     tmp_path: Path, rows: list[dict[str, Any]], settings: dict[str, Any], message: str

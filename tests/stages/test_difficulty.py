@@ -123,6 +123,27 @@ def test_what_cannot_be_measured_is_listed(tmp_path: Path) -> None:
     assert "set aside 7" in found.summary()
 
 
+@pytest.mark.parametrize("score", ["Infinity", "-Infinity", '"inf"', "1e200", "1" + "0" * 400])
+def test_infinite_scores_are_set_aside(tmp_path: Path, score: str) -> None:
+    answers = [
+        '{"prompt": "a", "completions": ["1", "2"], "scores": [0, 1]}',
+        f'{{"prompt": "b", "completions": ["1", "2"], "scores": [0, {score}]}}',
+    ]
+    pairs = [
+        '{"prompt": "a", "chosen": "x", "rejected": "y", "score_chosen": 2, "score_rejected": 1}',
+        f'{{"prompt": "b", "chosen": "x", "rejected": "y", "score_chosen": {score}, "score_rejected": 1}}',
+    ]
+    for rows in (answers, pairs):
+        data = tmp_path / "scored.jsonl"
+        data.write_text("\n".join(rows))
+        found = difficulty(DifficultyConfig(data=str(data), out=tmp_path / "out.jsonl", quiet=True))
+        assert [row.data["prompt"] for row in read_rows(found.out)] == ["a"]
+        assert found.listed is not None
+        listed = json.loads(found.listed.read_text())
+        assert listed["where"] == f"{data}:2"
+        assert listed["reason"].startswith(("score cannot be", "score must be a number"))
+
+
 def test_nothing_to_measure_is_an_error_and_leaves_no_file(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no usable row with scores; set aside: 1 x no score"):
         measured([{"prompt": "b", "completions": ["1", "2"]}], tmp_path)
