@@ -12,6 +12,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Sequence
 from ctypes import c_int, c_int64, c_void_p
 from functools import lru_cache
@@ -22,6 +23,7 @@ from goodheart.models.cache import cache_folder
 _SOURCES = Path(__file__).with_name("c")
 # Contraction into fused multiply-adds is wanted; reordering of sums is not, so that rows do not depend on each other.
 _FLAGS = ("-O3", "-march=native", "-std=gnu11", "-ffp-contract=fast", "-fno-math-errno", "-fPIC", "-shared")
+_KEPT_DAYS = 30  # without use
 _log = logging.getLogger(__name__)
 
 
@@ -35,7 +37,7 @@ def load() -> ctypes.CDLL | None:
     if os.environ.get("GOODHEART_NATIVE") == "0":
         return None
     try:
-        return _declared(_library(_compiler()))
+        return _library(_compiler())
     except (OSError, AttributeError) as error:
         reason = str(error)
     except subprocess.CalledProcessError as error:
@@ -47,7 +49,9 @@ def load() -> ctypes.CDLL | None:
     return None
 
 
-def _declared(library: ctypes.CDLL) -> ctypes.CDLL:
+def _opened(path: Path | str) -> ctypes.CDLL:
+    """Raises OSError or AttributeError where this is not the compiled code, whole and for this machine."""
+    library = ctypes.CDLL(str(path))
     for function in (library.goodheart_read, library.goodheart_draw):
         function.argtypes, function.restype = (c_void_p, c_int64, c_int64), c_int
     return library
@@ -62,21 +66,26 @@ def _compiler() -> list[str]:
 
 
 def _library(compiler: Sequence[str]) -> ctypes.CDLL:
-    """Raises OSError, or an error of `subprocess` when it cannot be compiled."""
+    """Raises OSError, AttributeError, or an error of `subprocess` when it cannot be compiled or loaded."""
     sources = b"".join(path.name.encode() + path.read_bytes() for path in sorted(_SOURCES.iterdir()))
     version = subprocess.run([*compiler, "--version"], check=True, capture_output=True, timeout=20).stdout
     # Code for one kind of processor must not be loaded by another that shares the home folder.
     identity = b"\0".join((sources, repr((_FLAGS, *compiler, platform.machine(), _processor())).encode(), version))
     path = cache_folder() / f"generate-{hashlib.sha256(identity).hexdigest()[:16]}.so"
     if path.exists() and _only_ours(path):
-        with contextlib.suppress(OSError):  # damaged: it is made again
-            return ctypes.CDLL(str(path))
-    _compile(compiler, path)
-    return ctypes.CDLL(str(path))
+        with contextlib.suppress(OSError, AttributeError):  # damaged: it is made again
+            library = _opened(path)
+            with contextlib.suppress(OSError):
+                os.utime(path)  # see `_remove_unused`
+            return library
+    library = _compile(compiler, path)
+    _remove_unused(path)
+    return library
 
 
-def _compile(compiler: Sequence[str], path: Path) -> None:
-    """Written under another name and moved, so that processes that start together do not read half of it."""
+def _compile(compiler: Sequence[str], path: Path) -> ctypes.CDLL:
+    """Written under another name and moved, so that processes that start together do not read half of it; loaded
+    before that, so that what cannot be is not kept."""
     handle, temporary = tempfile.mkstemp(suffix=".so", dir=path.parent)
     os.close(handle)
     try:
@@ -84,10 +93,21 @@ def _compile(compiler: Sequence[str], path: Path) -> None:
         command = [*compiler, *_FLAGS, "-o", temporary, *sources, "-lm", "-lpthread"]
         subprocess.run(command, check=True, capture_output=True, timeout=120)
         os.chmod(temporary, 0o700)
+        library = _opened(temporary)
         os.replace(temporary, path)
+        return library
     finally:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(temporary)
+
+
+def _remove_unused(kept: Path) -> None:
+    """Remove code of other sources, compilers and machines. A process that has it loaded goes on."""
+    oldest = time.time() - _KEPT_DAYS * 86400
+    for path in kept.parent.glob("generate-*.so"):
+        with contextlib.suppress(OSError):  # another process was faster
+            if path != kept and path.stat().st_mtime < oldest:
+                path.unlink()
 
 
 def _only_ours(path: Path) -> bool:

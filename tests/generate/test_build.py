@@ -6,6 +6,7 @@ import logging
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -39,9 +40,33 @@ def compiled(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
 def test_it_is_compiled_once(compiled: Path) -> None:
     (file,) = compiled.iterdir()  # nothing temporary is left
     assert file.stat().st_mode & 0o777 == 0o700
-    stamp = file.stat().st_mtime_ns
+    made = file.stat().st_ino
     assert fresh_load() is not None
-    assert file.stat().st_mtime_ns == stamp
+    assert file.stat().st_ino == made
+
+
+def test_what_compiles_but_cannot_be_loaded_is_not_kept(compiled: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (good,) = compiled.iterdir()
+    monkeypatch.setattr(build, "_FLAGS", (*FAST, "-c"))  # an object file, not a library
+    assert fresh_load() is None
+    monkeypatch.setattr(build, "_FLAGS", (*FAST, "-Dgoodheart_draw=other"))  # a library of something else
+    assert fresh_load() is None
+    assert list(compiled.iterdir()) == [good]
+
+
+def test_code_that_was_not_used_for_a_month_is_removed(compiled: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (used,) = compiled.iterdir()
+    names = {"generate-0.so": 31, "generate-1.so": 29, "references-0.so": 31}
+    for path, days in ((used, 31), *((compiled / name, days) for name, days in names.items())):
+        path.touch()
+        os.utime(path, (time.time() - days * 86400,) * 2)
+    assert fresh_load() is not None  # nothing is written, so nothing removed, and this one counts as used
+    assert len(list(compiled.iterdir())) == 4
+    monkeypatch.setattr(build, "_FLAGS", (*FAST, "-DOTHER"))
+    assert fresh_load() is not None
+    left = {path.name for path in compiled.iterdir()}
+    assert {used.name, "generate-1.so", "references-0.so"} < left
+    assert len(left) == 4  # with the new one
 
 
 def test_processes_that_start_together_and_a_damaged_file(compiled: Path) -> None:
@@ -58,9 +83,9 @@ def test_processes_that_start_together_and_a_damaged_file(compiled: Path) -> Non
 def test_code_is_not_loaded_from_where_others_may_put_it(compiled: Path) -> None:
     (file,) = compiled.iterdir()
     file.chmod(0o722)
-    stamp = file.stat().st_mtime_ns
+    made = file.stat().st_ino
     assert fresh_load() is not None  # made again, not loaded
-    assert file.stat().st_mtime_ns > stamp
+    assert file.stat().st_ino != made
     compiled.chmod(0o777)
     assert fresh_load() is None
     compiled.chmod(0o755)
