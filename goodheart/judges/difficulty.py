@@ -74,7 +74,7 @@ def reliability(measured: Sequence[AnswersMeasured]) -> float | None:
     if len(several) < 2:
         return None
     between = statistics.variance(mean for mean, _ in several)
-    if not between:
+    if between <= _NO_SPREAD**2:  # rounding
         return None
     return max(0.0, 1 - statistics.fmean(noise for _, noise in several) / between)
 

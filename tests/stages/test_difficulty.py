@@ -174,6 +174,11 @@ def test_reliability_by_hand_and_against_what_is_true() -> None:
     assert found == pytest.approx(2 / 3)
     assert reliability([of_answers([0, 1], 0.5)]) is None
     assert reliability([of_answers([0, 1], 0.5), of_answers([0, 1], 0.5)]) is None
+    # means of equal scores differ by rounding alone: 0.1 * 3 / 3 is a little over 0.1
+    equal = [of_answers([0.1] * count, 0.5) for count in (2, 3, 6, 7)]
+    assert reliability(equal) is None
+    shaken = [of_answers([0.1, 0.1], 0.5), of_answers([0.1 + 1e-12, 0.1 + 1e-12], 0.5)]
+    assert reliability(shaken) is None
     # prompts with true means of variance 1, answers around them of variance 4, 8 of each: 1 / (1 + 4 / 8) = 2/3
     chance = random.Random(0)
     drawn = []
