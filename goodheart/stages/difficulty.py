@@ -167,7 +167,7 @@ def _pair(row: Row) -> dict[str, Any]:
     ranks = records[0].ranks
     if len(set(ranks)) == 1:
         raise RowError(_TIED)
-    if "score_chosen" in row.data:
+    if "score_chosen" in row.data and len(ranks) == 2:
         good = ranks.index(min(ranks))
         named = {good: row.data["score_chosen"], 1 - good: row.data.get("score_rejected")}
         given: Sequence[Any] = [named[i] for i in range(2)]

@@ -208,7 +208,10 @@ def test_margins_by_hand(tmp_path: Path) -> None:
             {"prompt": "a", "response_0": "x", "response_1": "y", "better_response_id": 1, "score_chosen": 0.0,
              "score_rejected": 1.0},
             # 3 over 1 and 2, 1 and 2 tied: (5 - 1 + 5 - 2) / 2
-            {"prompt": "b", "completions": ["1", "2", "3"], "ranks": [1, 1, 0], "scores": [1.0, 2.0, 5.0]},
+            # (a column of pairs says nothing of three)
+            {"prompt": "b", "completions": ["1", "2", "3"], "ranks": [1, 1, 0], "scores": [1.0, 2.0, 5.0],
+             "score_chosen": None},
+            {"prompt": "b", "completions": ["1", "2", "3"], "ranks": [1, 2, 0], "score_chosen": 1.0},
             {"prompt": "b", "completions": ["1", "2"], "ranks": [0, 0], "scores": [1.0, 2.0]},
             {"prompt": "c", "chosen": "x", "rejected": "y", "score_chosen": 2.0, "score_rejected": None},
             {"prompt": "d", "completions": ["1", "2"], "ranks": [0, 1]},
@@ -224,7 +227,7 @@ def test_margins_by_hand(tmp_path: Path) -> None:
     assert dict(found.skipped.counts) == {
         "all answers tie: nothing is preferred to anything": 1,
         "an answer of the pair has no score": 1,
-        "no score: let `goodheart score` write them first": 1,
+        "no score: let `goodheart score` write them first": 2,
     }
     assert "3 rows, mean margin 1.333, the judge prefers the other 33.3%" in found.summary()
 
