@@ -8,6 +8,7 @@ import hashlib
 import logging
 import os
 import platform
+import shlex
 import shutil
 import subprocess
 import sys
@@ -58,11 +59,15 @@ def _opened(path: Path | str) -> ctypes.CDLL:
 
 
 def _compiler() -> list[str]:
-    """Raises OSError where there is none."""
-    found = os.environ.get("CC") or next(filter(None, map(shutil.which, ("cc", "gcc", "clang"))), None)
-    if sys.platform == "win32" or found is None:
+    """CC as a shell reads it, so a path with blanks may be quoted. Raises OSError where there is none."""
+    named = os.environ.get("CC", "")
+    try:
+        found = shlex.split(named) or list(filter(None, map(shutil.which, ("cc", "gcc", "clang"))))[:1]
+    except ValueError as error:
+        raise OSError(f"CC is {named!r}: {error}") from error
+    if sys.platform == "win32" or not found:
         raise OSError("no C compiler was found")
-    return found.split()
+    return found
 
 
 def _library(compiler: Sequence[str]) -> ctypes.CDLL:

@@ -110,6 +110,17 @@ def test_code_for_another_machine_or_of_another_version_is_not_loaded(
     assert len(list(compiled.iterdir())) == 2
 
 
+def test_the_compiler_may_lie_in_a_folder_with_a_blank(
+    compiled: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "my tools").mkdir()
+    (tmp_path / "my tools" / "cc").symlink_to(build._compiler()[0])
+    monkeypatch.setenv("CC", f"'{tmp_path}/my tools/cc' -DOTHER")
+    assert build._compiler() == [f"{tmp_path}/my tools/cc", "-DOTHER"]
+    assert fresh_load() is not None
+    assert len(list(compiled.iterdir())) == 2
+
+
 def no_home() -> Path:
     raise RuntimeError("Could not determine home directory.")
 
@@ -132,6 +143,8 @@ def test_without_a_compiler_or_a_folder_there_is_none_and_one_note(
     assert refused("no-such-compiler")
     monkeypatch.setenv("CC", "cc -Dint=nonsense")
     assert refused("error: ")
+    monkeypatch.setenv("CC", "'cc")
+    assert refused("CC is")
     monkeypatch.delenv("CC")
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
