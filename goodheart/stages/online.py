@@ -211,7 +211,8 @@ def train(config: OnlineConfig) -> Run:
         optimizer = optimizer_for(actors.policy.named_parameters(), config)
         session.state.add("policy", actors.policy)
         session.state.add("optimizer", optimizer)
-        session.state.add("prompts", stream)
+        if config.curriculum is not None:
+            session.state.add("prompts", stream)
         if snapshot is not None:
             session.state.add("snapshot", snapshot.model)
 

@@ -99,7 +99,8 @@ def train(config: PPOConfig) -> Run:
         session.state.add("value", actors.value)
         session.state.add("optimizer", optimizer)
         session.state.add("kl", kl)
-        session.state.add("prompts", stream)
+        if config.curriculum is not None:
+            session.state.add("prompts", stream)
 
         audit = policy_gradient.guard(config, session, judge, actors, writer, asked)
         most = policy_gradient.most_of(config, actors, asked, world)

@@ -70,12 +70,16 @@ def prompt_stream(
 
 
 class InTurn:
-    """Prompts in shuffled order, again and again: each comes once before any comes twice."""
+    """Prompts in shuffled order, again and again: each comes once before any comes twice.
+
+    Where every step draws once, and as many, the step says where the stream stands, and no checkpoint need know.
+    """
 
     def __init__(self, count: int, seed: int) -> None:
         self.count, self.seed, self.drawn = count, seed, 0
 
     def draw(self, number: int, step: int) -> list[int]:
+        self.drawn = max(self.drawn, step * number)
         chosen: list[int] = []
         while len(chosen) < number:
             lap, place = divmod(self.drawn + len(chosen), self.count)

@@ -156,6 +156,20 @@ def test_prompts_come_once_before_any_comes_twice() -> None:
     assert sorted(InTurn(3, seed=0).draw(6, 0)) == [0, 0, 1, 1, 2, 2]
 
 
+def test_in_turn_the_step_says_where_it_stands() -> None:
+    assert InTurn(10, seed=3).draw(4, 6) == drawn_by(InTurn(10, seed=3), [(4, step) for step in range(7)])[-1]
+    # further rounds of a step are known from the state alone
+    rounds = [(4, 0), (3, 0), (4, 1), (2, 1)]
+    whole, part = InTurn(10, seed=3), InTurn(10, seed=3)
+    drawn_by(whole, rounds)
+    part.load_state_dict({"drawn": 13})
+    assert part.draw(4, 2) == whole.draw(4, 2)
+
+
+def drawn_by(stream: InTurn, draws: list[tuple[int, int]]) -> list[list[int]]:
+    return [stream.draw(number, step) for number, step in draws]
+
+
 def test_every_row_comes_once_in_an_epoch_that_opens_fast_enough() -> None:
     values = [float(i % 13) for i in range(50)]
     found = window(values, steps=7, least=8, order="hard", full_at=0.6)
@@ -416,7 +430,15 @@ def test_dpo_kto_and_the_reward_model_open_pairs(
     assert_same_to_the_bit(tmp_path / "dpo", cut.path)
 
 
-def test_without_a_curriculum_nothing_is_said_of_one(tiny_model: Path, measured: Path, tmp_path: Path) -> None:
+def test_without_a_curriculum_nothing_is_said_of_one(
+    tiny_model: Path, measured: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, stage, kind in (("ppo", ppo, ppo.PPOConfig), ("online", online, online.OnlineConfig)):
+        with pulled_plug(monkeypatch, at=1):
+            stage.train(settings_of(kind, tiny_model, measured, tmp_path / name, steps=2))
+        states = list((tmp_path / name / "checkpoints").glob("*/state.json"))
+        assert states
+        assert all("prompts" not in json.loads(state.read_text())["objects"] for state in states)
     run = grpo.train(settings_of(grpo.GRPOConfig, tiny_model, measured, tmp_path / "r", steps=1))
     assert not [name for name in read_metrics(run.path)[0] if "curriculum" in name]
 
