@@ -125,13 +125,12 @@ class CompiledRunner:
         self._free = list(range(cache.slots))[::-1]
 
     @classmethod
-    def of(cls, model: CausalLM, slots: int, length: int, cache: object) -> CompiledRunner | None:
-        """-> None unless `serves`. cache: one to use again if it fits; anything else is ignored."""
+    def of(cls, model: CausalLM, slots: int, length: int, cache: CompiledCache | None) -> CompiledRunner | None:
+        """-> None unless `serves`. cache: one to use again, which `fits`."""
         plain, library = _usable(model, -(-length // _PANEL) * _PANEL)
         if plain is None or library is None:
             return None
-        if not isinstance(cache, CompiledCache) or not cache.fits(plain.config, slots, length):
-            del cache  # before its successor is made
+        if cache is None:
             with torch.inference_mode(False):
                 cache = CompiledCache(plain.config, slots, length)
         return cls(plain, cache, library)

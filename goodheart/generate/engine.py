@@ -120,14 +120,19 @@ class Engine:
                 self._hf_runner = hf_runner(model, device)
             return self._hf_runner(model, device)
         kept, self._cache = self._cache, None  # a call owns its cache: another may start before it ends
-        compiled = CompiledRunner.of(model, slots, length, kept)
-        if compiled is not None:
-            return compiled
+        c = model.config
         autocast = torch.is_autocast_enabled(device.type)
         dtype = torch.get_autocast_dtype(device.type) if autocast else first.dtype
-        if not isinstance(kept, KVCache) or not kept.fits(slots, length, dtype, device):
-            del kept  # before its successor is made
-            c = model.config
+        # What does not fit is freed here, before its successor is made: nobody else may hold it.
+        if isinstance(kept, CompiledCache) and not kept.fits(c, slots, length):
+            kept = None
+        if isinstance(kept, KVCache) and (not kept.fits(slots, length, dtype, device) or CompiledRunner.serves(model)):
+            kept = None
+        compiled = CompiledRunner.of(model, slots, length, kept if isinstance(kept, CompiledCache) else None)
+        if compiled is not None:
+            return compiled
+        if not isinstance(kept, KVCache):
+            kept = None
             with torch.inference_mode(False):
                 kept = KVCache(c.layers, slots, round_up(length), c.kv_heads, c.head_dim, dtype, device)
         return NativeRunner(model, kept)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections import Counter
 from itertools import product
 from pathlib import Path
@@ -279,6 +280,23 @@ def test_memory_is_flat_in_the_number_of_prompts() -> None:
     assert kept(engine) is store  # for the next call
     engine.release()
     assert engine._cache is None
+
+
+@pytest.mark.usefixtures("way")
+@pytest.mark.parametrize(("count", "length"), [(4, 6), (2, 60)])  # more slots, longer rows
+def test_a_cache_that_does_not_fit_is_freed_before_its_successor_is_made(
+    count: int, length: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = Engine(small_model(), slots=4)
+    engine.generate(some_prompts([6] * 2), SamplingParams(5))
+    assert engine._cache is not None
+    old, alive = weakref.ref(engine._cache), []
+    made = type(engine._cache).__init__
+    monkeypatch.setattr(
+        type(engine._cache), "__init__", lambda self, *given: (alive.append(old() is not None), made(self, *given))[1]
+    )
+    engine.generate(some_prompts([length] * count), SamplingParams(5))
+    assert alive == [False]
 
 
 def test_no_prompts_no_answers() -> None:
