@@ -9,7 +9,7 @@ Letters: N rows.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from typing import Any, Literal, Self
 
 import torch
@@ -20,7 +20,7 @@ from goodheart.data.cells import number
 from goodheart.data.examples import Prepared
 from goodheart.data.messages import RowError
 from goodheart.data.records import Judgement, Prompt
-from goodheart.errors import DataError
+from goodheart.errors import DataError, RunError
 from goodheart.judges.difficulty import LARGEST
 from goodheart.train.config import Settings
 from goodheart.train.language_model import Order
@@ -96,35 +96,53 @@ class RowCurriculum(CurriculumSettings):
 
 
 class Laps:
-    """Places 0 .. count - 1 in random order, again and again, less those that are closed at the time."""
+    """Places in random order, again and again, less those that are not open yet.
 
-    def __init__(self, count: int, seed: int) -> None:
-        self.seed, self.drawn = seed, 0
-        self.used_N = torch.zeros(count, dtype=torch.bool)  # in this lap
+    order: all places in the order in which they are opened.
+    """
 
-    def draw(self, number: int, open_N: Tensor) -> list[int]:
+    def __init__(self, order: Sequence[int], seed: int) -> None:
+        self.order, self.seed = list(order), seed
+        self.drawn, self.open = 0, 0
+        self.left: list[int] = []  # open, and did not come in this lap
+
+    def draw(self, number: int, count: int, here: Sequence[int] = ()) -> list[int]:
         """The next places, each as likely as any other that is open and has not come in this lap; when all have come, a
-        new lap begins.
+        new lap begins. Takes time in proportion to `number`, but for what a new lap takes.
+
+        Args:
+            count: how many are open, one or more and never fewer than before.
+            here: what came in the same step: those of a new lap come after what else is open.
         """
+        self.left += self.order[self.open : count]
+        self.open = max(self.open, count)
+        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.drawn)
+        chances = torch.rand(number, generator=generator, dtype=torch.float64).tolist()
+        came = set(here)
+        now, later = _parted(self.left, came) if came else (self.left, [])
         chosen: list[int] = []
         while len(chosen) < number:
-            left_N = torch.nonzero(open_N & ~self.used_N).flatten()
-            if not len(left_N):
-                self.used_N.fill_(False)
-                continue
-            taken_N = left_N[shuffled(len(left_N), self.seed, self.drawn)[: number - len(chosen)]]
-            self.used_N[taken_N] = True
-            self.drawn += len(taken_N)
-            chosen += taken_N.tolist()
+            if now:
+                place = int(chances[len(chosen)] * len(now))
+                now[place], now[-1] = now[-1], now[place]
+                chosen.append(now.pop())
+                came.add(chosen[-1])
+            elif later:  # all that is open came in this step
+                came.clear()
+                now, later = later, now
+            else:
+                now, later = _parted(self.order[: self.open], came)
+        now += later
+        self.left = now
+        self.drawn += number
         return chosen
 
     def state_dict(self) -> dict[str, Any]:
-        return {"drawn": self.drawn, "used": torch.nonzero(self.used_N).flatten().tolist()}
+        return {"drawn": self.drawn, "open": self.open, "left": list(self.left), "count": len(self.order)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self.drawn = int(state["drawn"])
-        self.used_N.fill_(False)
-        self.used_N[state["used"]] = True
+        same_count(state["count"], len(self.order))
+        self.drawn, self.open, self.left = int(state["drawn"]), int(state["open"]), list(state["left"])
 
 
 class Window:
@@ -143,16 +161,24 @@ class Window:
         first = {"easy": hardness_N, "hard": -hardness_N, "middle": far_N}[config.order]
         self._opens_N = _ranks(first, seed)
 
-    def open_N(self, step: int) -> Tensor:
-        """Which rows are open at a step (from 0), as bools."""
+    @property
+    def order(self) -> list[int]:
+        """The rows in the order in which they are opened."""
+        return list(torch.argsort(self._opens_N).tolist())
+
+    def count(self, step: int) -> int:
+        """How many rows are open at a step (from 0)."""
         share = self.config.open_share(step / self.steps)
-        count = max(math.ceil(share * len(self.levels_N) - 1e-9), self.least)  # 0.28 * 25 is a little over 7
-        return self._opens_N < count
+        return max(math.ceil(share * len(self.levels_N) - 1e-9), self.least)  # 0.28 * 25 is a little over 7
+
+    def open_N(self, step: int) -> Tensor:
+        """Which rows are open at a step, as bools."""
+        return self._opens_N < self.count(step)
 
     def asked(self, step: int, places: Sequence[int]) -> dict[str, float]:
         """Metrics: the share of rows that is open, and the mean of the column over those that were taken."""
-        share = self.open_N(step).double().mean()
-        return {"curriculum/open": float(share), "curriculum/level": float(self.levels_N[list(places)].mean())}
+        share = self.count(step) / len(self.levels_N)
+        return {"curriculum/open": share, "curriculum/level": float(self.levels_N[list(places)].mean())}
 
     def third(self, place: int) -> str:
         """Whether a row is among the easiest third of all, the hardest, or between; ties are told apart at random."""
@@ -169,10 +195,10 @@ class OpeningOrder(Order):
     def __init__(self, lengths: Sequence[int], batch_size: int, seed: int, window: Window) -> None:
         super().__init__(lengths, batch_size, seed)
         self.window = window
-        laps = Laps(len(self.lengths), seed)
+        laps = Laps(window.order, seed)
         short = len(self.lengths) - (self.per_epoch - 1) * batch_size  # rows of an epoch's last step
         sizes = [short if (s + 1) % self.per_epoch == 0 else batch_size for s in range(window.steps)]
-        self._rows = [laps.draw(size, window.open_N(step)) for step, size in enumerate(sizes)]
+        self._rows = [laps.draw(size, window.count(step)) for step, size in enumerate(sizes)]
 
     def __getitem__(self, step: int) -> list[int]:
         return self._rows[step]
@@ -231,6 +257,22 @@ def levels(prepared: Prepared[Any], config: CurriculumSettings) -> list[float]:
 def shuffled(count: int, seed: int, turn: int) -> Tensor:
     """Places 0 .. count - 1 in an order that seed and turn decide. -> long_N"""
     return torch.randperm(count, generator=torch.Generator().manual_seed(seed * 1_000_003 + turn))
+
+
+def same_count(before: int, now: int) -> None:
+    """
+    Raises:
+        RunError: the run was started with more prompts, or fewer.
+    """
+    if before != now:
+        raise RunError(
+            f"the run was started with {before} prompts and there are {now} now: put them back, or start another run"
+        )
+
+
+def _parted(places: Sequence[int], came: Set[int]) -> tuple[list[int], list[int]]:
+    """Those that did not come yet, and those that did."""
+    return [place for place in places if place not in came], [place for place in places if place in came]
 
 
 def _ranks(values_N: Tensor, seed: int) -> Tensor:

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from goodheart.data.examples import Prepared
 from goodheart.judges.difficulty import LARGEST
-from goodheart.stages.curriculum import THIRDS, CurriculumSettings, Laps, Window, levels, shuffled
+from goodheart.stages.curriculum import THIRDS, CurriculumSettings, Laps, Window, levels, same_count, shuffled
 from goodheart.stages.rollouts import Rollouts
 from goodheart.train.parallel import World
 
@@ -103,7 +103,7 @@ class Opening:
     """Of the prompts that are open at the step, each once before any comes twice."""
 
     def __init__(self, window: Window, seed: int) -> None:
-        self.window, self.laps, self.step = window, Laps(len(window.levels_N), seed), -1
+        self.window, self.laps, self.step = window, Laps(window.order, seed), -1
         self._places: list[int] = []
         self._scores: dict[str, list[float]] = defaultdict(list)
 
@@ -112,7 +112,7 @@ class Opening:
             self.step = step
             self._places.clear()
             self._scores.clear()
-        places = self.laps.draw(number, self.window.open_N(step))
+        places = self.laps.draw(number, self.window.count(step), self._places)
         self._places += places
         return places
 
@@ -230,6 +230,7 @@ class BySpread:
         return {"drawn": self.drawn, "mean": _plain(self.mean_N), "variance": _plain(self.variance_N)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        same_count(len(state["mean"]), len(self.mean_N))
         self.drawn = int(state["drawn"])
         for name, values_N in (("mean", self.mean_N), ("variance", self.variance_N)):
             values_N.copy_(torch.tensor([math.nan if x is None else x for x in state[name]], dtype=torch.float64))

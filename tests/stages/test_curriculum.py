@@ -16,7 +16,7 @@ from pydantic import ValidationError
 from goodheart.data.examples import Prepared, Skipped, comparisons
 from goodheart.data.formats import read_records
 from goodheart.data.template import Template, load_tokenizer
-from goodheart.errors import ConfigError, DataError
+from goodheart.errors import ConfigError, DataError, RunError
 from goodheart.stages import dpo, grpo, kto, online, ppo, reward
 from goodheart.stages.curriculum import CurriculumSettings, Laps, OpeningOrder, RowCurriculum, Window, levels, shuffled
 from goodheart.stages.prompt_stream import BySpread, InTurn, Opening, prompt_stream, scores_of_rows
@@ -121,30 +121,56 @@ def test_thirds_are_by_difficulty_whatever_comes_first() -> None:
 
 
 def test_laps_take_every_open_place_once() -> None:
-    laps, open_N = Laps(10, seed=3), torch.arange(10) < 4
-    first = laps.draw(3, open_N)
+    laps = Laps(range(10), seed=3)
+    first = laps.draw(3, 4)
     assert len(set(first)) == 3
     assert max(first) < 4
     # two more are opened and join the lap: the three that are left come before any comes again
-    open_N = torch.arange(10) < 6
-    second = laps.draw(3, open_N)
+    second = laps.draw(3, 6)
     assert sorted(first + second) == list(range(6))
-    assert sorted(laps.draw(12, open_N)) == sorted([*range(6), *range(6)])
-    again = Laps(10, seed=3)
+    assert sorted(laps.draw(12, 6)) == sorted([*range(6), *range(6)])
+    laps.draw(2, 6)
+    again = Laps(range(10), seed=3)
     again.load_state_dict(json.loads(json.dumps(laps.state_dict())))
-    assert [again.draw(5, open_N) for _ in range(3)] == [laps.draw(5, open_N) for _ in range(3)]
+    assert [again.draw(5, count) for count in (6, 8, 10)] == [laps.draw(5, count) for count in (6, 8, 10)]
+    # what is opened first is in the order, not in the place
+    assert sorted(Laps([5, 2, 0, 1, 4, 3], seed=0).draw(3, 3)) == [0, 2, 5]
+
+
+def test_a_step_over_the_end_of_a_lap_takes_none_twice() -> None:
+    laps = Laps(range(29), seed=0)
+    laps.draw(26, 29)
+    # three are left of the lap; the 17 of the next lap are among the other 26
+    step = laps.draw(20, 29)
+    assert len(set(step)) == 20
+    # a further round of the step: the nine that did not come, and then some that did
+    more = laps.draw(11, 29, step)
+    assert len({*step, *more}) == 29
+    assert len(set(more)) == 11
+    # the lap goes on where it was: 17 + 11 of it came, one is left
+    assert set(laps.draw(1, 29)) == set(range(29)) - set(step[3:]) - set(more)
 
 
 def test_what_is_open_and_left_is_equally_likely() -> None:
     # 12 of 20 open, one drawn; then all open, two drawn: a late one has 2 of 19, an early one 1/12 + 11/12 * 2/19
     found: Counter[int] = Counter()
     for seed in range(1500):
-        laps = Laps(20, seed)
-        found.update(laps.draw(1, torch.arange(20) < 12))
-        found.update(laps.draw(2, torch.ones(20, dtype=torch.bool)))
+        laps = Laps(range(20), seed)
+        found.update(laps.draw(1, 12))
+        found.update(laps.draw(2, 20))
     early, late = (sum(found[i] for i in places) / 1500 for places in (range(12), range(12, 20)))
     assert early == pytest.approx(12 * (1 / 12 + 11 / 12 * 2 / 19), abs=0.08)  # over four standard errors of 0.018
     assert late == pytest.approx(8 * 2 / 19, abs=0.08)
+
+
+def test_another_number_of_prompts_is_refused() -> None:
+    streams: list[tuple[Any, Any]] = [
+        (BySpread(1, 0, floor=0.2, memory=0.5), BySpread(5, 0, floor=0.2, memory=0.5)),
+        (Opening(window([1.0, 2.0]), 0), Opening(window([1.0, 2.0, 3.0, 4.0, 5.0]), 0)),
+    ]
+    for few, many in streams:
+        with pytest.raises(RunError, match=r"started with [12] prompts and there are 5 now"):
+            many.load_state_dict(few.state_dict())
 
 
 def test_prompts_come_once_before_any_comes_twice() -> None:
@@ -200,7 +226,11 @@ def test_shares_and_spreads_by_hand() -> None:
     stream.learn([(0, [1.0, 1.0]), (1, [0.0, 2.0]), (2, [0.0, 4.0])])
     before = high**2 / 4  # 2 had the mean spread, high / 2
     assert stream.variance_N[:3].tolist() == pytest.approx([1 / 6, 1.0, (before + 8) / 2])
-    assert stream.metrics.__self__ is stream
+    stream.draw(1, 0)
+    found = stream.metrics()
+    assert found["curriculum/seen"] == 0.75  # the last was never asked
+    known = [(1 / 6) ** 0.5, 1.0, ((before + 8) / 2) ** 0.5]  # and is taken to have the mean spread of the others
+    assert found["curriculum/spread"] == pytest.approx(sum(known) / 3)
 
 
 def test_single_answers_are_held_against_those_before() -> None:
