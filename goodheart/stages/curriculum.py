@@ -241,9 +241,12 @@ def levels(prepared: Prepared[Any], config: CurriculumSettings) -> list[float]:
         try:
             level = number(_cell(record, column), f"column `{column}`")
         except RowError as error:
-            missing = f"there is no column `{column}`" if _cell(record, column) is None else str(error)
+            wrong = str(error)
+            if _cell(record, column) in (None, ""):  # a null cell is dropped in reading: other rows tell it from none
+                anywhere = any(_cell(each, column) is not None for each in prepared.records)
+                wrong = f"column `{column}` is empty here" if anywhere else f"there is no column `{column}`"
             raise DataError(
-                f"{prepared.where(place)}: curriculum.by: {missing}; every row needs it: `goodheart difficulty` "
+                f"{prepared.where(place)}: curriculum.by: {wrong}; every row needs it: `goodheart difficulty` "
                 "measures it and sets aside rows that it cannot measure"
             ) from None
         if abs(level) > LARGEST or (config.order == "adaptive" and level < 0):

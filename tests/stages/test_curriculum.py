@@ -510,7 +510,9 @@ def test_adaptive_is_for_answers_drawn_on_the_way(tiny_model: Path, measured: Pa
 @pytest.mark.parametrize(
     ("rows", "settings", "message"),
     [
-        ([{"prompt": "a", "x": 1}, {"prompt": "b"}], {}, r"p.jsonl:2: curriculum.by: there is no column `x`"),
+        ([{"prompt": "a"}, {"prompt": "b"}], {}, r"p.jsonl:1: curriculum.by: there is no column `x`"),
+        ([{"prompt": "a", "x": 1}, {"prompt": "b", "x": None}], {}, r"p.jsonl:2: .*column `x` is empty here"),
+        ([{"prompt": "a", "x": 1}, {"prompt": "b", "x": ""}], {}, r"p.jsonl:2: .*column `x` is empty here"),
         ([{"prompt": "a", "x": 1}, {"prompt": "b", "x": "so"}], {}, r"p.jsonl:2: .*column `x` must be a number"),
         ([{"prompt": "a", "x": 1}, {"prompt": "b", "x": 1.0}], {}, r"column `x` is 1 in every row"),
         ([{"prompt": "a", "x": 1}, {"prompt": "b", "x": -1}], {"order": "adaptive"}, r"p.jsonl:2: .*cannot be -1"),
@@ -521,7 +523,7 @@ def test_adaptive_is_for_answers_drawn_on_the_way(tiny_model: Path, measured: Pa
             r"p.jsonl:2: .*cannot be 1e\+200",
         ),
     ],
-    ids=["missing", "text", "equal", "negative-spread", "infinite", "square-too-large"],
+    ids=["missing", "null", "empty", "text", "equal", "negative-spread", "infinite", "square-too-large"],
 )
 def test_columns_that_say_nothing(
     tmp_path: Path, rows: list[dict[str, Any]], settings: dict[str, Any], message: str
