@@ -80,8 +80,9 @@ def difficulty(config: DifficultyConfig) -> Measured:
     """Measures; returns where the rows are and what they are like.
 
     Prompts get `pass_rate`, `reward_mean`, `reward_std` (of a sample; empty with one answer) and `answers_measured`;
-    rows that ask the same to the letter, with the same columns, are one prompt. Pairs and rankings get
-    `margin_measured`.
+    rows that ask the same to the letter, with the same columns, are one prompt, and columns that are named as those of
+    answers (`_ABOUT_ANSWERS`: `score`, `model`, `round` and others) are neither compared nor kept. Pairs and
+    rankings get `margin_measured`.
 
     Raises:
         DataError: nothing can be measured, or the data hold both kinds.

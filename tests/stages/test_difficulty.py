@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import random
+import re
 import statistics
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from goodheart.data.formats import read_rows, write_rows
 from goodheart.errors import DataError
 from goodheart.judges.difficulty import histogram, middles, of_answers, ranking_margin, reliability
 from goodheart.loop.step import results_of
-from goodheart.stages.difficulty import DifficultyConfig, Measured, difficulty
+from goodheart.stages.difficulty import _ABOUT_ANSWERS, DifficultyConfig, Measured, difficulty
 from goodheart.stages.score import ScoreConfig, score
 from tests.stages import commands
 
@@ -92,6 +93,18 @@ def test_rows_that_ask_the_same_are_one_prompt(tmp_path: Path) -> None:
     assert rows[0]["reward_mean"] == pytest.approx(5 / 3)
     assert rows[2]["reward_std"] is None
     assert not found.skipped.total
+
+
+def test_columns_named_as_those_of_answers_are_left_out_as_documented(tmp_path: Path) -> None:
+    text = (Path(__file__).parents[2] / "docs" / "curriculum.md").read_text()
+    told = text[text.index("Columns of these names") : text.index("and the four above")]
+    names = re.findall(r"`(\w+)`", told)
+    assert {*names, "pass_rate", "reward_mean", "reward_std", "answers_measured"} == set(_ABOUT_ANSWERS)
+    same = {"prompt": "a", "completions": ["1", "2"], "scores": [0, 1], "task": "x"}
+    rows, _ = measured([same | {"round": "one", "model": "m"}, same | {"round": "two", "tokens": 3}], tmp_path)
+    assert [(set(row) & {"round", "model", "tokens", "task"}, row["answers_measured"]) for row in rows] == [
+        ({"task"}, 4)
+    ]
 
 
 def test_what_cannot_be_measured_is_listed(tmp_path: Path) -> None:
