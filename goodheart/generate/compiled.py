@@ -10,8 +10,10 @@ Shapes: N running rows, P new rows, U distinct prompts, D width, V vocabulary, S
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Iterator, Sequence
+from bisect import bisect_right
+from collections.abc import Callable, Iterator, Sequence
 from ctypes import POINTER, Structure, c_float, c_int64, c_void_p
+from functools import partial
 from itertools import accumulate
 
 import torch
@@ -26,9 +28,10 @@ from goodheart.models.causal import CausalLM, Unembedding
 
 _PANEL = 16  # positions of keys that lie side by side, as in c/vectors.h
 # Multiply-adds of one call: some tens of milliseconds on a core, after which Python looks for signals. Prompts get
-# more, and at least so many tokens, so that every thread has enough of them.
+# more, and at least so many tokens per thread: with fewer, reading the weights costs as much as multiplying by them.
 _CALL = 2**32
-_PROMPT_CALL, _PROMPT_TOKENS = 2**35, 512
+_PROMPT_CALL, _PROMPT_TOKENS = 2**35, 64
+_ATTENTION = 16  # how much longer a multiply-add takes over a long row's keys and values, which come from memory
 _PATIENCE = 16  # steps that a freed slot waits for its next row, at most
 
 
@@ -146,7 +149,8 @@ class CompiledRunner:
         slots = [self._free.pop() for _ in prompts]
         owners = [slots[sources.index(u)] for u in range(len(distinct))]
         hidden_UD = torch.empty(len(distinct), self.model.width, dtype=torch.float32, device="cpu")
-        for piece in _pieces([len(p) for p in distinct], max(_PROMPT_TOKENS, _PROMPT_CALL // max(self.weights, 1))):
+        least = _PROMPT_TOKENS * torch.get_num_threads()
+        for piece in _pieces([len(p) for p in distinct], least, _PROMPT_CALL, self._work):
             tokens = [distinct[u][begin:end] for u, begin, end in piece]
             which = [u for u, _, _ in piece]
             hidden_UD[which] = self._read(tokens, [owners[u] for u in which], [begin for _, begin, _ in piece])
@@ -172,8 +176,8 @@ class CompiledRunner:
 
     def steps_at_once(self, sampler: CompiledSampler, waiting: bool) -> int:
         """How many steps of the running rows one call may take. waiting: whether others want their slots."""
-        attention = 2 * self.model.layers * self.model.heads * self.model.head_dim * max(self.lengths)
-        steps = _CALL // ((self.weights + attention + sampler.weight_VD.numel()) * len(self.slots))
+        longest = max(self.lengths)
+        steps = _CALL // ((self._work(longest, longest + 1) + sampler.weight_VD.numel()) * len(self.slots))
         return max(1, min(steps, _PATIENCE) if waiting else steps)
 
     def run(
@@ -197,6 +201,14 @@ class CompiledRunner:
         )
         self.lengths = [length + steps for length in self.lengths]  # of those that go on
         return drawn
+
+    def _work(self, begin: int, end: int) -> int:
+        """Multiply-adds of the trunk, or what takes as long, for the tokens of a row from `begin` to `end`: each is
+        multiplied by all weights, and reads the keys and values of those before it and its own. Windows are not
+        counted; they would make it less."""
+        seen = (begin + 1 + end) * (end - begin) // 2
+        attention = 2 * self.model.layers * self.model.heads * self.model.head_dim * seen
+        return (end - begin) * self.weights + _ATTENTION * attention
 
     def _read(self, prompts: Sequence[Sequence[int]], slots: Sequence[int], bases: Sequence[int]) -> Tensor:
         hidden_UD = torch.empty(len(prompts), self.model.width, dtype=torch.float32, device="cpu")
@@ -281,20 +293,27 @@ def _usable(model: CausalLM, length: int) -> tuple[PlainModel | None, ctypes.CDL
     return plain, None if plain is None else build.load()
 
 
-def _pieces(lengths: Sequence[int], most: int) -> Iterator[list[tuple[int, int, int]]]:
-    """Prompts in order, cut into groups of at most so many tokens. -> lists of (prompt, from token, to token)."""
+def _pieces(
+    lengths: Sequence[int], least: int, most: int, work: Callable[[int, int], int]
+) -> Iterator[list[tuple[int, int, int]]]:
+    """Prompts in order, cut into groups of at most so much work, but at least so many tokens (1 or more).
+
+    work: of the tokens of a prompt from one to another. -> lists of (prompt, from token, to token)
+    """
     piece: list[tuple[int, int, int]] = []
-    room = most
+    tokens, room = 0, most
     for number, length in enumerate(lengths):
         begin = 0
         while begin < length:
-            end = min(length, begin + room)
-            piece.append((number, begin, end))
-            room -= end - begin
-            begin = end
-            if not room:
+            fitting = bisect_right(range(begin + 1, length + 1), room, key=partial(work, begin))
+            count = min(length - begin, max(fitting, least - tokens))
+            if count > 0:
+                piece.append((number, begin, begin + count))
+                tokens, room = tokens + count, room - work(begin, begin + count)
+                begin += count
+            else:
                 yield piece
-                piece, room = [], most
+                piece, tokens, room = [], 0, most
     if piece:
         yield piece
 

@@ -234,6 +234,38 @@ def test_prompts_in_pieces_are_the_same(most: int, monkeypatch: pytest.MonkeyPat
     assert torch.equal(cut.step(tokens_N), whole.step(tokens_N))
 
 
+def test_pieces_are_cut_by_work() -> None:
+    def work(begin: int, end: int) -> int:  # 11, 12, 13, 14, 15, 16
+        return sum(10 + position for position in range(begin + 1, end + 1))
+
+    # 11 + 12 + 13 = 36; 14 + 15, and 16 would be too much; 16 + 11 of the next prompt, and 12 would be too much
+    cut = list(compiled._pieces([6, 2], 1, 36, work))
+    assert cut == [[(0, 0, 3)], [(0, 3, 5)], [(0, 5, 6), (1, 0, 1)], [(1, 1, 2)]]
+    assert list(compiled._pieces([6, 2], 4, 36, work)) == [[(0, 0, 4)], [(0, 4, 6), (1, 0, 2)]]
+    assert list(compiled._pieces([3], 1, 0, work)) == [[(0, 0, 1)], [(0, 1, 2)], [(0, 2, 3)]]
+    assert list(compiled._pieces([6, 2], 1, 10**9, work)) == [[(0, 0, 6), (1, 0, 2)]]
+
+
+def test_work_counts_weights_and_what_is_attended_to() -> None:
+    made, each = runner(small_model()), compiled._ATTENTION * 2 * 2 * 4 * 8
+    # 2 layers, 4 heads of 8: token 3 of a row (counted from 0) sees 4 positions, token 4 sees 5
+    assert made._work(3, 5) == 2 * made.weights + each * (4 + 5)
+    made.weights = 0
+    assert made._work(0, 16_384) > 16_384 * each * 8_000  # long prompts are dear even so
+
+
+def test_prompts_in_pieces_by_work_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, prompts = small_model(), some_prompts([40, 3, 64, 17])
+    whole, cut = runner(model), runner(model)
+    before, calls, read = whole.admit(prompts), [], cut._read
+    monkeypatch.setattr(cut, "_read", lambda p, s, b: (calls.append((p, b)), read(p, s, b))[1])
+    monkeypatch.setattr(compiled, "_PROMPT_TOKENS", 1)
+    monkeypatch.setattr(compiled, "_PROMPT_CALL", cut._work(0, 30))
+    assert torch.equal(cut.admit(prompts), before)
+    assert len(calls) > 4
+    assert all(sum(cut._work(b, b + len(p)) for p, b in zip(*call, strict=True)) <= cut._work(0, 30) for call in calls)
+
+
 def test_long_calls_come_back() -> None:
     model = small_model()
     made, sampler = runner(model), CompiledSampler.of(model.unembed(), SamplingParams(9))
