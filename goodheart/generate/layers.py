@@ -54,7 +54,8 @@ class PlainModel:
 
 
 def plain_model(model: CausalLM, length: int, dtype: torch.dtype) -> PlainModel | None:
-    """-> None when the model is not a `Transformer` with whole weights of this dtype, fused as `models/fused.py` does.
+    """-> None when the model is not a `Transformer` with whole weights of this dtype on one device, fused as
+    `models/fused.py` does.
 
     length: positions that the rotary tables must cover.
     """
@@ -64,7 +65,7 @@ def plain_model(model: CausalLM, length: int, dtype: torch.dtype) -> PlainModel 
     weight = trunk.embed_tokens.weight
     if type(weight) is not nn.Parameter or not weight.is_contiguous():
         return None
-    if any(p.dtype != dtype for p in trunk.parameters()):
+    if any(p.dtype != dtype or p.device != weight.device for p in trunk.parameters()):
         return None
     layers = [_layer(block) for block in trunk.blocks()]
     if None in layers:

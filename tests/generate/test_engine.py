@@ -15,6 +15,7 @@ from goodheart.errors import ConfigError, HealthError, ModelError
 from goodheart.generate import build
 from goodheart.generate.compiled import CompiledCache, CompiledRunner
 from goodheart.generate.engine import Engine, Generation
+from goodheart.generate.layers import plain_model
 from goodheart.generate.runners import NativeRunner
 from goodheart.generate.sampling import SamplingParams
 from goodheart.models.causal import CausalLM, completion_logprobs
@@ -297,6 +298,14 @@ def test_a_cache_that_does_not_fit_is_freed_before_its_successor_is_made(
     )
     engine.generate(some_prompts([length] * count), SamplingParams(5))
     assert alive == [False]
+
+
+def test_a_model_on_two_devices_is_not_plain() -> None:
+    model = small_model()
+    assert plain_model(model, 8, torch.float32) is not None
+    model.model.norm.to("meta")
+    assert plain_model(model, 8, torch.float32) is None
+    assert Engine(model).way == "PyTorch"
 
 
 def test_no_prompts_no_answers() -> None:
