@@ -118,7 +118,7 @@ def made(out: Path) -> dict[str, Any]:
     return found
 
 
-_PRIVATE = {".lock", "log.txt", "lineage.json", "DONE"}  # who, when and how often
+_PRIVATE = {".lock", "log.txt", "lineage.json", "memory.json", "DONE"}  # who, when, how often, on what machine
 
 
 def _without_clock(record: dict[str, Any]) -> dict[str, Any]:

@@ -17,6 +17,14 @@ stages:
   second: {{stage: score, reward: "my_scores:length", data: "${{first}}", out: {second}, quiet: true}}
 """
 
+# The stage itself looks at a file of rows that it is to write; where it writes a folder the pipeline alone looks.
+TOKENIZERS = """\
+out: out
+stages:
+  first: {{stage: tokenizer, data: "{data}", out: {out}, vocab_size: 300}}
+  second: {{stage: tokenizer, data: other.jsonl, out: {second}, vocab_size: 300}}
+"""
+
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
@@ -28,8 +36,15 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def load(folder: Path, *, data: str = "rows.jsonl", out: str = "out/a.jsonl", second: str = "out/b.jsonl") -> Pipeline:
-    (folder / "p.yaml").write_text(SCORE.format(data=data, out=out, second=second), encoding="utf-8")
+def load(
+    folder: Path,
+    *,
+    data: str = "rows.jsonl",
+    out: str = "out/a.jsonl",
+    second: str = "out/b.jsonl",
+    template: str = SCORE,
+) -> Pipeline:
+    (folder / "p.yaml").write_text(template.format(data=data, out=out, second=second), encoding="utf-8")
     return Pipeline.load(Path("p.yaml"))
 
 
@@ -51,7 +66,7 @@ def load(folder: Path, *, data: str = "rows.jsonl", out: str = "out/a.jsonl", se
 )
 def test_places_where_something_must_stay(folder: Path, given: dict[str, str], message: str) -> None:
     with pytest.raises(ConfigError) as error:
-        load(folder, **given)
+        load(folder, **given, template=TOKENIZERS)
     assert message in str(error.value)
 
 
