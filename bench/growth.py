@@ -116,7 +116,10 @@ def draw(measured: list[tuple[Curve, list[dict[str, Any]]]], path: Path) -> None
             panel = axes[row][column]
             panel.plot(x, y, "o-", color="#4477aa", ms=4)
             panel.set_xscale("log")
-            panel.set_ylim(0, 1.15 * max(y))
+            if row == 0 and max(y) > 10 * min(y):  # what grows in proportion is a straight line then
+                panel.set_yscale("log")
+            else:
+                panel.set_ylim(0, 1.15 * max(y))
             panel.grid(alpha=0.3)
             if row == 0:
                 panel.set_title(curve.title, fontsize=10)
