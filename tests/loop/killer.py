@@ -80,7 +80,10 @@ def ended(child: int) -> int:
 
 def progress(folder: Path) -> int:
     """Lines logged and stages begun or done."""
-    logs = [*folder.glob("out/*/metrics.jsonl"), *folder.glob("out/*.partial/*.jsonl")]
+    try:
+        logs = [*folder.glob("out/*/metrics.jsonl"), *folder.glob("out/*.partial/*.jsonl")]
+    except FileNotFoundError:  # a folder was taken away while it was looked through
+        return progress(folder)
     lines = sum(read(log).count(b"\n") for log in logs)
     record = json.loads(read(folder / "out/pipeline.json") or b"{}")
     return lines + len(record.get("begun", {})) + len(record.get("done", {}))
