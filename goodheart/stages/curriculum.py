@@ -17,12 +17,12 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from goodheart.data.cells import number
-from goodheart.data.examples import Prepared
+from goodheart.data.examples import Compared, Prepared
 from goodheart.data.messages import RowError
 from goodheart.data.records import Judgement, Prompt
 from goodheart.errors import DataError, RunError
 from goodheart.judges.difficulty import LARGEST
-from goodheart.train.config import Settings
+from goodheart.train.config import Settings, TrainingSettings
 from goodheart.train.language_model import Order
 
 THIRDS = ("easy", "middle", "hard")
@@ -208,23 +208,18 @@ class OpeningOrder(Order):
 
 
 def row_order(
-    prepared: Prepared[Any],
-    lengths: Sequence[int],
-    config: CurriculumSettings | None,
-    *,
-    batch_size: int,
-    steps: int,
-    seed: int,
+    prepared: Prepared[Compared], curriculum: CurriculumSettings | None, config: TrainingSettings, *, steps: int
 ) -> Order:
     """The order in which rows are trained on; without a curriculum, rows of like length together.
 
     Raises:
         DataError: the curriculum's column is missing somewhere, no number, or the same everywhere.
     """
-    if config is None:
-        return Order(lengths, batch_size, seed)
-    window = Window(levels(prepared, config), config, steps=steps, least=batch_size, seed=seed)
-    return OpeningOrder(lengths, batch_size, seed, window)
+    lengths, size, seed = [item.tokens for item in prepared.items], config.batch_size, config.seed
+    if curriculum is None:
+        return Order(lengths, size, seed)
+    window = Window(levels(prepared, curriculum), curriculum, steps=steps, least=size, seed=seed)
+    return OpeningOrder(lengths, size, seed, window)
 
 
 def levels(prepared: Prepared[Any], config: CurriculumSettings) -> list[float]:

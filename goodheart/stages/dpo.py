@@ -122,14 +122,7 @@ def train(config: DPOConfig) -> Run:
             _take_likelier_orders(work.measured, config.soft_labels, needed=False)
         items, unseen = known.items, work.measured.items
         total = total_steps(len(items), config)
-        order = row_order(
-            prepared,
-            [item.tokens for item in items],
-            config.curriculum,
-            batch_size=config.batch_size,
-            steps=total,
-            seed=config.seed,
-        )
+        order = row_order(prepared, config.curriculum, config, steps=total)
 
         # 2. reference
         unseen_refs = None

@@ -97,14 +97,7 @@ def train(config: KTOConfig) -> Run:
         require(items, work.skipped, "thumb", listed(config.data))
         weights = _class_weights(items, config)
         total = total_steps(len(items), config)
-        order = row_order(
-            prepared,
-            [item.tokens for item in items],
-            config.curriculum,
-            batch_size=config.batch_size,
-            steps=total,
-            seed=config.seed,
-        )
+        order = row_order(prepared, config.curriculum, config, steps=total)
 
         # 2. reference: of the answers where they stand, and, for KTO, behind other prompts of their step
         steps = [order[s] for s in range(total)] if config.loss == "kto" else []

@@ -94,14 +94,7 @@ def train(config: RewardConfig) -> Run:
 
         # 2. train
         total = total_steps(len(items), config)
-        order = row_order(
-            prepared,
-            [item.tokens for item in items],
-            config.curriculum,
-            batch_size=config.batch_size,
-            steps=total,
-            seed=config.seed,
-        )
+        order = row_order(prepared, config.curriculum, config, steps=total)
         optimizer = optimizer_for(model.named_parameters(), config)
         session.state.add("model", model)
         session.state.add("optimizer", optimizer)
