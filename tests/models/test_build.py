@@ -7,23 +7,28 @@ import os
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from goodheart.generate import build
+from goodheart.generate.build import CODE
+from goodheart.models import build
 
 FAST = tuple(flag.replace("-O3", "-O0") for flag in build._FLAGS)  # to compile, not to run
-LOAD = f"from goodheart.generate import build; build._FLAGS = {FAST}; assert build.load() is not None"
+LOAD = (
+    "from goodheart.generate.build import CODE; from goodheart.models import build; "
+    f"build._FLAGS = {FAST}; assert build.load(CODE) is not None"
+)
 
 
-def fresh_load() -> object:
-    return build.load.__wrapped__()
+def fresh_load(code: build.Code = CODE) -> object:
+    return build.load.__wrapped__(code)
 
 
 def test_continuous_integration_runs_the_c_code() -> None:
     wanted = os.environ.get("CI") and os.environ.get("GOODHEART_NATIVE") != "0"
-    assert build.load() is not None or not wanted
+    assert build.load(CODE) is not None or not wanted
 
 
 @pytest.fixture
@@ -96,6 +101,7 @@ def test_code_is_not_loaded_from_where_others_may_put_it(compiled: Path) -> None
 def test_code_for_another_machine_or_of_another_version_is_not_loaded(
     compiled: Path, monkeypatch: pytest.MonkeyPatch, what: str, tmp_path: Path
 ) -> None:
+    code = CODE
     if what == "_processor":
         monkeypatch.setattr(build, what, lambda: "flags: none of those")
     elif what == "_FLAGS":
@@ -103,10 +109,10 @@ def test_code_for_another_machine_or_of_another_version_is_not_loaded(
     else:
         sources = tmp_path / "c"
         sources.mkdir()
-        for path in build._SOURCES.iterdir():
+        for path in CODE.folder.iterdir():
             (sources / path.name).write_bytes(path.read_bytes() + b"\n")
-        monkeypatch.setattr(build, "_SOURCES", sources)
-    assert fresh_load() is not None
+        code = replace(CODE, folder=sources)
+    assert fresh_load(code) is not None
     assert len(list(compiled.iterdir())) == 2
 
 
