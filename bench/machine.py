@@ -4,7 +4,14 @@ from __future__ import annotations
 
 import os
 import platform
+from collections.abc import Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
+
+    from bench.roofline import Peaks
 
 
 def load() -> float:
@@ -22,6 +29,15 @@ def describe(threads: int) -> str:
         f"Python {platform.python_version()}, torch {torch.__version__}; "
         f"bfloat16 matmuls {'in hardware' if multiplies_bfloat16() else 'emulated (this processor has none)'}"
     )
+
+
+def peaks(threads: int, dtypes: Iterable[torch.dtype]) -> Peaks:
+    """The best this machine does with one thread and with so many, printed; the latter is returned."""
+    from bench import roofline
+
+    found = {count: roofline.measure(count, dtypes) for count in sorted({1, threads})}
+    print("\n".join([f"at its best now (load {load():.1f}):", *(f"- {each}" for each in found.values())]), flush=True)
+    return found[threads]
 
 
 def multiplies_bfloat16() -> bool:

@@ -20,8 +20,10 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 
-from bench import environments, machine, ppo_job, tiny
-from bench.race import Contender, Results, race, split_table, table
+import torch
+
+from bench import environments, machine, ppo_job, roofline, tiny
+from bench.race import QUANTITIES, Contender, Results, race, split_table, table
 
 TRL = {"torch": "2.13.0", "trl": "1.12.0", "transformers": "5.23.0"}
 
@@ -38,14 +40,15 @@ def main() -> int:
         for name in ("trl", "goodheart")
     ]
     print(f"trl {TRL['trl']} against goodheart; {machine.describe(a.threads)}")
+    peaks = machine.peaks(a.threads, [getattr(torch, dtype) for dtype in dtypes])
     everything, same = [], True
     for size in a.sizes:
-        results, load = _race(a, size, contenders)
+        results, load, jobs = _race(a, size, contenders)
         print(f"\n## {size}, {a.rounds} rounds of {a.steps} steps, load {load}\n")
         for dtype in dtypes:
             peers = list(dict.fromkeys([f"trl {dtype}", f"trl {dtypes[0]}"]))
             print("\n".join([*table(dtype, results, f"goodheart {dtype}", peers), ""]))
-        print("\n".join([*split_table(results), ""]))
+        print("\n".join([*split_table(results), *_reached(results, jobs, peaks), ""]))
         for fine, text in _same_work(results, a):
             same &= fine
             print(f"{'same' if fine else 'NOT THE SAME'}: {text}")
@@ -74,14 +77,28 @@ def _arguments() -> argparse.Namespace:
     return a
 
 
-def _race(a: argparse.Namespace, size: str, contenders: list[Contender]) -> tuple[Results, str]:
+def _race(
+    a: argparse.Namespace, size: str, contenders: list[Contender]
+) -> tuple[Results, str, dict[str, roofline.Job]]:
     with tempfile.TemporaryDirectory(prefix="goodheart-bench-") as folder:
         job = ppo_job.Settings(folder, size, "float32", a.threads, a.steps, mini_batches=a.mini_batches)
         rows = ppo_job.build(
             Path(folder), size, batch_size=job.batch_size, prompt_tokens=job.prompt_tokens, new_tokens=job.new_tokens,
             seed=job.seed,
         )  # fmt: skip
-        return race(contenders, asdict(job) | {"fixed_rows": rows}, Path(folder), a.rounds)
+        dtypes = dict.fromkeys(contender.changes["dtype"] for contender in contenders)
+        jobs = {dtype: ppo_job.work(job, getattr(torch, dtype)) for dtype in dtypes}
+        return *race(contenders, asdict(job) | {"fixed_rows": rows}, Path(folder), a.rounds), jobs
+
+
+def _reached(results: Results, jobs: dict[str, roofline.Job], peaks: roofline.Peaks) -> Iterator[str]:
+    """How fast each contender was, and beside what the machine could do. Tokens: of the answers."""
+    job = ppo_job.Settings("", "", "", 0, 0)
+    for name, runs in results.items():
+        took, processor = (statistics.median(map(quantity, runs)) for quantity in list(QUANTITIES.values())[:2])
+        dtype = name.split()[1]
+        tokens = job.batch_size * job.new_tokens
+        yield roofline.reached(name, took, tokens, jobs[dtype], peaks, getattr(torch, dtype), processor)
 
 
 def _same_work(results: Results, a: argparse.Namespace) -> Iterator[tuple[bool, str]]:

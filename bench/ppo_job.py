@@ -10,9 +10,14 @@ import json
 import random
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bench import tiny
+
+if TYPE_CHECKING:
+    import torch
+
+    from bench.roofline import Job
 
 
 @dataclass(frozen=True)
@@ -65,3 +70,22 @@ def build(folder: Path, size: str, *, batch_size: int, prompt_tokens: int, new_t
     lines = "".join(json.dumps({"prompt": prompt}) + "\n" for prompt in prompts)
     (folder / "prompts.jsonl").write_text(lines, encoding="utf-8")
     return [tiny.tokens(drawn, size, prompt_tokens + new_tokens) for _ in range(8)]
+
+
+def work(job: Settings, dtype: torch.dtype) -> Job:
+    """What a step has to compute, whoever does it: answers, one pass of three models over them, and the updates of two.
+
+    Old log-probabilities are the sampler's, and not counted.
+    """
+    from bench import roofline
+    from goodheart.models.architecture import TransformerConfig
+
+    hf = json.loads((Path(job.folder) / "policy" / "config.json").read_text(encoding="utf-8"))
+    config = TransformerConfig.from_hf(hf)
+    lengths = [job.prompt_tokens + job.new_tokens] * job.batch_size
+    answered = job.batch_size * job.new_tokens
+    part, parts = lengths[:: job.mini_batches], job.ppo_epochs * job.mini_batches
+    learning = [roofline.training(config, part, count, dtype) for count in (answered / job.mini_batches, 0)] * parts
+    said = [roofline.forward(config, lengths, count, dtype) for count in (answered, 0, 0)]
+    answers = roofline.generation(config, job.batch_size, job.prompt_tokens, job.new_tokens, dtype)
+    return [*answers, *said, *learning]

@@ -18,11 +18,14 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 
-from bench import environments, machine, tiny
+import torch
+
+from bench import environments, machine, roofline, tiny
 from bench.race import QUANTITIES, Contender, Results, race, split_table, table
 from bench.ratios import Ratio
 from bench.trainers_checks import same_work
 from bench.trainers_job import LEARNS_FROM, Settings, build
+from bench.trainers_work import Step, step_of
 
 TRL = {"torch": "2.13.0", "trl": "1.16.0", "transformers": "5.23.0"}
 ENVIRONMENT = "trl-latest"
@@ -34,17 +37,18 @@ def main() -> int:
     a = _arguments()
     peer_python = environments.python_with(a.environments / ENVIRONMENT, TRL)
     print(f"trl {TRL['trl']} against goodheart; {machine.describe(a.threads)}")
+    peaks = machine.peaks(a.threads, [torch.float32])
     everything, same = [], True
     for size in a.sizes:
         for task in a.tasks:
-            results, load, job = _race(a, task, size, peer_python)
+            results, load, job, work = _race(a, task, size, peer_python)
             print(f"\n## {task}, {size}, {a.rounds} rounds of {a.steps} steps, load {load}\n")
             checks = list(same_work(results, job))
             same &= (fine := all(each.fine for each in checks))
             if fine:
                 peers = [name for name in results if name != "goodheart"]
                 print("\n".join([*table("float32", results, "goodheart", peers), ""]))
-                print("\n".join([*split_table(results), *_reference(results), ""]))
+                print("\n".join([*split_table(results), *_reference(results), *_reached(results, work, peaks), ""]))
             for check in checks:
                 print(check)
             everything.append({"task": task, "size": size, "load": load, "runs": results})
@@ -69,7 +73,7 @@ def _arguments() -> argparse.Namespace:
     return a
 
 
-def _race(a: argparse.Namespace, task: str, size: str, peer_python: Path) -> tuple[Results, str, Settings]:
+def _race(a: argparse.Namespace, task: str, size: str, peer_python: Path) -> tuple[Results, str, Settings, Step]:
     contenders = [Contender("TRL", "bench.trainers_trl", peer_python)]
     if task in _CACHED:
         contenders.append(Contender("TRL precomputed", "bench.trainers_trl", peer_python, {"precomputed": True}))
@@ -77,7 +81,14 @@ def _race(a: argparse.Namespace, task: str, size: str, peer_python: Path) -> tup
     with tempfile.TemporaryDirectory(prefix="goodheart-bench-") as folder:
         job = Settings(task, folder, a.threads, a.steps)
         rows = build(job, size)
-        return *race(contenders, asdict(job) | {"fixed_rows": rows}, Path(folder), a.rounds), job
+        return *race(contenders, asdict(job) | {"fixed_rows": rows}, Path(folder), a.rounds), job, step_of(job)
+
+
+def _reached(results: Results, step: Step, peaks: roofline.Peaks) -> Iterator[str]:
+    """How fast each contender was, and beside what the machine could do."""
+    for name, runs in results.items():
+        took, processor = (statistics.median(map(quantity, runs)) for quantity in list(QUANTITIES.values())[:2])
+        yield roofline.reached(name, took, step.tokens, step.job, peaks, torch.float32, processor)
 
 
 def _reference(results: Results) -> Iterator[str]:
