@@ -7,7 +7,10 @@
     |-- ModelError       a model folder cannot be read, written or used for this
     |-- RunError         a run folder or a checkpoint is damaged, taken or unfinished
     |-- HealthError      training itself went wrong (NaN, broken invariants)
-    `-- GateError        a gate of a pipeline does not hold
+    |-- GateError        a gate of a pipeline does not hold
+    `-- FeedbackError    a campaign, a label or an account is not as it must be
+        |-- MissingError     there is no such campaign, task, person or link
+        `-- ConflictError    it was right once: somebody or something was faster
 
 Each message names the place (file and line, field, row or step), what is wrong, and what to do about it.
 The command line prints the message alone; `--debug` adds the traceback.
@@ -44,6 +47,18 @@ class HealthError(GoodheartError):
 
 class GateError(GoodheartError):
     """A gate of a pipeline does not hold: what was made is not good enough to go on with."""
+
+
+class FeedbackError(GoodheartError):
+    """A campaign, a label or an account is not as it must be."""
+
+
+class MissingError(FeedbackError):
+    """There is no such campaign, item, task, person, invitation or session (any more)."""
+
+
+class ConflictError(FeedbackError):
+    """What is asked for does not fit the present state: a lock that ran out, a name that is taken, a closed campaign."""
 
 
 class Interrupted(GoodheartError):

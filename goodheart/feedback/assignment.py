@@ -1,0 +1,408 @@
+"""Who gets which item next.
+
+An item is held for the person who has it open until its lock runs out; then it is free for others, and comes back to
+them, with their draft, while it is still wanted. What a person has labelled or skipped never comes back to them, except
+by their own `undo`. Locks of PostgreSQL rows are taken in the order member, assignment, item, so that no two
+transactions wait for each other.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any, Literal
+
+from sqlalchemy import Connection, Row, func, select, text, update
+
+from goodheart.data.records import Answer, Prompt
+from goodheart.errors import ConflictError, FeedbackError, MissingError
+from goodheart.feedback.campaigns import Campaign, CampaignSettings, keep_quotas, load
+from goodheart.feedback.guidelines import current_id
+from goodheart.feedback.items import unpack_answer, unpack_prompt
+from goodheart.feedback.store import Store, insert_row, is_id, utcnow
+from goodheart.feedback.tables import WAITING, assignments, items, members
+
+_LOOK_BACK = 20  # every so many tasks a member's cursor is forgotten, so that items that came free behind it are found
+_RELEASED = 200  # locks that are ended at a time
+DRAFT_BYTES = 200_000
+
+Why = Literal[
+    "finished",  # nothing is left to label in this campaign
+    "nothing_left",  # nothing for this person now: they did all they can, or others hold the rest
+    "campaign_paused",
+    "campaign_closed",
+    "paused",  # the person: by a manager, or by gold
+    "failed",  # the qualification round
+    "removed",
+    "not_a_member",
+    "not_ready",  # there are fewer training or qualification items than the settings promise
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Idle:
+    """Why there is no task."""
+
+    why: Why
+    reason: str | None = None  # in a manager's words, or what gold said
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """An item in the hands of a person. Ranks and flags count in the order of `answers`, not in the shown order."""
+
+    id: int
+    campaign: int
+    item: int
+    person: int
+    phase: str  # training, qualification or work; gold among the work looks like work
+    prompt: Prompt
+    answers: tuple[Answer, ...]  # without models and notes where the campaign is blind
+    shown: tuple[int, ...]  # answers from left to right, as indices into `answers`
+    draft: Mapping[str, Any] | None
+    guideline: int | None  # id of the version that is in force
+    given_at: datetime
+    expires_at: datetime
+
+
+def next_task(store: Store, campaign: int, person: int, *, now: datetime | None = None) -> Task | Idle:
+    """The task a person has open, or else a new one.
+
+    Raises:
+        MissingError: there is no such campaign.
+    """
+    now = now or utcnow()
+    with store.begin() as connection:
+        found = load(connection, campaign)
+        if found.state != "open":
+            return Idle("campaign_paused" if found.state == "paused" else "campaign_closed")
+        here = (members.c.campaign_id == campaign) & (members.c.person_id == person)
+        member = connection.execute(select(members).where(here).with_for_update()).first()
+        if member is None:
+            return Idle("not_a_member")
+        if member.state in ("paused", "failed", "removed"):
+            return Idle(member.state, member.reason)
+        own = _own(connection, campaign, person)
+        if own is not None:
+            return _renew(connection, found, own, now)
+        _release(connection, campaign, now)
+        return _new_task(connection, found, member, now)
+
+
+def _own(connection: Connection, campaign: int, person: int) -> Row[Any] | None:
+    """The assignment a person has open, the newest first where undo left several."""
+    mine = (assignments.c.campaign_id == campaign) & (assignments.c.person_id == person)
+    query = select(assignments).where(mine & (assignments.c.state == "given"))
+    return connection.execute(query.order_by(assignments.c.given_at.desc(), assignments.c.id.desc()).limit(1)).first()
+
+
+def _renew(connection: Connection, campaign: Campaign, own: Row[Any], now: datetime) -> Task:
+    expires = now + timedelta(minutes=campaign.settings.lock_minutes)
+    connection.execute(update(assignments).where(assignments.c.id == own.id).values(expires_at=expires))
+    item = connection.execute(select(items).where(items.c.id == own.item_id)).one()
+    return task_of(connection, campaign, item, own, expires)
+
+
+def _new_task(connection: Connection, campaign: Campaign, member: Row[Any], now: datetime) -> Task | Idle:
+    state = advanced(connection, campaign, member.person_id, member.state)
+    if state is None:
+        return Idle("not_ready")
+    changes: dict[str, Any] = {"turns": member.turns + 1}
+    if state != member.state:
+        changes["state"] = state
+    given: Task | Idle
+    if state == "failed":
+        given = Idle("failed")
+    elif state in ROUNDS:
+        item = _of_round(connection, campaign.id, member.person_id, ROUNDS[state])
+        given = Idle("not_ready") if item is None else _give(connection, campaign, item, member.person_id, now)
+    else:
+        given = _work(connection, campaign, member, changes, now)
+    here = (members.c.campaign_id == campaign.id) & (members.c.person_id == member.person_id)
+    connection.execute(update(members).where(here).values(**changes))
+    return given
+
+
+ROUNDS = {"training": "training", "qualifying": "qualification"}  # state of a member -> phase of the items they get
+
+
+def advanced(connection: Connection, campaign: Campaign, person: int, state: str) -> str | None:
+    """A member's state after what they have answered: training -> qualifying -> working or failed.
+
+    None: the campaign has fewer items of the round than it promises.
+    """
+    settings = campaign.settings
+    for now, wanted, after in (
+        ("training", settings.training, "qualifying"),
+        ("qualifying", settings.qualification, "working"),
+    ):
+        if state != now:
+            continue
+        if not wanted:
+            state = after
+            continue
+        phase = (items.c.campaign_id == campaign.id) & (items.c.phase == ROUNDS[now])
+        seen, right = _answered(connection, campaign.id, person, ROUNDS[now])
+        if seen < wanted:
+            enough = connection.execute(select(func.count()).select_from(items).where(phase)).scalar_one() >= wanted
+            return state if enough else None
+        passed = now == "training" or right >= settings.qualification_pass * seen - 1e-9
+        state = after if passed else "failed"
+    return state
+
+
+def _answered(connection: Connection, campaign: int, person: int, phase: str) -> tuple[int, int]:
+    """How many items of a round somebody answered, and how many of them right."""
+    from goodheart.feedback.gold import is_right
+    from goodheart.feedback.tables import labels
+
+    mine = (labels.c.campaign_id == campaign) & (labels.c.person_id == person) & labels.c.live
+    query = select(labels.c.ranks, items.c.gold).join(items, items.c.id == labels.c.item_id)
+    rows = connection.execute(query.where(mine, items.c.phase == phase)).all()
+    return len(rows), sum(is_right(row.gold["ranks"], row.ranks) for row in rows)
+
+
+def _unseen(person: int) -> Any:
+    """That a person has never had an item."""
+    had = select(assignments.c.id).where(assignments.c.item_id == items.c.id, assignments.c.person_id == person)
+    return ~had.exists()
+
+
+def _of_round(connection: Connection, campaign: int, person: int, phase: str) -> Row[Any] | None:
+    open_ones = (items.c.campaign_id == campaign) & (items.c.phase == phase) & (items.c.state == "open")
+    return connection.execute(select(items).where(open_ones, _unseen(person)).order_by(items.c.place).limit(1)).first()
+
+
+def _work(
+    connection: Connection, campaign: Campaign, member: Row[Any], changes: dict[str, Any], now: datetime
+) -> Task | Idle:
+    """An item of work, or of gold in its place; `changes` of the member's row are added to."""
+    back = _come_back(connection, campaign, member.person_id, now)
+    if back is not None:
+        return back
+    cursor = None if member.turns % _LOOK_BACK == 0 else member.cursor
+    item = _waiting(connection, campaign.id, member.person_id, cursor)
+    if item is None and cursor is not None:
+        item = _waiting(connection, campaign.id, member.person_id, None)
+    if item is None:
+        left = select(items.c.id).where(items.c.campaign_id == campaign.id, text("phase = 'work' AND state = 'open'"))
+        return Idle("nothing_left" if connection.execute(left.limit(1)).first() else "finished")
+    chance = random.Random(f"gold {campaign.settings.seed} {campaign.id} {member.person_id} {member.turns}")
+    if chance.random() < campaign.settings.gold_share:
+        gold = _gold(connection, campaign.id, member.person_id, chance)
+        if gold is not None:
+            return _give(connection, campaign, gold, member.person_id, now)
+    changes["cursor"] = item.place
+    return _give(connection, campaign, item, member.person_id, now)
+
+
+def _waiting(connection: Connection, campaign: int, person: int, cursor: int | None) -> Row[Any] | None:
+    # The condition stands in the words of the index, or the databases would not use it.
+    query = select(items).where(items.c.campaign_id == campaign, text(WAITING), _unseen(person))
+    if cursor is not None:
+        query = query.where(items.c.place > cursor)
+    return connection.execute(query.order_by(items.c.place).limit(1).with_for_update(skip_locked=True)).first()
+
+
+def _gold(connection: Connection, campaign: int, person: int, chance: random.Random) -> Row[Any] | None:
+    open_ones = (items.c.campaign_id == campaign) & (items.c.phase == "gold") & (items.c.state == "open")
+    found = select(items.c.id).where(open_ones, _unseen(person)).order_by(items.c.place)
+    ids = list(connection.execute(found).scalars())
+    return connection.execute(select(items).where(items.c.id == chance.choice(ids))).first() if ids else None
+
+
+def _come_back(connection: Connection, campaign: Campaign, person: int, now: datetime) -> Task | None:
+    """What a person left open until its lock ran out, if it is still wanted."""
+    mine = (assignments.c.campaign_id == campaign.id) & (assignments.c.person_id == person)
+    left = select(assignments).where(mine, assignments.c.state == "expired").order_by(assignments.c.id)
+    for row in connection.execute(left).all():
+        item = connection.execute(select(items).where(items.c.id == row.item_id).with_for_update()).one()
+        if item.state == "open" and (item.phase != "work" or item.done + item.held < item.wanted):
+            hold(connection, campaign.settings, row.id, item.id, now)
+            renewed = connection.execute(select(assignments).where(assignments.c.id == row.id)).one()
+            return task_of(connection, campaign, item, renewed, renewed.expires_at)
+    return None
+
+
+def hold(connection: Connection, settings: CampaignSettings, assignment: int, item: int, now: datetime) -> None:
+    """Puts an item into somebody's hands again."""
+    expires = now + timedelta(minutes=settings.lock_minutes)
+    again = {"state": "given", "given_at": now, "expires_at": expires}
+    connection.execute(update(assignments).where(assignments.c.id == assignment).values(**again))
+    connection.execute(update(items).where(items.c.id == item).values(held=items.c.held + 1))
+
+
+def _give(connection: Connection, campaign: Campaign, item: Row[Any], person: int, now: datetime) -> Task:
+    expires = now + timedelta(minutes=campaign.settings.lock_minutes)
+    turn = item.done + item.held + item.skips
+    shown = shown_order(campaign.settings.seed, campaign.id, item.id, person, len(item.answers), turn)
+    values = {"item_id": item.id, "person_id": person, "campaign_id": campaign.id, "shown": list(shown)}
+    values |= {"given_at": now, "expires_at": expires, "state": "given"}
+    assignment = insert_row(connection, assignments, values)
+    connection.execute(update(items).where(items.c.id == item.id).values(held=items.c.held + 1))
+    row = connection.execute(select(assignments).where(assignments.c.id == assignment)).one()
+    return task_of(connection, campaign, item, row, expires)
+
+
+def shown_order(seed: int, campaign: int, item: int, person: int, count: int, turn: int) -> tuple[int, ...]:
+    """In which order somebody sees the answers of an item.
+
+    Which answer comes first goes round by `turn` (how many had the item before), from a random start: over an item's
+    labellers each comes first equally often. The others follow in an order drawn for the item and the person.
+    """
+    first = (random.Random(f"first {seed} {campaign} {item}").randrange(count) + turn) % count
+    rest = [index for index in range(count) if index != first]
+    random.Random(f"shown {seed} {campaign} {item} {person}").shuffle(rest)
+    return (first, *rest)
+
+
+def task_of(connection: Connection, campaign: Campaign, item: Row[Any], own: Row[Any], expires: datetime) -> Task:
+    """An assignment with what belongs to it."""
+    answers = tuple(unpack_answer(each) for each in item.answers)
+    if campaign.settings.blind:
+        answers = tuple(Answer(each.text, each.messages) for each in answers)
+    return Task(
+        id=own.id,
+        campaign=campaign.id,
+        item=item.id,
+        person=own.person_id,
+        phase="work" if item.phase == "gold" else item.phase,
+        prompt=unpack_prompt(item.prompt),
+        answers=answers,
+        shown=tuple(own.shown),
+        draft=own.draft,
+        guideline=current_id(connection, campaign.id),
+        given_at=own.given_at,
+        expires_at=expires,
+    )
+
+
+def get_task(store: Store, task: int, person: int) -> Task:
+    """A task that a person has or had in their hands.
+
+    Raises:
+        MissingError: there is none, or it is somebody else's.
+    """
+    with store.read() as connection:
+        own = find_own(connection, task, person)
+        campaign = load(connection, own.campaign_id)
+        item = connection.execute(select(items).where(items.c.id == own.item_id)).one()
+        return task_of(connection, campaign, item, own, own.expires_at)
+
+
+def find_own(connection: Connection, task: int, person: int, *, lock: bool = False) -> Row[Any]:
+    """The row of somebody's own assignment; `lock` keeps it and their member's row for this transaction."""
+    query = select(assignments).where(assignments.c.id == task, assignments.c.person_id == person)
+    own = connection.execute(query).first() if is_id(task) else None
+    if own is None:
+        raise MissingError("there is no such task of yours")
+    if lock:
+        here = (members.c.campaign_id == own.campaign_id) & (members.c.person_id == person)
+        connection.execute(select(members.c.state).where(here).with_for_update())
+        own = connection.execute(query.with_for_update()).one()
+    return own
+
+
+def save_draft(
+    store: Store, task: int, person: int, draft: Mapping[str, Any] | None, *, now: datetime | None = None
+) -> datetime:
+    """Keeps what is not yet finished, and renews the lock; returns when the lock now ends.
+
+    Raises:
+        MissingError: no such task of theirs.
+        ConflictError: it is finished, or its lock ran out and others took it.
+    """
+    now = now or utcnow()
+    with store.begin() as connection:
+        own = find_own(connection, task, person, lock=True)
+        campaign = load(connection, own.campaign_id)
+        take_back(connection, campaign, own, now)
+        if len(json.dumps(draft, default=str)) > DRAFT_BYTES:
+            raise FeedbackError(f"a draft has at most {DRAFT_BYTES} characters as JSON")
+        expires = now + timedelta(minutes=campaign.settings.lock_minutes)
+        kept = None if draft is None else dict(draft)
+        connection.execute(update(assignments).where(assignments.c.id == task).values(draft=kept, expires_at=expires))
+    return expires
+
+
+def take_back(connection: Connection, campaign: Campaign, own: Row[Any], now: datetime) -> None:
+    """Makes sure that a person still holds their task: one whose lock ran out is theirs again while it is wanted.
+
+    Raises:
+        ConflictError: it is finished, or others took it.
+    """
+    if own.state == "given":
+        return
+    if own.state != "expired":
+        raise ConflictError("this task is finished already")
+    item = connection.execute(select(items).where(items.c.id == own.item_id).with_for_update()).one()
+    if item.state != "open" or (item.phase == "work" and item.done + item.held >= item.wanted):
+        raise ConflictError("the time for this task ran out, and others have taken it; go on with the next")
+    hold(connection, campaign.settings, own.id, own.item_id, now)
+
+
+def skip(store: Store, task: int, person: int, reason: str, *, now: datetime | None = None) -> None:
+    """Puts a task aside for good. Skipped a second time, nothing happens.
+
+    Raises:
+        MissingError: no such task of theirs.
+        ConflictError: it is labelled already.
+        FeedbackError: items of training and qualification cannot be skipped.
+    """
+    now = now or utcnow()
+    with store.begin() as connection:
+        own = find_own(connection, task, person, lock=True)
+        if own.state == "skipped":
+            return
+        if own.state == "done":
+            raise ConflictError("this task is labelled already; undo takes the label back")
+        campaign = load(connection, own.campaign_id)
+        item = connection.execute(select(items).where(items.c.id == own.item_id).with_for_update()).one()
+        if item.phase in ("training", "qualification"):
+            raise FeedbackError("items of training and qualification cannot be skipped")
+        changes: dict[str, Any] = {"skips": item.skips + 1, "held": item.held - (own.state == "given")}
+        if item.phase == "work" and item.state == "open" and item.skips + 1 >= campaign.settings.max_skips:
+            changes["state"] = "disputed"
+        connection.execute(update(items).where(items.c.id == item.id).values(**changes))
+        done = {"state": "skipped", "reason": reason[:2000], "draft": None}
+        connection.execute(update(assignments).where(assignments.c.id == task).values(**done))
+
+
+def release(store: Store, campaign: int, *, now: datetime | None = None) -> int:
+    """Frees items whose lock ran out; `next_task` does it too. Returns how many."""
+    with store.begin() as connection:
+        return _release(connection, campaign, now or utcnow())
+
+
+def _release(connection: Connection, campaign: int, now: datetime) -> int:
+    over = select(assignments.c.id, assignments.c.item_id).where(
+        text("assignments.state = 'given'"), assignments.c.expires_at <= now, assignments.c.campaign_id == campaign
+    )
+    rows = connection.execute(over.limit(_RELEASED).with_for_update(skip_locked=True)).all()
+    if not rows:
+        return 0
+    ids = [row.id for row in rows]
+    connection.execute(update(assignments).where(assignments.c.id.in_(ids)).values(state="expired"))
+    # In one order, so that nobody waits in a ring.
+    for item, count in sorted(Counter(row.item_id for row in rows).items()):
+        connection.execute(update(items).where(items.c.id == item).values(held=items.c.held - count))
+    return len(rows)
+
+
+def close_item(store: Store, item: int, *, by: int | None = None) -> None:
+    """Takes an item of work out of a campaign; one from the reserve of its slice takes its place."""
+    from goodheart.feedback import audit
+
+    with store.begin() as connection:
+        row = connection.execute(select(items.c.campaign_id).where(items.c.id == item)).first() if is_id(item) else None
+        if row is None:
+            raise MissingError(f"there is no item number {item}")
+        connection.execute(update(items).where(items.c.id == item).values(state="closed"))
+        settings = load(connection, row.campaign_id).settings
+        if settings.quotas:
+            keep_quotas(connection, row.campaign_id, settings)
+        audit.note(connection, by, "close item", {"item": item, "campaign": row.campaign_id})

@@ -1,0 +1,348 @@
+"""Campaigns: which items are labelled by how many people, under which rules.
+
+settings = CampaignSettings(name="helpful", overlap=3, gold_share=0.1)
+campaign = create(store, settings, read_items("answers.jsonl"), guideline="Which answer helps more?")
+add_items(store, campaign.id, read_items("gold.jsonl", phase="gold"))
+"""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from itertools import islice
+from typing import Any, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from sqlalchemy import Connection, Row, insert, select, update
+from sqlalchemy.exc import IntegrityError
+
+from goodheart.errors import ConflictError, FeedbackError, MissingError
+from goodheart.feedback import audit
+from goodheart.feedback.guidelines import insert_version
+from goodheart.feedback.items import NewItem, checked, pack_answer, pack_prompt
+from goodheart.feedback.people import checked_name
+from goodheart.feedback.store import Store, insert_row, is_id, storable, utcnow
+from goodheart.feedback.tables import campaigns, items, members
+
+_DRAWS = 2**40  # the random part of an item's place
+_MOST_PRIORITY = 1_000_000
+_ROWS = 500  # items per statement
+FLAGS = ("harmful", "wrong", "off_topic")
+
+
+class CampaignSettings(BaseModel):
+    """The rules of a campaign."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str
+    overlap: int = Field(1, ge=1, le=100)  # labels of different people per item
+    # Share of labellers that must agree on an item, from `overlap` of them on; where they do not, one more is asked, up
+    # to `max_overlap`, and then an adjudicator. None: `overlap` labels and no more.
+    until_agreement: float | None = Field(None, gt=0.5, le=1)
+    max_overlap: int | None = Field(None, ge=1, le=100)  # None: overlap + 2
+    at_once: int | None = Field(None, ge=2, le=50)  # answers shown at a time; None: as many as a row has
+    lock_minutes: float = Field(20.0, gt=0, le=7 * 24 * 60)  # how long an item is kept for who has it open
+    gold_share: float = Field(0.1, ge=0, le=0.5)  # of the tasks, while there is gold they have not seen
+    gold_pause_below: float = Field(0.7, ge=0, le=1)  # 0: never paused
+    gold_window: int = Field(20, ge=5, le=1000)  # newest gold answers that count
+    training: int = Field(0, ge=0)  # items with the answer shown after each, before all else
+    qualification: int = Field(0, ge=0)  # items of the test that follows
+    qualification_pass: float = Field(0.8, ge=0, le=1)  # share of it that must be right
+    quotas: dict[str, dict[str, int]] = Field(default_factory=dict)  # {"language": {"en": 200, "zh": 100}}: items
+    strength: bool = True  # ask how much better (1 negligibly, 2 slightly, 3 better, 4 significantly)
+    flags: tuple[str, ...] = FLAGS  # what can be ticked for an answer; "both_bad" is always there
+    rubric: dict[str, str] = Field(default_factory=dict)  # name -> what is rated from 1 to 5 for each answer
+    languages: tuple[str, ...] = ()  # of the prompts
+    blind: bool = True  # labellers are not told which model wrote what
+    max_skips: int = Field(3, ge=1)  # people who skip an item before an adjudicator sees it
+    pay_per_hour: float | None = Field(None, ge=0)
+    budget: float | None = Field(None, ge=0)  # in the same money; the forecast says whether it will do
+    deadline: datetime | None = None  # with its zone
+    seed: int = 0
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if self.until_agreement is not None and self.overlap < 2:
+            raise ValueError("until_agreement needs an overlap of 2 or more: one person always agrees with themselves")
+        if self.max_overlap is not None and self.max_overlap < self.overlap:
+            raise ValueError(f"max_overlap {self.max_overlap} is less than overlap {self.overlap}")
+        if self.max_overlap is not None and self.until_agreement is None and self.max_overlap > self.overlap:
+            raise ValueError("max_overlap says how far until_agreement may go; set until_agreement too")
+        if "both_bad" in self.flags or len(set(self.flags)) < len(self.flags):
+            raise ValueError("flags are named once each, and both_bad is always there")
+        if any(count < 1 for values in self.quotas.values() for count in values.values()):
+            raise ValueError("a quota is a number of items, 1 or more")
+        if self.deadline is not None and self.deadline.tzinfo is None:
+            raise ValueError("deadline needs its zone, such as 2026-12-01T18:00+01:00")
+        return self
+
+    @property
+    def most_labels(self) -> int:
+        """Labels that one item can get."""
+        if self.until_agreement is None:
+            return self.overlap
+        return self.overlap + 2 if self.max_overlap is None else self.max_overlap
+
+
+# What may be changed once labels are there; the rest would make old and new labels different things.
+CHANGEABLE = frozenset(
+    {"lock_minutes", "gold_share", "gold_pause_below", "gold_window", "pay_per_hour", "budget", "deadline", "languages",
+     "until_agreement", "max_overlap", "max_skips", "flags", "rubric", "strength", "qualification_pass"}
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Campaign:
+    """A campaign as it is now."""
+
+    id: int
+    settings: CampaignSettings
+    state: str  # open, paused, closed
+    created_at: datetime
+
+    @property
+    def name(self) -> str:
+        return self.settings.name
+
+
+@dataclass(slots=True)
+class Added:
+    """What became of items that were added."""
+
+    items: int = 0
+    again: int = 0  # left out: the same comparison is there already
+    spare: int = 0  # over the quota of their slice, kept in reserve
+    ids: list[int] = field(default_factory=list)
+
+
+def create(
+    store: Store,
+    settings: CampaignSettings,
+    new: Iterable[NewItem] = (),
+    guideline: str = "",
+    *,
+    by: int | None = None,
+    now: datetime | None = None,
+) -> Campaign:
+    """Makes a campaign with its items and the first version of its guidelines: all of it or nothing.
+
+    Raises:
+        ConflictError: there is a campaign of that name.
+        FeedbackError: an item will not do, or no item is left for labelling where some were given.
+    """
+    now = now or utcnow()
+    settings = settings.model_copy(update={"name": checked_name(settings.name)})
+    with store.begin() as connection:
+        if connection.execute(select(campaigns.c.id).where(campaigns.c.name == settings.name)).first():
+            raise ConflictError(f"there is a campaign named {settings.name!r} already; choose another name")
+        values = {"name": settings.name, "state": "open", "created_at": now, **_columns(settings)}
+        try:
+            campaign = insert_row(connection, campaigns, values)
+        except IntegrityError as error:
+            raise ConflictError(f"there is a campaign named {settings.name!r} already; choose another name") from error
+        insert_version(connection, campaign, guideline, by=by, now=now)
+        added = _add(connection, campaign, settings, new)
+        audit.note(connection, by, "create campaign", {"campaign": campaign, "items": added.items}, now)
+        return load(connection, campaign)
+
+
+def _columns(settings: CampaignSettings) -> dict[str, Any]:
+    kept = settings.model_dump(mode="json")
+    return {"settings": kept, "deadline": settings.deadline, "budget": settings.budget}
+
+
+def add_items(
+    store: Store, campaign: int, new: Iterable[NewItem], *, by: int | None = None, now: datetime | None = None
+) -> Added:
+    """Adds items; comparisons that are there already are left out.
+
+    Raises:
+        FeedbackError: an item will not do; nothing was added.
+        MissingError: there is no such campaign.
+    """
+    with store.begin() as connection:
+        found = load(connection, campaign)
+        added = _add(connection, campaign, found.settings, new)
+        # New items may come before the place where members stand.
+        connection.execute(update(members).where(members.c.campaign_id == campaign).values(cursor=None))
+        what = {"campaign": campaign, "items": added.items, "again": added.again}
+        audit.note(connection, by, "add items", what, now)
+    return added
+
+
+def _add(connection: Connection, campaign: int, settings: CampaignSettings, new: Iterable[NewItem]) -> Added:
+    added = Added()
+    start = connection.execute(select(items.c.id).where(items.c.campaign_id == campaign).order_by(items.c.id.desc()))
+    chance = random.Random(f"items {settings.seed} {campaign} {start.scalar() or 0}")
+    seen: set[tuple[str, str]] = set()
+    given = iter(new)
+    while part := [_row(checked(item), campaign, settings, chance) for item in islice(given, _ROWS)]:
+        known = select(items.c.phase, items.c.key).where(items.c.campaign_id == campaign)
+        known = known.where(items.c.key.in_([row["key"] for row in part]))
+        seen |= {(row.phase, row.key) for row in connection.execute(known)}
+        fresh = []
+        for row in part:
+            if (row["phase"], row["key"]) not in seen:
+                seen.add((row["phase"], row["key"]))
+                fresh.append(row)
+        added.again += len(part) - len(fresh)
+        added.items += len(fresh)
+        if fresh:
+            connection.execute(insert(items), fresh)
+    if settings.quotas:
+        added.spare = keep_quotas(connection, campaign, settings)
+    return added
+
+
+def _row(item: NewItem, campaign: int, settings: CampaignSettings, chance: random.Random) -> dict[str, Any]:
+    if abs(item.priority) > _MOST_PRIORITY:
+        raise FeedbackError(f"priority {item.priority} is out of range; use -{_MOST_PRIORITY} to {_MOST_PRIORITY}")
+    return {
+        "campaign_id": campaign,
+        "key": item.key,
+        "prompt": pack_prompt(item.prompt),
+        "answers": [pack_answer(each) for each in item.answers],
+        "slice": {name: str(value) for name, value in item.slice.items()},
+        "batch": None if item.batch is None else storable(item.batch)[:200],
+        "priority": item.priority,
+        "place": place_of(item.priority, chance.randrange(_DRAWS)),
+        "phase": item.phase,
+        "gold": None if item.gold is None else dict(item.gold),
+        "wanted": settings.overlap,
+        "done": 0,
+        "held": 0,
+        "skips": 0,
+        "state": "open",
+    }
+
+
+def place_of(priority: int, draw: int) -> int:
+    """Where an item stands in the order of handing out: higher priorities first, at random within one."""
+    return -priority * _DRAWS + draw
+
+
+def keep_quotas(connection: Connection, campaign: int, settings: CampaignSettings) -> int:
+    """Opens as many items of each slice as its quota says, in the order of handing out; the rest is kept in reserve.
+
+    Items that were closed or failed to be labelled make room for one from the reserve. Returns the size of the reserve.
+    """
+    columns = (items.c.id, items.c.slice, items.c.state, items.c.done, items.c.held, items.c.place)
+    here = (items.c.campaign_id == campaign) & (items.c.phase == "work") & (items.c.state != "closed")
+    rows = connection.execute(select(*columns).where(here)).all()
+    begun = {row.id for row in rows if row.state not in ("open", "spare") or row.done or row.held}
+    taken: Counter[tuple[str, str]] = Counter()
+    changes: dict[str, list[int]] = {"open": [], "spare": []}
+    spare = 0
+    for row in sorted(rows, key=lambda r: (r.id not in begun, r.place)):
+        limits = [
+            (name, row.slice.get(name)) for name in settings.quotas if row.slice.get(name) in settings.quotas[name]
+        ]
+        full = any(taken[limit] >= settings.quotas[limit[0]][limit[1]] for limit in limits)
+        if row.id in begun or not full:
+            taken.update(limits)
+        state = row.state if row.id in begun else "spare" if full else "open"
+        spare += state == "spare"
+        if state != row.state:
+            changes[state].append(row.id)
+    for state, ids in changes.items():
+        for part in _parts(ids):
+            connection.execute(update(items).where(items.c.id.in_(part)).values(state=state))
+    return spare
+
+
+def _parts(ids: list[int]) -> Iterator[list[int]]:
+    for start in range(0, len(ids), _ROWS):
+        yield ids[start : start + _ROWS]
+
+
+def load(connection: Connection, campaign: int) -> Campaign:
+    """A campaign as it is now, in the caller's transaction.
+
+    Raises:
+        MissingError: there is none with that id.
+    """
+    row = connection.execute(select(campaigns).where(campaigns.c.id == campaign)).first() if is_id(campaign) else None
+    if row is None:
+        raise MissingError(f"there is no campaign number {campaign}")
+    return _campaign(row)
+
+
+def get(store: Store, name: str | int) -> Campaign:
+    """A campaign by its name or its id.
+
+    Raises:
+        MissingError: there is none.
+    """
+    with store.read() as connection:
+        if isinstance(name, int):
+            return load(connection, name)
+        shows = storable(name) == name
+        row = connection.execute(select(campaigns).where(campaigns.c.name == name)).first() if shows else None
+    if row is None:
+        raise MissingError(
+            f"there is no campaign {name!r}; there are: {', '.join(c.name for c in listing(store)) or '-'}"
+        )
+    return _campaign(row)
+
+
+def listing(store: Store) -> list[Campaign]:
+    """All campaigns, newest first."""
+    with store.read() as connection:
+        return [_campaign(row) for row in connection.execute(select(campaigns).order_by(campaigns.c.id.desc()))]
+
+
+def _campaign(row: Row[Any]) -> Campaign:
+    settings: Mapping[str, Any] = {**row.settings, "deadline": row.deadline, "budget": row.budget}
+    return Campaign(row.id, CampaignSettings.model_validate(settings), row.state, row.created_at)
+
+
+def pause(store: Store, campaign: int, *, by: int | None = None) -> None:
+    """No new tasks are given; what people have open they may still save."""
+    _set_state(store, campaign, "paused", by)
+
+
+def resume(store: Store, campaign: int, *, by: int | None = None) -> None:
+    """Tasks are given again."""
+    _set_state(store, campaign, "open", by)
+
+
+def close(store: Store, campaign: int, *, by: int | None = None) -> None:
+    """As `pause`, and meant for good."""
+    _set_state(store, campaign, "closed", by)
+
+
+def _set_state(store: Store, campaign: int, state: str, by: int | None) -> None:
+    with store.begin() as connection:
+        before = load(connection, campaign).state
+        connection.execute(update(campaigns).where(campaigns.c.id == campaign).values(state=state))
+        audit.note(connection, by, "campaign state", {"campaign": campaign, "from": before, "to": state})
+
+
+def change(store: Store, campaign: int, changes: Mapping[str, Any], *, by: int | None = None) -> Campaign:
+    """Changes rules of a running campaign (`CHANGEABLE`).
+
+    Raises:
+        FeedbackError: a rule that cannot change any more, or a value that will not do.
+    """
+    if fixed := sorted(set(changes) - CHANGEABLE):
+        raise FeedbackError(f"{', '.join(fixed)} cannot change once a campaign runs; make a new campaign")
+    with store.begin() as connection:
+        now = load(connection, campaign).settings
+        try:
+            settings = CampaignSettings.model_validate(now.model_dump() | dict(changes))
+        except ValidationError as error:
+            raise FeedbackError(reasons(error)) from error
+        connection.execute(update(campaigns).where(campaigns.c.id == campaign).values(**_columns(settings)))
+        said = {name: settings.model_dump(mode="json")[name] for name in changes}
+        audit.note(connection, by, "change campaign", {"campaign": campaign, **said})
+        return load(connection, campaign)
+
+
+def reasons(error: ValidationError) -> str:
+    """What is wrong with settings, in one line for people."""
+    found = [(".".join(map(str, e["loc"])), e["msg"].removeprefix("Value error, ")) for e in error.errors()]
+    return "; ".join(f"{where}: {what}" if where else what for where, what in found)

@@ -1,0 +1,237 @@
+"""The database of labels: SQLite in one file, or PostgreSQL by its address; made and kept up to date by migrations.
+
+    store = open_store("goodheart.db")            # or "postgresql://user@host/labels"
+    with store.begin() as connection: ...         # read and write: all of it or nothing
+    with store.read() as connection: ...
+
+What `begin` has committed when the block ends is on the disk: SQLite runs with write-ahead log and synchronous=FULL,
+PostgreSQL with its own defaults. Writers of one SQLite file wait for each other in turn, in one process by a lock and
+between processes by SQLite's own; readers never wait.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Connection, Engine, Table, create_engine, event, func, insert, inspect, select, text
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import ArgumentError, NoSuchModuleError, OperationalError, SQLAlchemyError
+
+from goodheart.errors import FeedbackError
+from goodheart.feedback.tables import metadata
+
+HEAD = "0001"  # the newest of goodheart/feedback/migrations/versions
+_BUSY_MS = 30_000  # how long one process waits for another that writes
+_MIGRATING = 0x676F6F64  # key of the PostgreSQL lock under which the tables are made
+
+
+@dataclass(frozen=True)
+class Store:
+    """An open database of labels. Threads may share it."""
+
+    engine: Engine
+    _writing: threading.Lock = field(default_factory=threading.Lock, repr=False)
+
+    @property
+    def is_sqlite(self) -> bool:
+        return self.engine.dialect.name == "sqlite"
+
+    @contextlib.contextmanager
+    def begin(self) -> Iterator[Connection]:
+        """A transaction that may write; committed when the block ends, undone when it raises."""
+        with self._writing if self.is_sqlite else contextlib.nullcontext(), self.engine.connect() as connection:
+            connection.execution_options(goodheart_writes=True)
+            with connection.begin():
+                yield connection
+
+    @contextlib.contextmanager
+    def read(self) -> Iterator[Connection]:
+        """A transaction that only reads, and sees one state of the database throughout."""
+        with self.engine.connect() as connection:
+            if not self.is_sqlite:
+                connection.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
+            with connection.begin():
+                yield connection
+
+    def close(self) -> None:
+        self.engine.dispose()
+
+
+def utcnow() -> datetime:
+    """The time now, with its zone."""
+    return datetime.now(UTC)
+
+
+def open_store(place: str | Path = "goodheart.db") -> Store:
+    """Opens a store, making it or bringing it up to date first.
+
+    Args:
+        place: a file of SQLite, or an address: postgresql://user:password@host/database, sqlite:///file.
+
+    Raises:
+        FeedbackError: not reachable, no store of labels, or one made by a newer goodheart.
+    """
+    store = Store(_engine(str(place)))
+    try:
+        _migrate(store)
+    except OperationalError as error:
+        store.close()
+        raise FeedbackError(f"{_shown(str(place))}: cannot be opened as a store of labels: {error.orig}") from error
+    except SQLAlchemyError as error:
+        store.close()
+        raise FeedbackError(f"{_shown(str(place))}: is no store of labels: {error}") from error
+    except BaseException:
+        store.close()
+        raise
+    return store
+
+
+def _engine(place: str) -> Engine:
+    address = place if "://" in place else f"sqlite:///{Path(place).expanduser()}"
+    if address.startswith(("postgresql://", "postgres://")):
+        address = "postgresql+psycopg://" + address.partition("://")[2]
+    try:
+        url = make_url(address)
+    except (ArgumentError, ValueError) as error:
+        raise FeedbackError(f"{_shown(place)}: neither a file nor an address postgresql://...") from error
+    if url.get_backend_name() == "sqlite":
+        return _sqlite(url)
+    if url.get_backend_name() != "postgresql":
+        raise FeedbackError(f"{_shown(place)}: labels are kept in SQLite (a file) or PostgreSQL (postgresql://...)")
+    try:
+        return create_engine(url, pool_size=20, max_overflow=40, pool_pre_ping=True)
+    except (ImportError, NoSuchModuleError) as error:
+        raise FeedbackError("PostgreSQL needs its driver: pip install 'goodheart[postgres]'") from error
+
+
+def _sqlite(url: Any) -> Engine:
+    if not url.database or url.database == ":memory:":
+        raise FeedbackError("labels are kept in a file, not in memory; name one, such as goodheart.db")
+    folder = Path(url.database).absolute().parent
+    if not folder.is_dir():
+        raise FeedbackError(f"{url.database}: there is no folder {folder}")
+    engine = create_engine(url, connect_args={"timeout": _BUSY_MS / 1000}, pool_size=10, max_overflow=50)
+
+    @event.listens_for(engine, "connect")
+    def _set_up(connection: Any, _: Any) -> None:
+        connection.isolation_level = None  # transactions begin where we say, not where the driver guesses
+        cursor = connection.cursor()
+        cursor.execute(f"PRAGMA busy_timeout = {_BUSY_MS}")
+        cursor.execute("PRAGMA journal_mode = WAL")
+        cursor.execute("PRAGMA synchronous = FULL")
+        cursor.execute("PRAGMA foreign_keys = ON")
+        cursor.close()
+
+    @event.listens_for(engine, "begin")
+    def _begin(connection: Connection) -> None:
+        # A transaction that will write takes the lock at once: one that reads first and writes later can be refused.
+        writes = connection.get_execution_options().get("goodheart_writes")
+        connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+
+    return engine
+
+
+def _shown(place: str) -> str:
+    """The address without its password."""
+    try:
+        return make_url(place).render_as_string(hide_password=True) if "://" in place else place
+    except (ArgumentError, ValueError):
+        return place.partition("://")[0] + "://..."
+
+
+def _version(connection: Connection) -> str | None:
+    if not inspect(connection).has_table("alembic_version"):
+        return None
+    found = connection.execute(text("SELECT version_num FROM alembic_version")).scalar()
+    return None if found is None else str(found)
+
+
+def _migrate(store: Store) -> None:
+    with store.read() as connection:
+        version = _version(connection)
+    if version == HEAD:
+        return
+    with store.begin() as connection:
+        if not store.is_sqlite:  # SQLite's writer is alone already
+            connection.execute(select(func.pg_advisory_xact_lock(_MIGRATING)))
+        version = _version(connection)
+        if version is not None and version > HEAD:
+            raise FeedbackError(
+                f"{_shown(str(store.engine.url))}: made by a newer goodheart (tables {version}, known here {HEAD}); "
+                "use that version of goodheart"
+            )
+        if version is None and inspect(connection).has_table("labels"):
+            raise FeedbackError(
+                f"{_shown(str(store.engine.url))}: has other tables of the same names; use an empty one"
+            )
+        if version != HEAD:
+            upgrade(connection)
+
+
+def upgrade(connection: Connection, to: str = "head") -> None:
+    """Brings the tables up to date, in the caller's transaction."""
+    from alembic import command
+    from alembic.config import Config
+
+    config = Config()
+    config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
+    config.attributes["connection"] = connection
+    command.upgrade(config, to)
+
+
+def insert_row(connection: Connection, table: Table, values: dict[str, Any]) -> int:
+    """Adds one row; returns its id."""
+    key = connection.execute(insert(table).values(**values)).inserted_primary_key
+    assert key is not None
+    return int(key[0])
+
+
+def copy(source: Store, target: Store, *, rows: int = 5000) -> dict[str, int]:
+    """Copies everything into an empty store, such as from SQLite to PostgreSQL.
+
+    Args:
+        rows: how many are held in memory at a time.
+
+    Returns:
+        Number of rows of each table.
+
+    Raises:
+        FeedbackError: the target holds something already.
+    """
+    counts: dict[str, int] = {}
+    with source.read() as reading, target.begin() as writing:
+        for table in metadata.sorted_tables:
+            if writing.execute(select(func.count()).select_from(table)).scalar_one():
+                raise FeedbackError(f"{_shown(str(target.engine.url))}: {table.name} is not empty; copy into a new one")
+        for table in metadata.sorted_tables:
+            counts[table.name] = 0
+            found = reading.execution_options(yield_per=rows).execute(select(table))
+            for part in found.mappings().partitions(rows):
+                writing.execute(insert(table), [dict(row) for row in part])
+                counts[table.name] += len(part)
+            if not target.is_sqlite and "id" in table.c:
+                _continue_ids(writing, table)
+    return counts
+
+
+def _continue_ids(connection: Connection, table: Table) -> None:
+    """PostgreSQL counts ids by itself: go on after the highest that was copied."""
+    highest = connection.execute(select(func.max(table.c.id))).scalar()
+    if highest is not None:
+        connection.execute(select(func.setval(func.pg_get_serial_sequence(table.name, "id"), highest)))
+
+
+def is_id(value: int) -> bool:
+    """Whether a number can be the id of a row: asking a database for a greater one is an error, not an empty answer."""
+    return 0 < value < 2**31
+
+
+def storable(words: str) -> str:
+    """Words for a column of plain text, which cannot hold NUL or half a surrogate pair: U+FFFD in their place."""
+    return words.replace("\0", "\ufffd").encode("utf-8", "surrogatepass").decode("utf-8", "replace")

@@ -1,0 +1,109 @@
+"""A store in each of the two databases. PostgreSQL is started privately: its own folder, a socket, no port."""
+
+from __future__ import annotations
+
+import os
+import pwd
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from goodheart.feedback import passwords
+from goodheart.feedback.store import Store, open_store
+
+
+def _programs() -> Path | None:
+    """The folder with initdb: on the path, or where Debian puts it."""
+    found = shutil.which("initdb")
+    places = [Path(found).parent] if found else []
+    places += sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)
+    return next((place for place in places if (place / "initdb").exists()), None)
+
+
+class Server:
+    """A private PostgreSQL server. It refuses to run as root: then it runs as the user `postgres`."""
+
+    def __init__(self, programs: Path, folder: Path) -> None:
+        self.programs, self.folder = programs, folder
+        self.user = "postgres" if os.getuid() == 0 else None
+        if self.user is not None:
+            account = pwd.getpwnam(self.user)
+            os.chown(folder, account.pw_uid, account.pw_gid)
+        self._run("initdb", "-D", str(folder / "data"), "-U", "goodheart", "-A", "trust", "-E", "UTF8", "--no-sync")
+        # fsync stays on: what is promised about a kill is tested with it.
+        options = f"-c listen_addresses='' -c unix_socket_directories='{folder}' -c max_connections=200"
+        self._run("pg_ctl", "-D", str(folder / "data"), "-w", "-l", str(folder / "log"), "-o", options, "start")
+
+    def _run(self, program: str, *arguments: str) -> None:
+        command = [str(self.programs / program), *arguments]
+        done = subprocess.run(
+            command, check=False, user=self.user, group=self.user, cwd=self.folder, capture_output=True, text=True
+        )
+        assert done.returncode == 0, f"{program}: {done.stderr}{done.stdout}"
+
+    def address(self, database: str) -> str:
+        return f"postgresql://goodheart@/{database}?host={self.folder}"
+
+    def new_database(self, name: str) -> str:
+        import psycopg
+
+        with psycopg.connect(self.address("postgres"), autocommit=True) as connection:
+            connection.execute(f'CREATE DATABASE "{name}"')
+        return self.address(name)
+
+    def stop(self) -> None:
+        self._run("pg_ctl", "-D", str(self.folder / "data"), "-m", "immediate", "stop")
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Server]:
+    programs = _programs()
+    if programs is None:
+        message = "PostgreSQL is not installed (apt-get install postgresql); the store is tested on SQLite only"
+        if os.environ.get("CI"):
+            pytest.fail(message)
+        pytest.skip(message)
+    folder = Path(tempfile.mkdtemp(prefix="goodheart-pg-", dir="/tmp"))  # the path of a socket must be short
+    try:
+        server = Server(programs, folder)
+        yield server
+        server.stop()
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(autouse=True)
+def _quick_passwords(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(passwords, "COST", (2**4, 8, 1))
+
+
+NewPlace = Callable[[], str]
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def new_place(request: pytest.FixtureRequest, tmp_path: Path) -> NewPlace:
+    """Makes the address of an empty database, another one at each call."""
+    made: list[str] = []
+
+    def make() -> str:
+        name = f"g{os.getpid()}_{abs(hash(request.node.nodeid)) % 10**12}_{len(made)}"
+        if request.param == "sqlite":
+            place = str(tmp_path / f"{name}.db")
+        else:
+            server: Server = request.getfixturevalue("postgres")
+            place = server.new_database(name)
+        made.append(place)
+        return place
+
+    return make
+
+
+@pytest.fixture
+def store(new_place: NewPlace) -> Iterator[Store]:
+    opened = open_store(new_place())
+    yield opened
+    opened.close()
