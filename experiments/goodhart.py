@@ -199,7 +199,7 @@ def predicted(law: Law, d: list[float], gains: list[float], first: float) -> dic
 def best_of_n(arguments: argparse.Namespace) -> dict[str, Any]:
     """Many answers to some test prompts, chosen by the weak reward model of seed 0."""
     from goodheart.stages.sample import SampleConfig, sample
-    from goodheart.stages.writer import SamplingSettings
+    from goodheart.stages.settings.sampling import SamplingSettings
 
     world = Path(part(arguments.base, "world"))
     asked, answers = arguments.out / "some-prompts.jsonl", arguments.out / "many-answers.jsonl"

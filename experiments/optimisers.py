@@ -50,7 +50,8 @@ from goodheart.stages.ppo import PPOConfig
 from goodheart.stages.ppo import train as ppo
 from goodheart.stages.rejection import RejectionConfig
 from goodheart.stages.rejection import train as rejection
-from goodheart.stages.writer import SamplingSettings, Writer
+from goodheart.stages.settings.sampling import SamplingSettings
+from goodheart.stages.writer import Writer
 from goodheart.train.run import Run
 
 HERE = Path(__file__).parent

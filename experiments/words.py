@@ -74,7 +74,7 @@ def prompts(shared: Path, out: Path) -> tuple[Path, Path]:
 def one_seed(seed: int, model: Path, train_prompts: Path, test_prompts: Path, arguments: argparse.Namespace) -> dict:
     """Trains one policy and measures it and its reference on the test prompts."""
     from goodheart.stages.ppo import PPOConfig, train
-    from goodheart.stages.writer import SamplingSettings
+    from goodheart.stages.settings.sampling import SamplingSettings
 
     run = train(
         PPOConfig(
@@ -110,7 +110,7 @@ def one_seed(seed: int, model: Path, train_prompts: Path, test_prompts: Path, ar
 def measure(model: str, asked: Path, out: Path, seed: int) -> tuple[list[float], list[str]]:
     """Rewards of two answers to each test prompt, and the answers with their prompts."""
     from goodheart.stages.sample import SampleConfig, sample
-    from goodheart.stages.writer import SamplingSettings
+    from goodheart.stages.settings.sampling import SamplingSettings
 
     sampling = SamplingSettings(max_new_tokens=64)
     sample(SampleConfig(model=model, prompts=str(asked), out=out, answers=2, seed=seed, sampling=sampling, quiet=True))

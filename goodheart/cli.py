@@ -99,13 +99,15 @@ def chat(
     reward: Annotated[str | None, typer.Option("--reward", help=f"What chooses the best: {JUDGE}")] = None,
 ) -> None:
     """Talk to a model in the terminal."""
-    from goodheart.stages.chat import chat as talk
-    from goodheart.stages.writer import SamplingSettings
+    from goodheart.stages.settings.sampling import SamplingSettings
     from goodheart.train.config import build
 
     if model is None:
         raise ConfigError("--model is missing: give a run folder, a Hugging Face folder or a Hub id")
-    talk(model, build(SamplingSettings, sets=set_), seed=seed, raw=raw, best_of=best_of, reward=reward)
+    sampling = build(SamplingSettings, sets=set_)
+    from goodheart.stages.chat import chat as talk  # heavy: what is wrong is told before
+
+    talk(model, sampling, seed=seed, raw=raw, best_of=best_of, reward=reward)
 
 
 @app.command()

@@ -15,7 +15,6 @@ from typer.testing import CliRunner
 from goodheart.cli import app
 from goodheart.loop.commands import COMMANDS, Command
 from goodheart.loop.registry import STAGES
-from goodheart.stages.sample import SampleConfig
 
 HEAVY = ("torch", "transformers", "datasets", "pydantic", "numpy", "pyarrow", "peft")
 
@@ -52,7 +51,7 @@ def test_every_command_has_help() -> None:
 
 @pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command.name)
 def test_options_are_settings_of_the_stage(command: Command) -> None:
-    settings, _ = STAGES[command.name].load()
+    settings = STAGES[command.name].load_settings()
     assert {option.setting for option in command.options} <= set(settings.model_fields)
 
 
@@ -161,7 +160,7 @@ def test_a_nought_is_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     """--seed 0 is over the file's seed, and --answers 0 is a mistake, not the default."""
     file = text_file(tmp_path, "c.yaml", "seed: 5\nquiet: true\n")
     built: list[Any] = []
-    monkeypatch.setattr("goodheart.loop.registry.Stage.load", lambda _: (SampleConfig, built.append))
+    monkeypatch.setattr("goodheart.loop.registry.Stage.load", lambda _: built.append)
     monkeypatch.setattr("goodheart.loop.view.show", lambda *_: None)
     named = ["--model", "m", "--prompts", "p", "--out", str(tmp_path / "o.jsonl"), "--config", str(file)]
     assert CliRunner().invoke(app, ["sample", *named, "--seed", "0"]).exit_code == 0

@@ -11,9 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from itertools import combinations
 from pathlib import Path
-from typing import Any, Literal
-
-from pydantic import Field, model_validator
+from typing import Any
 
 from goodheart.data.records import Answer, Prompt
 from goodheart.data.writing import write_rows
@@ -33,45 +31,19 @@ from goodheart.evaluate.interval import (
 )
 from goodheart.evaluate.leaderboard import leaderboard
 from goodheart.evaluate.reward_model import against_judge, against_labels, probe
+from goodheart.evaluate.settings import LOWER, EvaluateConfig
 from goodheart.evaluate.style import tic_measures, tics_changed, tics_of
 from goodheart.evaluate.wins import Entry, by_prompt, mirrored, pairs, win_record
 from goodheart.judges.load import Judge, load_judge
-from goodheart.train.config import RunSettings, listed
+from goodheart.train.config import listed
 from goodheart.train.lineage import plain
 from goodheart.train.optimizer import resolve_dtype
 from goodheart.train.parallel import World
 from goodheart.train.run import Run
 
-_LOWER = ("harmful", "over_refusal", "wrong_fact", "flattery")  # what is usually measured and should be low
+__all__ = ["EvaluateConfig", "evaluate"]
+
 SCORE = "score"  # the name of the deciding judge's scores among the aspects
-
-
-class EvaluateConfig(RunSettings):
-    """Settings of an evaluation."""
-
-    answers: dict[str, Path] = Field(min_length=1)  # name -> file of `goodheart sample`; the first is the base
-    score: str  # decides who wins: run folder, sequence-classification folder, or package.module:function
-    aspects: str | None = None  # package.module:function that gives one dict of name -> number or None per answer
-    lower_is_better: tuple[str, ...] = _LOWER  # of the aspects
-    reward: str | None = None  # reward model to examine: run folder, sequence-classification folder, or function
-    labels: str | list[str] | None = None  # comparisons by people that it was not trained on
-    tie: float = Field(0.0, ge=0)  # scores that differ by no more count as equal
-    changes: list[tuple[str, str]] | None = None  # pairs (from, to) whose tics are told; None = to the last model
-    resamples: int = Field(2000, ge=1000)  # of the intervals
-    examples: int = Field(16, ge=0)
-    reward_prompts: int = Field(200, ge=1)  # prompts on which the reward model is examined
-    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
-    max_tokens: int = Field(16384, ge=1)  # padded tokens per forward pass of a reward model
-
-    @model_validator(mode="after")
-    def _known(self) -> EvaluateConfig:
-        for pair in self.changes or []:
-            for name in pair:
-                if name not in self.answers:
-                    raise ValueError(f"changes: no answers are named `{name}`; there are {', '.join(self.answers)}")
-        if self.labels is not None and self.reward is None:
-            raise ValueError("labels: they are for examining a reward model; name it as `reward`")
-        return self
 
 
 def evaluate(config: EvaluateConfig) -> Path:
@@ -136,7 +108,7 @@ def _score(config: EvaluateConfig, found: Answers, run: Run) -> dict[str, dict[s
         for name, (asked, said) in flat.items():
             for aspect, values in aspects_of(config.aspects, asked, said).items():
                 scored.setdefault(aspect, {})[name] = _split(values, found.models[name])
-    check_names(config.lower_is_better, scored, unasked=_LOWER)
+    check_names(config.lower_is_better, scored, unasked=LOWER)
     judge = _judge(config, config.score)
     with run.progress(len(flat), "scoring", "models") as bar:
         for name, (asked, said) in flat.items():

@@ -251,15 +251,18 @@ def _function(command: Command) -> Callable[..., None]:
 
     def run(**given: Any) -> None:
         from goodheart.loop.registry import stage
-        from goodheart.loop.view import show
         from goodheart.train.config import build
 
         if not command.parallel and int(os.environ.get("WORLD_SIZE", "1")) > 1:
             raise ConfigError(f"{command.name} runs in one process: start it without torchrun")
         file, sets = given.pop("config"), given.pop("set")
         named = {o.setting: o.read(given[o.setting]) for o in options if _is_given(given.get(o.setting))}
-        settings, function = stage(command.name).load()
-        show(function(build(settings, file=file, sets=sets, overrides=named)), command.written)
+        kind = stage(command.name)
+        settings = build(kind.load_settings(), file=file, sets=sets, overrides=named)
+        made = kind.load()(settings)
+        from goodheart.loop.view import show
+
+        show(made, command.written)
 
     run.__signature__ = inspect.Signature([option.parameter for option in options])  # type: ignore[attr-defined]
     return run

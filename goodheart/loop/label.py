@@ -15,8 +15,6 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from pydantic import Field, model_validator
-
 from goodheart.data.cells import answer, prompt, spare
 from goodheart.data.examples import Compared, Skipped, list_skipped, require
 from goodheart.data.files import Row, read_rows
@@ -25,17 +23,18 @@ from goodheart.data.layouts import to_rows
 from goodheart.data.messages import RowError, as_list
 from goodheart.data.reading import as_sources, bad_row
 from goodheart.data.records import Answer, Judgement, Prompt
-from goodheart.data.writing import unwritable
 from goodheart.errors import ConfigError, DataError
 from goodheart.judges.combined import says
 from goodheart.judges.function import FunctionJudge, import_function
 from goodheart.judges.reliability import pair_report
-from goodheart.judges.settings import Columns
 from goodheart.loop.agreement import agreement
+from goodheart.loop.settings import LabelConfig
 from goodheart.playground.labellers import Aspects, Guideline, Labeller
-from goodheart.playground.population import Crowd, assign, population
-from goodheart.train.config import Settings, listed, nearest
+from goodheart.playground.population import assign, population
+from goodheart.train.config import nearest
 from goodheart.train.files import replace_text
+
+__all__ = ["LabelConfig", "label"]
 
 # Columns of an answer file that say how each answer was made; a labeller's row may hold fewer answers.
 _ABOUT_ANSWERS = ("models", "finish", "tokens", "settings", "ranks", "scores")
@@ -44,32 +43,6 @@ _DEGREES = 4
 _TOO_FEW = "fewer than two different answers that say something: nothing to rank"
 
 Asked = tuple[Row, Prompt, tuple[Answer, ...]]
-
-
-class LabelConfig(Settings):
-    """Settings of simulated labelling."""
-
-    answers: str | list[str]  # files of `goodheart sample`: rows with prompt and completions
-    out: Path  # .jsonl (or another kind of file that goodheart writes)
-    aspects: str = "goodheart.playground.truth:aspects"  # package.module:function that scores answers aspect by aspect
-    truth: str | None = None  # function of one total score to hold labels against; None = the people's common taste
-    population: Crowd = Field(default_factory=lambda: Crowd.model_validate("crowd"))  # preset, or a block
-    guideline: str | None = None  # which version of population.guidelines is in force
-    overlap: int = Field(1, ge=1)  # people per comparison
-    at_once: int | None = Field(None, ge=2)  # answers compared at a time; None = all that a row has
-    margin: float = Field(0.0, ge=0)  # pairs: `margin` of "much better", in units of reward; 0 = none is written
-    only: Columns | None = None  # prompts whose columns say so: {kind: [harmful]}
-    limit: int | None = Field(None, ge=1)  # only the first so many rows of answers
-    seed: int = 0
-    quiet: bool = False
-
-    @model_validator(mode="after")
-    def _possible(self) -> LabelConfig:
-        if why := unwritable(self.out, listed(self.answers)):
-            raise ValueError(f"`out`: {why}")
-        if self.margin and self.at_once != 2:
-            raise ValueError("margin says how far the two answers of a pair are apart: set at_once to 2 with it")
-        return self
 
 
 @dataclass

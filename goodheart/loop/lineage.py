@@ -188,7 +188,7 @@ def _telling(stage: str, settings: Mapping[str, Any]) -> dict[str, Any]:
     if stage not in STAGES:
         return {key: value for key, value in settings.items() if key not in _NOT_TOLD}
     kind = STAGES[stage]
-    fields = kind.load()[0].model_fields
+    fields = kind.load_settings().model_fields
     defaults = {name: field.get_default(call_default_factory=True) for name, field in fields.items()}
     usual = flat(json.loads(json.dumps(defaults, default=_plain)))
     inputs = {name.partition(".")[0] for name in (*kind.models, *kind.data)}

@@ -205,8 +205,7 @@ class Pipeline:
                 identity["code"] = begun_as["code"]  # part of it was made by that, also where other code is trusted
         record.begin(step.name, identity, self.gates)
         begun = time.monotonic()
-        _, function = step.kind.load()
-        returned = function(step.settings)
+        returned = step.kind.load()(step.settings)
         made = {
             "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
             "seconds": round(time.monotonic() - begun, 2),

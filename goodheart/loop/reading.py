@@ -127,7 +127,7 @@ class PipelineFile:
         kind_name = str(filled.pop("stage", name))
         kind = stage(kind_name, self._place(*root, "stage"))
         filled["out"] = self._output(filled.get("out"), self.out / f"{name}{kind.suffix}", root)
-        settings_class, _ = kind.load()
+        settings_class = kind.load_settings()
         if self.values.get("seed") is not None and "seed" in settings_class.model_fields:
             filled.setdefault("seed", self.values["seed"])
         settings = validate(settings_class, filled, self.lines, self.file, root)

@@ -1,4 +1,7 @@
-"""Which stages there are, what they read and write, and where their code lives; imported only when one is used."""
+"""Which stages there are, what they read and write, and where their code lives.
+
+A stage's settings are imported when they are read, its work only when it is run: a wrong setting is told without torch.
+"""
 
 from __future__ import annotations
 
@@ -16,19 +19,27 @@ _WORDS = ("auto", "reward", "policy", "self", "reference", "previous", "mixture"
 
 @dataclass(frozen=True)
 class Stage:
-    """A kind of stage: its settings class, its function, and what it reads and writes."""
+    """A kind of stage: its settings and its work, both as `package.module:name`, and what it reads and writes."""
 
-    module: str
     settings: str
-    function: str
+    work: str
     models: tuple[str, ...] = ()  # settings (`block.key`) that name a model folder, a judge or a Hub id
     data: tuple[str, ...] = ()  # settings that name data: files, folders, patterns, data sets on the Hub
     suffix: str = ""  # of the output: "" = a folder, ".jsonl" = one file
     last: str = "DONE"  # the file of an output folder that is written last
 
-    def load(self) -> tuple[type[Settings], Callable[[Any], Any]]:
-        module = importlib.import_module(self.module)
-        return getattr(module, self.settings), getattr(module, self.function)
+    @property
+    def module(self) -> str:
+        """Where its work is."""
+        return self.work.partition(":")[0]
+
+    def load_settings(self) -> type[Settings]:
+        """The class of its settings, without its work."""
+        return _imported(self.settings)
+
+    def load(self) -> Callable[[Any], Any]:
+        """Its work: settings -> what it made."""
+        return _imported(self.work)
 
     def inputs(self, settings: Mapping[str, Any]) -> Iterator[tuple[Path_, str, bool]]:
         """What the settings name as input: where it stands in them, its text, and whether it is data (not a model)."""
@@ -43,68 +54,97 @@ class Stage:
 
 
 STAGES = {
-    "playground": Stage("goodheart.loop.world", "PlaygroundConfig", "make", last="world.json"),
+    "playground": Stage("goodheart.loop.settings:PlaygroundConfig", "goodheart.loop.world:make", last="world.json"),
     "tokenizer": Stage(
-        "goodheart.stages.tokenizer", "TokenizerConfig", "train", data=("data",), last="tokenizer_config.json"
+        "goodheart.stages.settings.tokenizer:TokenizerConfig",
+        "goodheart.stages.tokenizer:train",
+        data=("data",),
+        last="tokenizer_config.json",
     ),
-    "pretrain": Stage("goodheart.stages.pretrain", "PretrainConfig", "train", models=("model",), data=("data",)),
-    "sft": Stage("goodheart.stages.sft", "SFTConfig", "train", models=("model",), data=("data", "eval_data")),
+    "pretrain": Stage(
+        "goodheart.stages.settings.pretrain:PretrainConfig",
+        "goodheart.stages.pretrain:train",
+        models=("model",),
+        data=("data",),
+    ),
+    "sft": Stage(
+        "goodheart.stages.settings.sft:SFTConfig",
+        "goodheart.stages.sft:train",
+        models=("model",),
+        data=("data", "eval_data"),
+    ),
     "sample": Stage(
-        "goodheart.stages.sample",
-        "SampleConfig",
-        "sample",
+        "goodheart.stages.settings.sample:SampleConfig",
+        "goodheart.stages.sample:sample",
         models=("model", "reward"),
         data=("prompts",),
         suffix=".jsonl",
     ),
     "label": Stage(
-        "goodheart.loop.label", "LabelConfig", "label", models=("aspects", "truth"), data=("answers",), suffix=".jsonl"
+        "goodheart.loop.settings:LabelConfig",
+        "goodheart.loop.label:label",
+        models=("aspects", "truth"),
+        data=("answers",),
+        suffix=".jsonl",
     ),
-    "reward": Stage("goodheart.stages.reward", "RewardConfig", "train", models=("model",), data=("data", "eval_data")),
+    "reward": Stage(
+        "goodheart.stages.settings.reward:RewardConfig",
+        "goodheart.stages.reward:train",
+        models=("model",),
+        data=("data", "eval_data"),
+    ),
     "dpo": Stage(
-        "goodheart.stages.dpo", "DPOConfig", "train", models=("model", "reference"), data=("data", "eval_data")
+        "goodheart.stages.settings.dpo:DPOConfig",
+        "goodheart.stages.dpo:train",
+        models=("model", "reference"),
+        data=("data", "eval_data"),
     ),
     "kto": Stage(
-        "goodheart.stages.kto", "KTOConfig", "train", models=("model", "reference"), data=("data", "eval_data")
+        "goodheart.stages.settings.kto:KTOConfig",
+        "goodheart.stages.kto:train",
+        models=("model", "reference"),
+        data=("data", "eval_data"),
     ),
     "ppo": Stage(
-        "goodheart.stages.ppo",
-        "PPOConfig",
-        "train",
+        "goodheart.stages.settings.ppo:PPOConfig",
+        "goodheart.stages.ppo:train",
         models=("model", "reference", "reward", "value_model", "audit.judge"),
         data=("prompts", "audit.prompts"),
     ),
     "grpo": Stage(
-        "goodheart.stages.grpo",
-        "GRPOConfig",
-        "train",
+        "goodheart.stages.settings.grpo:GRPOConfig",
+        "goodheart.stages.grpo:train",
         models=("model", "reference", "reward", "audit.judge"),
         data=("prompts", "audit.prompts"),
     ),
     "online": Stage(
-        "goodheart.stages.online",
-        "OnlineConfig",
-        "train",
+        "goodheart.stages.settings.online:OnlineConfig",
+        "goodheart.stages.online:train",
         models=("model", "reference", "reward", "opponent", "audit.judge"),
         data=("prompts", "audit.prompts"),
     ),
     "rejection": Stage(
-        "goodheart.stages.rejection",
-        "RejectionConfig",
-        "train",
+        "goodheart.stages.settings.rejection:RejectionConfig",
+        "goodheart.stages.rejection:train",
         models=("model", "reward", "history"),
         data=("prompts",),
     ),
     "score": Stage(
-        "goodheart.stages.score", "ScoreConfig", "score", models=("reward",), data=("data",), suffix=".jsonl"
+        "goodheart.stages.settings.score:ScoreConfig",
+        "goodheart.stages.score:score",
+        models=("reward",),
+        data=("data",),
+        suffix=".jsonl",
     ),
     "difficulty": Stage(
-        "goodheart.stages.difficulty", "DifficultyConfig", "difficulty", data=("data",), suffix=".jsonl"
+        "goodheart.stages.settings.difficulty:DifficultyConfig",
+        "goodheart.stages.difficulty:difficulty",
+        data=("data",),
+        suffix=".jsonl",
     ),
     "evaluate": Stage(
-        "goodheart.evaluate.stage",
-        "EvaluateConfig",
-        "evaluate",
+        "goodheart.evaluate.settings:EvaluateConfig",
+        "goodheart.evaluate.stage:evaluate",
         models=("score", "aspects", "reward"),
         data=("answers", "labels"),
     ),
@@ -120,6 +160,11 @@ def stage(name: str, where: str = "") -> Stage:
     if name not in STAGES:
         raise ConfigError(f"{where}unknown stage `{name}`{nearest(name, list(STAGES))}")
     return STAGES[name]
+
+
+def _imported(place: str) -> Any:
+    module, _, name = place.partition(":")
+    return getattr(importlib.import_module(module), name)
 
 
 def _texts(path: Path_, value: Any) -> Iterator[tuple[Path_, str]]:

@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
 
 from goodheart.loop.pipeline import Pipeline
-from goodheart.train.run import Run
+
+if TYPE_CHECKING:
+    from goodheart.train.run import Run
 
 _console = Console(soft_wrap=True, highlight=False, markup=False)
 
@@ -31,6 +33,8 @@ _MOST_HEADLINES = 3
 
 def show(result: Any, written: str) -> None:
     """Whatever a stage's function returns: results and where they lie."""
+    from goodheart.train.run import Run  # heavy, and here already: a stage has run
+
     if isinstance(result, Run):
         if result.main:  # one of several processes speaks
             show_run(result)

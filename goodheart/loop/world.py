@@ -3,22 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
 
-from pydantic import Field
-
+from goodheart.loop.settings import PlaygroundConfig
 from goodheart.playground.world import write_world
-from goodheart.train.config import Settings
 
-
-class PlaygroundConfig(Settings):
-    """Settings of the world."""
-
-    out: Path  # folder to write: corpus, demonstrations, prompts; world.json last
-    seed: int = 0
-    language: list[Literal["en", "zh"]] = Field(default=["en"], min_length=1)
-    documents: int | None = Field(None, ge=1)  # of the corpus; None = the world's own choice
-    demonstrations: int | None = Field(None, ge=1)
+__all__ = ["PlaygroundConfig", "make"]
 
 
 def make(config: PlaygroundConfig) -> Path:

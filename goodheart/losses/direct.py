@@ -19,12 +19,13 @@ Shapes: P prompts, K answers to one prompt, fewer where `valid_PK` is False. Ran
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from goodheart.losses.family import TRAITS, Traits
 from goodheart.losses.metrics import MetricSums
 from goodheart.losses.preference import choice_loss, pairwise_from_ranks, plackett_luce_loss, ranked_pairs_loss
 
@@ -33,6 +34,7 @@ _MOST_LOGP = -1.2e-7
 
 Reward = Callable[[Tensor, Tensor, float], Tensor]  # (l - l_ref or l, tokens that divide it, beta) -> implicit reward
 Link = Callable[[Tensor, float], Tensor]  # (difference of rewards, beta) -> loss of the pair
+Flipped = Callable[[Tensor], Tensor]  # probability that a label is wrong -> share of the flipped pair
 
 
 def scaled(logps: Tensor, tokens: Tensor, beta: float) -> Tensor:
@@ -79,30 +81,27 @@ def debiased(wrong: Tensor) -> Tensor:
     return -wrong / (1 - 2 * wrong)
 
 
-@dataclass(frozen=True, slots=True)
-class Member:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Member(Traits):
     """One loss of the family, with its paper's settings."""
 
-    reward: Reward = scaled
-    link: Link = logistic
-    flipped: Callable[[Tensor], Tensor] | None = smoothed  # None = takes no label smoothing
-    needs_reference: bool = True
-    per_token: bool = False
-    beta: float = 0.1
-    gamma: float = 0.0  # lead that every pair has to reach, in units of reward
-    sft_coef: float = 0.0
+    reward: Reward
+    link: Link
+    flipped: Flipped  # where it `smooths`
+
+
+def _member(name: str, reward: Reward = scaled, link: Link = logistic, flipped: Flipped = smoothed) -> Member:
+    return Member(reward=reward, link=link, flipped=flipped, **asdict(TRAITS[name]))
 
 
 FAMILY = {
-    "sigmoid": Member(),
-    "robust": Member(flipped=debiased),
-    "hinge": Member(link=hinge, flipped=None),
-    "ipo": Member(link=squared, flipped=None, per_token=True),
-    "simpo": Member(needs_reference=False, per_token=True, beta=2.0, gamma=1.0),
-    "cpo": Member(needs_reference=False, sft_coef=1.0),
-    "orpo": Member(
-        scaled_log_odds, outside, flipped=None, needs_reference=False, per_token=True, sft_coef=1.0
-    ),  # its beta is the paper's lambda
+    "sigmoid": _member("sigmoid"),
+    "robust": _member("robust", flipped=debiased),
+    "hinge": _member("hinge", link=hinge),
+    "ipo": _member("ipo", link=squared),
+    "simpo": _member("simpo"),
+    "cpo": _member("cpo"),
+    "orpo": _member("orpo", reward=scaled_log_odds, link=outside),
 }
 
 
@@ -172,7 +171,7 @@ def dpo_loss(
             num_prompts=num_prompts,
             margin_P=margin_P,
             weight_P=weight_P,
-            flipped_P=None if wrong_P is None or member.flipped is None else member.flipped(wrong_P),
+            flipped_P=None if wrong_P is None else member.flipped(wrong_P),
             link=lambda difference: member.link(difference, beta),
         )
     metrics = metrics | _logps_metrics(logps_PK, ranks_PK, valid_PK)
@@ -197,9 +196,9 @@ def _check(
     if member.needs_reference != (ref_logps_PK is not None):
         wants = "needs log-probabilities under the reference" if member.needs_reference else "has no reference"
         raise ValueError(f"this loss {wants}: ref_logps_PK must {'' if member.needs_reference else 'not '}be given")
-    if wrong_P is not None and member.flipped is None:
+    if wrong_P is not None and not member.smooths:
         raise ValueError("this loss has no form for labels that may be wrong")
-    if whole_ranking and (member.link is not logistic or wrong_P is not None or margin_P is not None):
+    if whole_ranking and (not member.ranks or wrong_P is not None or margin_P is not None):
         raise ValueError("Plackett-Luce takes the logistic link, and neither margins nor wrong labels")
 
 

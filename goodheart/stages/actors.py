@@ -11,7 +11,6 @@ import copy
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -26,13 +25,11 @@ from goodheart.models.heads import RewardModel, ValueHead, ValueModel
 from goodheart.models.load import load_causal, load_reward, resolve
 from goodheart.models.lora import as_reference
 from goodheart.stages.rollouts import Rollouts
+from goodheart.stages.settings.policy_gradient import PolicyGradientSettings
+from goodheart.stages.settings.ppo import PPOConfig
 from goodheart.train.optimizer import resolve_dtype
 from goodheart.train.policy import load_policy, ready
 from goodheart.train.session import Session
-
-if TYPE_CHECKING:
-    from goodheart.stages.policy_gradient import PolicyGradientSettings
-    from goodheart.stages.ppo import PPOConfig
 
 # Gives the reference model inside a `with`.
 Reference = Callable[[], AbstractContextManager[CausalLM]]

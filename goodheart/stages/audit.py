@@ -22,7 +22,6 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from pydantic import Field, model_validator
 
 from goodheart.data.batches import Example, micro_batches, pad
 from goodheart.data.records import Answer, Prompt
@@ -30,10 +29,11 @@ from goodheart.errors import ConfigError, DataError, HealthError, RunError
 from goodheart.generate.engine import Generation
 from goodheart.judges.goodhart import Guard
 from goodheart.judges.load import load_judge
-from goodheart.judges.settings import is_reward_file
 from goodheart.models.causal import CausalLM, completion_logprobs
-from goodheart.stages.writer import SamplingSettings, Writer
-from goodheart.train.config import Settings, TrainingSettings
+from goodheart.stages.settings.audit import AuditSettings
+from goodheart.stages.settings.sampling import SamplingSettings
+from goodheart.stages.writer import Writer
+from goodheart.train.config import TrainingSettings
 from goodheart.train.files import replace_text
 from goodheart.train.optimizer import resolve_dtype
 from goodheart.train.policy import save_policy
@@ -43,32 +43,6 @@ from goodheart.train.session import Session
 _SEED = 1_000_000_007
 # Prompts with an opinion below which no look is worth anything.
 _FEWEST = 2
-
-
-class AuditSettings(Settings):
-    """When and by whom a run is audited. Without a judge there is no guard, and the run says so."""
-
-    judge: str | None = None  # run folder, sequence-classification folder, or package.module:function; not `reward`
-    every: int = Field(10, ge=1)  # steps between looks; also at the start and at the end
-    prompts: str | list[str] | None = None  # None = some of the training prompts
-    count: int = Field(64, ge=2)  # prompts asked at each look
-    answers: int = Field(1, ge=1)  # answers to each
-    stop: bool = True  # end the run when the audit has turned down
-    keep: bool = True  # the result is the model of the best look, not the last one
-    false_alarms: float = Field(0.05, gt=0, lt=1)  # probability of stopping a run that never got worse
-    tolerance: float = Field(0.05, ge=0, lt=1)  # share of the audit's gain that may be lost again
-
-    @model_validator(mode="after")
-    def _has_a_judge(self) -> AuditSettings:
-        changed = [name for name, field in type(self).model_fields.items() if getattr(self, name) != field.default]
-        if self.judge is None and changed:
-            raise ValueError("audit.judge is missing: a judge that the policy is not trained on")
-        if self.judge is not None and is_reward_file(self.judge):
-            raise ValueError(
-                f"audit.judge {self.judge} is a file of several rewards: name one judge, so that it can be told from "
-                "those that are trained on"
-            )
-        return self
 
 
 class Proxy(Protocol):

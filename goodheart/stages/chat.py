@@ -11,7 +11,8 @@ from goodheart.errors import ConfigError, TemplateError
 from goodheart.judges.load import Judge, load_judge
 from goodheart.judges.settings import is_reward_file, moves_with_training, read_reward
 from goodheart.models.load import load_causal, resolve
-from goodheart.stages.writer import SamplingSettings, Writer
+from goodheart.stages.settings.sampling import SamplingSettings
+from goodheart.stages.writer import Writer
 from goodheart.train.optimizer import resolve_dtype
 from goodheart.train.parallel import World
 

@@ -13,21 +13,21 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field, model_validator
-
 from goodheart.data.cells import number
 from goodheart.data.examples import Skipped, list_skipped, require
 from goodheart.data.files import Row, read_rows
 from goodheart.data.messages import RowError, as_list
 from goodheart.data.reading import as_sources, bad_row, parse
 from goodheart.data.records import Judgement, Prompt, Text
-from goodheart.data.writing import unwritable, write_rows
+from goodheart.data.writing import write_rows
 from goodheart.errors import DataError
 from goodheart.judges.difficulty import LARGEST, middles, of_answers, pairs_report, prompts_report, ranking_margin
 from goodheart.stages.draw import sampled
 from goodheart.stages.selection import OF_ANSWERS, question
-from goodheart.train.config import Settings, listed
+from goodheart.stages.settings.difficulty import DifficultyConfig
 from goodheart.train.files import replace_text
+
+__all__ = ["DifficultyConfig", "difficulty"]
 
 # Columns that say nothing of the prompt: what was said to it, by whom, and how good it was.
 _ABOUT_ANSWERS = (
@@ -39,23 +39,6 @@ _NO_SCORE = "no score: let `goodheart score` write them first"
 _NO_OPINION = "an answer of the pair has no score"
 _TIED = "all answers tie: nothing is preferred to anything"
 _BAR_WIDTH = 30  # characters
-
-
-class DifficultyConfig(Settings):
-    """Settings of measuring difficulty."""
-
-    data: str | list[str]  # scored answers, or scored pairs and rankings
-    out: Path  # .jsonl, .json, .csv, .parquet
-    bar: float | None = None  # an answer passes with a score over it; None = over the mean score of all answers
-    min_answers: int = Field(2, ge=1)  # with a score; prompts with fewer are set aside
-    kind: str | None = None  # column whose values are reported apart, `task` say
-    quiet: bool = False
-
-    @model_validator(mode="after")
-    def _writable(self) -> DifficultyConfig:
-        if why := unwritable(self.out, listed(self.data)):
-            raise ValueError(f"`out`: {why}")
-        return self
 
 
 @dataclass

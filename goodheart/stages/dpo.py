@@ -14,22 +14,22 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 import torch
-from pydantic import Field, model_validator
 from torch import Tensor
 
 from goodheart.data.examples import TIED, Compared, Prepared, require
 from goodheart.errors import DataError
 from goodheart.judges.reliability import pair_report
-from goodheart.losses.direct import FAMILY, Member, dpo_loss, implicit_rewards, logistic
+from goodheart.losses.direct import FAMILY, dpo_loss, implicit_rewards
 from goodheart.losses.metrics import MetricSums
 from goodheart.models.causal import CausalLM
 from goodheart.stages.curriculum import row_order
 from goodheart.stages.labels import LabelBatch, most_of, pieces
 from goodheart.stages.offline import begin
-from goodheart.stages.references import ReferenceSettings, answer_logps, logps_of, reference_logps
+from goodheart.stages.references import answer_logps, logps_of, reference_logps
+from goodheart.stages.settings.dpo import DPOConfig
 from goodheart.train.config import listed
 from goodheart.train.language_model import total_steps
 from goodheart.train.optimizer import lr_at
@@ -37,58 +37,9 @@ from goodheart.train.run import Run
 from goodheart.train.session import Session, open_session
 from goodheart.train.step import train_step
 
+__all__ = ["DPOConfig", "train"]
+
 _LEAST_WEIGHT = 1e-6  # a step that trusts no label divides a sum of zeros by it
-
-
-class DPOConfig(ReferenceSettings):
-    """Settings of direct preference optimisation; `data` are pairs or rankings."""
-
-    loss: Literal["sigmoid", "robust", "hinge", "ipo", "simpo", "cpo", "orpo"] = "sigmoid"
-    # None = the loss's own, where it has one (see docs/dpo.md)
-    beta: float | None = Field(None, gt=0)  # reward per nat; larger keeps the policy closer to the reference
-    gamma: float | None = Field(None, ge=0)  # lead that the better answer has to reach, in units of reward
-    length_normalize: bool | None = None  # log-probabilities per token instead of per answer
-    sft_coef: float | None = Field(None, ge=0)  # times the negative log-likelihood per token of the best answer
-    margin_scale: float = Field(1.0, ge=0)  # times the rows' `margin`, added to the lead; 0 = margins are not used
-    label_smoothing: float = Field(0.0, ge=0, lt=0.5)  # share of labels taken to be wrong
-    soft_labels: str | None = None  # column with the probability that the order given is right
-    ranking: Literal["pairs", "plackett-luce"] = "pairs"  # what K > 2 answers to a prompt are taken as
-
-    @property
-    def member(self) -> Member:
-        """The loss."""
-        return FAMILY[self.loss]
-
-    def own(self, setting: Literal["beta", "gamma", "sft_coef"]) -> float:
-        """What was set, else what the loss's paper takes."""
-        given = getattr(self, setting)
-        return getattr(self.member, setting) if given is None else given
-
-    @property
-    def per_token(self) -> bool:
-        """Whether log-probabilities are divided by the tokens of the answer."""
-        return self.member.per_token if self.length_normalize is None else self.length_normalize
-
-    @model_validator(mode="after")
-    def _go_together(self) -> DPOConfig:
-        if self.reference is not None and not self.member.needs_reference:
-            raise ValueError(f"`loss: {self.loss}` compares with no reference: leave `reference` out")
-        if self.label_smoothing and self.soft_labels:
-            raise ValueError("`soft_labels` say how sure each label is, `label_smoothing` how sure all are: give one")
-        if (self.label_smoothing or self.soft_labels) and self.member.flipped is None:
-            raise ValueError(f"`loss: {self.loss}` has no form for labels that may be wrong: use `loss: sigmoid`")
-        if self.loss == "robust" and not self.label_smoothing:
-            raise ValueError("`loss: robust` needs `label_smoothing`, the share of labels that are wrong (0.1, say)")
-        if self.loss == "orpo" and self.length_normalize is False:
-            raise ValueError("`loss: orpo` is about probabilities per token: leave `length_normalize` out")
-        if self.ranking == "plackett-luce":
-            if self.member.link is not logistic or self.own("gamma"):
-                raise ValueError("`ranking: plackett-luce` takes `loss: sigmoid`, `cpo`, or `simpo` with `gamma: 0`")
-            if self.label_smoothing or self.soft_labels:
-                raise ValueError("`label_smoothing` and `soft_labels` belong to `ranking: pairs`")
-            if self.margin_scale not in (0, 1):
-                raise ValueError("`margin_scale` belongs to `ranking: pairs`: a whole ranking has no margins")
-        return self
 
 
 @dataclass(frozen=True)
@@ -127,7 +78,7 @@ def train(config: DPOConfig) -> Run:
         # 2. reference
         unseen_refs = None
         told: dict[str, Any] = {"tied_rows": len(ties)}
-        if config.member.needs_reference:
+        if config.traits.needs_reference:
             answers = [a for item in [*items, *unseen] for a in item.answers]
             found_refs = reference_logps(session, model, answers, template, config)
             told["reference_from_cache"] = found_refs.shared
@@ -185,7 +136,7 @@ def _rows_loss(
         batch.ranks_PK,
         batch.valid_PK,
         num_prompts=weight,
-        member=config.member,
+        member=FAMILY[config.loss],
         beta=config.own("beta"),
         per_token=config.per_token,
         wrong_P=None if known.wrong_P is None else known.wrong_P[rows].to(device),
@@ -216,7 +167,7 @@ def _scores(
         logps_B,
         None if ref_logps is None else torch.cat(ref_logps),
         torch.tensor([sum(a.mask) for a in answers]),
-        member=config.member,
+        member=FAMILY[config.loss],
         beta=config.own("beta"),
         per_token=config.per_token,
     )

@@ -16,7 +16,8 @@ from goodheart.data.records import Answer, Prompt
 from goodheart.errors import Interrupted
 from goodheart.judges.judged import judged
 from goodheart.judges.load import Judge
-from goodheart.stages.writer import SamplingSettings, Writer
+from goodheart.stages.settings.sampling import SamplingSettings
+from goodheart.stages.writer import Writer
 from goodheart.train.files import replace_text
 from goodheart.train.interrupt import Stop
 from goodheart.train.progress import Progress

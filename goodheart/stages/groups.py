@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -20,11 +19,9 @@ from goodheart.losses.baselines import flat
 from goodheart.stages.actors import Actors
 from goodheart.stages.prompt_stream import PromptStream
 from goodheart.stages.rollouts import Asked, Rollouts, Scored, answer, lay_out, terms_of
+from goodheart.stages.settings.grpo import GRPOConfig
 from goodheart.stages.writer import Writer
 from goodheart.train.parallel import World
-
-if TYPE_CHECKING:
-    from goodheart.stages.grpo import GRPOConfig
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -30,13 +30,11 @@ from goodheart.stages import updates
 from goodheart.stages.actors import Actors
 from goodheart.stages.groups import Groups
 from goodheart.stages.rollouts import Rollouts
+from goodheart.stages.settings.grpo import GRPOConfig
 from goodheart.train.optimizer import AdamW
 from goodheart.train.parallel import World
 from goodheart.train.session import Session
 from goodheart.train.step import LossFn
-
-if TYPE_CHECKING:
-    from goodheart.stages.grpo import GRPOConfig
 
 
 class Normalizer(NamedTuple):

@@ -16,10 +16,9 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 import torch
-from pydantic import Field, model_validator
 from torch import Tensor
 
 from goodheart.data.batches import micro_batches, pad
@@ -32,7 +31,8 @@ from goodheart.models.causal import CausalLM
 from goodheart.stages.curriculum import row_order
 from goodheart.stages.mismatched import Mismatched
 from goodheart.stages.offline import begin
-from goodheart.stages.references import ReferenceSettings, answer_logps, logps_of, reference_logps
+from goodheart.stages.references import answer_logps, logps_of, reference_logps
+from goodheart.stages.settings.kto import KTOConfig
 from goodheart.train.config import listed
 from goodheart.train.language_model import total_steps
 from goodheart.train.memory import Most
@@ -41,32 +41,11 @@ from goodheart.train.run import Run
 from goodheart.train.session import Session, open_session
 from goodheart.train.step import train_step
 
+__all__ = ["KTOConfig", "train"]
+
 _LOSSES = {"kto": kto_loss, "bco": bco_loss}
 _NO_ENDS = "all answers tie or are the same: none is up or down"
 _LEAST_WEIGHT = 1e-6  # a step that trusts no thumb divides a sum of zeros by it
-
-ClassWeight = Literal["auto"] | float
-
-
-class KTOConfig(ReferenceSettings):
-    """Settings of learning from thumbs; of pairs in `data` one is up and one down."""
-
-    loss: Literal["kto", "bco"] = "kto"
-    beta: float = Field(0.1, gt=0)  # reward per nat; larger keeps the policy closer to the reference
-    desirable_weight: ClassWeight = "auto"  # of a thumb up; auto = both classes weigh about the same
-    undesirable_weight: ClassWeight = "auto"  # of a thumb down
-
-    @model_validator(mode="after")
-    def _possible(self) -> KTOConfig:
-        if self.loss == "kto" and self.batch_size < 2:
-            raise ValueError(
-                "`loss: kto` needs `batch_size` of 2 or more: its baseline puts answers behind other prompts"
-            )
-        for name in ("desirable_weight", "undesirable_weight"):
-            value = getattr(self, name)
-            if value != "auto" and value <= 0:
-                raise ValueError(f"`{name}` must be over 0, or auto")
-        return self
 
 
 @dataclass(frozen=True)

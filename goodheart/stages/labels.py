@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -22,10 +22,8 @@ from goodheart.losses.metrics import MetricSums
 from goodheart.losses.preference import centring_loss, plackett_luce_loss, ranked_pairs_loss
 from goodheart.losses.reward import class_weights, score_regression_loss, thumbs_loss
 from goodheart.models.heads import RewardEnsemble, RewardModel
+from goodheart.stages.settings.reward import RewardConfig
 from goodheart.train.memory import Most
-
-if TYPE_CHECKING:
-    from goodheart.stages.reward import RewardConfig
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,8 @@ from goodheart.data.examples import Compared, Prepared, Skipped, comparisons
 from goodheart.data.formats import Kind
 from goodheart.data.template import Template
 from goodheart.models.causal import CausalLM
-from goodheart.stages.references import ReferenceSettings, fitting_length
+from goodheart.stages.references import fitting_length
+from goodheart.stages.settings.references import ReferenceSettings
 from goodheart.stages.unseen import read_parts
 from goodheart.train.optimizer import AdamW, optimizer_for
 from goodheart.train.policy import load_policy, save_policy

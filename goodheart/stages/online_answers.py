@@ -11,7 +11,6 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Final
 
 import torch
 from torch import Tensor
@@ -33,15 +32,12 @@ from goodheart.stages.actors import Actors
 from goodheart.stages.online_opponents import Player
 from goodheart.stages.prompt_stream import Answered
 from goodheart.stages.rollouts import Rollouts, Scored, judge_scores, lay_out
+from goodheart.stages.settings.online import DEMONSTRATION, OnlineConfig
 from goodheart.stages.writer import Writer, room_for_prompts
 from goodheart.train.lineage import is_function
 from goodheart.train.parallel import World
 from goodheart.train.session import Session
 
-if TYPE_CHECKING:
-    from goodheart.stages.online import OnlineConfig
-
-DEMONSTRATION: Final = "demonstration"  # as a judge: the answer in the data is better than any that a model gives
 _NOT_ONE_TURN = "the demonstration is more than one answer to its prompt"
 
 
@@ -167,7 +163,7 @@ def answer_and_judge(
     scores = [[each.score for each in found[i * size : (i + 1) * size]] for i in range(len(numbers))]
     valid_PK = torch.tensor([[score is not None for score in row] for row in scores])
     scores_PK = torch.tensor([[score or 0.0 for score in row] for row in scores], dtype=torch.float64)
-    own_K, theirs_K = config.sides
+    own_K, theirs_K = _sides(config)
     sides = own_K.expand_as(valid_PK), theirs_K & valid_PK
     return Contest(batch, len(asked), scores_PK, valid_PK, *sides, same_PKK), timing
 
@@ -235,13 +231,21 @@ def _usable(contest: Contest) -> MetricSums:
     return sums
 
 
+def _sides(config: OnlineConfig) -> tuple[Tensor, Tensor]:
+    """Which of the K answers are the policy's, and which those of an opponent that is somebody else. -> bool_K"""
+    places_K = torch.arange(config.num_generations)
+    if config.opponent == "self":
+        return places_K >= int(config.from_demonstrations), places_K < 0
+    return places_K < config.num_generations // 2, places_K >= config.num_generations // 2
+
+
 def _generate(
     mine: Sequence[Task], numbers: Sequence[int], players: tuple[Player, Player], config: OnlineConfig, seed: int
 ) -> list[Generation]:
     """K answers in a row to each prompt; answer k to prompt p draws from stream p * K + k."""
     size = config.num_generations
     made: list[list[Generation | None]] = [[task.shown, *[None] * (size - 1)] for task in mine]
-    own_K, theirs_K = config.sides
+    own_K, theirs_K = _sides(config)
     for player, side_K in zip(players, (own_K, theirs_K), strict=True):
         places = [(i, k) for i in range(len(mine)) for k in range(size) if side_K[k]]
         streams = [numbers[i] * size + k for i, k in places]

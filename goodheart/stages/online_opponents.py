@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
 
 import torch
 
@@ -16,12 +15,11 @@ from goodheart.generate.mixture import MixtureEngine
 from goodheart.models.causal import CausalLM
 from goodheart.models.load import load_causal, resolve
 from goodheart.stages.actors import Actors, Reference
-from goodheart.stages.writer import SamplingSettings, Writer
+from goodheart.stages.settings.online import OnlineConfig
+from goodheart.stages.settings.sampling import SamplingSettings
+from goodheart.stages.writer import Writer
 from goodheart.train.optimizer import resolve_dtype
 from goodheart.train.session import Session
-
-if TYPE_CHECKING:
-    from goodheart.stages.online import OnlineConfig
 
 # (prompts as tokens, sampling, seed, streams of random numbers) -> one answer to each.
 Player = Callable[[Sequence[list[int]], SamplingSettings, int, Sequence[int]], list[Generation]]

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -32,12 +31,10 @@ from goodheart.models.causal import completion_logprobs
 from goodheart.stages import updates
 from goodheart.stages.actors import Actors
 from goodheart.stages.online_answers import Contest
+from goodheart.stages.settings.online import OnlineConfig
 from goodheart.train.optimizer import AdamW
 from goodheart.train.session import Session
 from goodheart.train.step import train_step
-
-if TYPE_CHECKING:
-    from goodheart.stages.online import OnlineConfig
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import nullcontext
 from functools import partial
-from typing import TYPE_CHECKING
 
 import torch
 
@@ -19,13 +18,11 @@ from goodheart.models.causal import completion_logprobs
 from goodheart.stages import updates
 from goodheart.stages.actors import ActorCritic
 from goodheart.stages.rollouts import Rollouts
+from goodheart.stages.settings.ppo import PPOConfig
 from goodheart.train.optimizer import AdamW
 from goodheart.train.parallel import World
 from goodheart.train.session import Session
 from goodheart.train.step import LossFn
-
-if TYPE_CHECKING:
-    from goodheart.stages.ppo import PPOConfig
 
 
 def advantages(batch: Rollouts, kl_coef: float, config: PPOConfig, world: World) -> dict[str, float]:

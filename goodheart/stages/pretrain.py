@@ -6,37 +6,19 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from pydantic import Field, model_validator
-
 from goodheart.data.examples import Skipped, documents, require
 from goodheart.data.formats import read_records, split_by_prompt
 from goodheart.data.template import Template
 from goodheart.models.load import new_model
-from goodheart.train.config import TrainingSettings, listed
+from goodheart.stages.settings.pretrain import PretrainConfig
+from goodheart.train.config import listed
 from goodheart.train.language_model import Rows, fit
 from goodheart.train.optimizer import resolve_dtype
 from goodheart.train.policy import load_policy, ready, row_length, save_policy
 from goodheart.train.run import Run
 from goodheart.train.session import open_session
 
-
-class PretrainConfig(TrainingSettings):
-    """Settings of domain pre-training."""
-
-    data: str | list[str]  # files, folders or Hub ids with a `text` column, or plain .txt
-    held_out: float = Field(0.05, ge=0, lt=1)  # share of the documents kept for the loss on unseen text
-    eval_every: int | None = Field(None, ge=1)  # steps; None = at the end only
-    pack: bool = True  # several documents in a row, each seeing only itself
-    new_model: dict[str, Any] | None = None  # sizes of a model from scratch; `model` then names its tokenizer folder
-    learning_rate: float = Field(5e-4, gt=0)
-
-    @model_validator(mode="after")
-    def _adapters_need_a_model(self) -> PretrainConfig:
-        if self.new_model is not None and self.lora is not None:
-            raise ValueError("`lora` adapts a trained model, but `new_model` starts from random weights: leave one out")
-        return self
+__all__ = ["PretrainConfig", "train"]
 
 
 def train(config: PretrainConfig) -> Run:

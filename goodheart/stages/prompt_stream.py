@@ -21,8 +21,9 @@ from torch import Tensor
 
 from goodheart.data.examples import Prepared
 from goodheart.judges.difficulty import LARGEST
-from goodheart.stages.curriculum import THIRDS, CurriculumSettings, Laps, Window, levels, same_count, shuffled
+from goodheart.stages.curriculum import THIRDS, Laps, Window, levels, same_count, shuffled
 from goodheart.stages.rollouts import Rollouts
+from goodheart.stages.settings.curriculum import CurriculumSettings
 from goodheart.train.parallel import World
 
 # A prompt's place, and the judge's scores of those of its answers that it has an opinion on.

@@ -26,7 +26,8 @@ from torch import Tensor
 from goodheart.errors import ModelError
 from goodheart.models.cache import cache_folder
 from goodheart.models.weights import read_tensors
-from goodheart.train.files import LazyTensor, sync_folder, write_tensors
+from goodheart.train.files import sync_folder
+from goodheart.train.tensors import LazyTensor, write_tensors
 
 # What the cache may take, 256 million answers; those not asked for longest go first.
 _MOST_BYTES = 2**30

@@ -15,7 +15,6 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import torch
-from pydantic import Field
 from torch import Tensor
 
 from goodheart.data.batches import Batch, Example, micro_batches, pad
@@ -26,28 +25,13 @@ from goodheart.models.causal import CausalLM, completion_logprobs
 from goodheart.models.load import load_causal, resolve
 from goodheart.models.lora import read_adapter_base
 from goodheart.models.weights import read_config
-from goodheart.stages.curriculum import RowCurriculum
 from goodheart.stages.labels import LabelBatch
 from goodheart.stages.reference_cache import Kept, leave, read, recall, write
-from goodheart.stages.unseen import MeasuredSettings
+from goodheart.stages.settings.references import ReferenceSettings
 from goodheart.train.lineage import code_hash, content, hardware, packages
 from goodheart.train.optimizer import resolve_dtype
 from goodheart.train.policy import row_length
 from goodheart.train.session import Session
-
-
-class ReferenceSettings(MeasuredSettings):
-    """Settings of a stage that learns from answers already there. `model` is the policy to start from and, unless
-    `reference` is given, the reference.
-    """
-
-    reference: str | None = None  # model that rewards are measured against; None = the start of the policy
-    curriculum: RowCurriculum | None = None  # which rows come when; None = all in random order
-    learning_rate: float = Field(1e-6, gt=0)
-
-    def parents(self) -> dict[str, str]:
-        """role -> the model that plays it."""
-        return {"model": self.model} | ({"reference": self.reference} if self.reference else {})
 
 
 def answer_logps(model: CausalLM, batch: Batch | LabelBatch) -> tuple[Tensor, Tensor]:

@@ -23,9 +23,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from statistics import fmean
-from typing import Any, Literal
-
-from pydantic import Field, model_validator
+from typing import Any
 
 from goodheart.data.batches import Example
 from goodheart.data.examples import Prepared, Skipped, answer_example, require
@@ -35,7 +33,7 @@ from goodheart.data.template import Template
 from goodheart.errors import DataError, TemplateError
 from goodheart.judges.best_of_n import best_of_n_curve, best_of_n_kl
 from goodheart.judges.load import Judge, load_judge
-from goodheart.judges.settings import Columns, CombinedReward, RewardSetting, judge_names
+from goodheart.judges.settings import judge_names
 from goodheart.models.causal import CausalLM
 from goodheart.models.load import resolve
 from goodheart.stages.draw import Judging, Kept, draw, identity, scoring
@@ -52,8 +50,8 @@ from goodheart.stages.selection import (
     selected_row,
     top_share,
 )
-from goodheart.stages.writer import SamplingSettings, Writer, room_for_prompts
-from goodheart.train.config import TrainingSettings
+from goodheart.stages.settings.rejection import RejectionConfig
+from goodheart.stages.writer import Writer, room_for_prompts
 from goodheart.train.files import sha256_of, sha256_of_folder
 from goodheart.train.language_model import Rows, fit
 from goodheart.train.lineage import content
@@ -62,52 +60,9 @@ from goodheart.train.policy import load_policy, row_length, save_policy
 from goodheart.train.run import Run
 from goodheart.train.session import Session, open_session
 
+__all__ = ["RejectionConfig", "train"]
+
 SELECTED = "selected.jsonl"
-
-
-class RejectionConfig(TrainingSettings):
-    """Settings of rejection sampling. `model` draws the answers and is then fine-tuned on the best of them."""
-
-    reward: RewardSetting  # run folder, sequence-classification folder, package.module:function, or several of them
-    prompts: str | list[str]
-    num_generations: int = Field(8, ge=1)  # n, answers per prompt
-    keep: Literal["best", "top", "threshold"] = "best"  # per prompt the best; the best share of all; all that reach it
-    top_share: float = Field(0.1, gt=0, le=1)  # top: share of the distinct answers that is kept
-    threshold: float | None = None  # score (on the reward's own scale) that an answer must reach, with any `keep`
-    history: list[str] = Field(default_factory=list)  # earlier runs of this stage, whose answers compete too
-    preprompt: str | None = None  # system turn (first words of it) to draw behind; not there when scored or learned
-    only: Columns | None = None  # prompts whose columns say so: {kind: [harmful]}
-    sampling: SamplingSettings = SamplingSettings()
-    slots: int = Field(64, ge=1)  # answers generated side by side
-    pack: bool = False  # several answers in a row, each seeing only itself; pays on GPUs
-
-    @model_validator(mode="after")
-    def _possible(self) -> RejectionConfig:
-        n = self.num_generations
-        if n > 1 and self.sampling.temperature == 0:
-            raise ValueError(f"sampling.temperature 0 draws the same answer {n} times; set it over 0")
-        if n == 1 and self.keep == "best" and self.threshold is None and not self.history:
-            raise ValueError("num_generations 1 with keep: best rejects nothing; draw more, or set a threshold")
-        if self.keep == "threshold" and self.threshold is None:
-            raise ValueError("keep: threshold needs `threshold`")
-        if self.keep != "top" and self.top_share != RejectionConfig.model_fields["top_share"].default:
-            raise ValueError(f"top_share is not read with keep: {self.keep}")
-        if self.keep == "top" and self.top_share == 1 and self.threshold is None:
-            raise ValueError("keep: top with top_share 1 rejects nothing")
-        if self.parallel == "fsdp":
-            raise ValueError("rejection generates with every process on its own and needs whole weights: use ddp")
-        if isinstance(self.reward, CombinedReward) and self.reward.combine == "constrained":
-            raise ValueError("combine: constrained moves with training steps, which there are none of here; use a gate")
-        return self
-
-    @property
-    def selection(self) -> Selection:
-        kinds: dict[str, Selection] = {
-            "best": best_of_each,
-            "top": partial(top_share, share=self.top_share),
-            "threshold": list,
-        }
-        return kinds[self.keep]
 
 
 def train(config: RejectionConfig) -> Run:
@@ -152,6 +107,16 @@ def train(config: RejectionConfig) -> Run:
         return run
 
 
+def selection(config: RejectionConfig) -> Selection:
+    """How what is kept is chosen."""
+    kinds: dict[str, Selection] = {
+        "best": best_of_each,
+        "top": partial(top_share, share=config.top_share),
+        "threshold": list,
+    }
+    return kinds[config.keep]
+
+
 def select(
     fresh: Sequence[Candidate], earlier: Sequence[Candidate], config: RejectionConfig
 ) -> tuple[list[Candidate], dict[str, Any]]:
@@ -173,7 +138,7 @@ def select(
     if not over:
         best = max(map(score_of, scored))
         raise DataError(f"no answer reaches the threshold {config.threshold:g}: the best of {len(scored)} has {best:g}")
-    selected = config.selection(over)
+    selected = selection(config)(over)
     prompts = {question(each.prompt) for each in candidates}
     scores = [each.score for each in fresh if each.score is not None]
     results: dict[str, Any] = {

@@ -14,7 +14,6 @@ from functools import partial
 from typing import Literal, cast
 
 import torch
-from pydantic import Field, model_validator
 from torch import Tensor
 
 from goodheart.data.examples import Compared, comparisons, require
@@ -25,7 +24,7 @@ from goodheart.judges.reward import RewardJudge
 from goodheart.losses.metrics import MetricSums
 from goodheart.models.heads import RewardEnsemble, RewardModel
 from goodheart.models.load import new_reward, resolve, save_reward
-from goodheart.stages.curriculum import RowCurriculum, row_order
+from goodheart.stages.curriculum import row_order
 from goodheart.stages.labels import (
     HeadLoss,
     LabelBatch,
@@ -37,7 +36,8 @@ from goodheart.stages.labels import (
     step_size,
     trust,
 )
-from goodheart.stages.unseen import MeasuredSettings, read_parts
+from goodheart.stages.settings.reward import RewardConfig
+from goodheart.stages.unseen import read_parts
 from goodheart.train.config import listed
 from goodheart.train.language_model import total_steps
 from goodheart.train.optimizer import lr_at, optimizer_for, resolve_dtype
@@ -46,29 +46,10 @@ from goodheart.train.run import Run
 from goodheart.train.session import Session, open_session
 from goodheart.train.step import train_step
 
+__all__ = ["RewardConfig", "train"]
+
 _LABELS = ("preference", "rating", "thumb")
 _MEASURED = 2000  # training items whose scores tell the scale
-
-
-class RewardConfig(MeasuredSettings):
-    """Settings of reward-model training; `data` are pairs, rankings, ratings or thumbs (one kind per run)."""
-
-    kind: Literal["auto", "preference", "rating", "thumb"] = "auto"
-    curriculum: RowCurriculum | None = None  # which rows come when; None = all in random order
-    learning_rate: float = Field(1e-5, gt=0)
-    ranking: Literal["pairs", "plackett-luce"] = "pairs"
-    center_coefficient: float = Field(0.01, ge=0)  # pulls the mean score of a prompt's answers to 0; 0 = off
-    label_smoothing: float = Field(0.0, ge=0, lt=0.5)  # share of labels taken to be wrong
-    heads: int = Field(1, ge=1)  # an ensemble on one trunk
-    members: int = Field(1, ge=1)  # an ensemble of whole models
-    tie_margin: float | None = Field(None, gt=0)  # difference in score people notice; None = ties teach nothing
-    bootstrap: bool = True  # heads and members of an ensemble see resampled labels, so that they differ
-
-    @model_validator(mode="after")
-    def _pairs_only(self) -> RewardConfig:
-        if self.ranking == "plackett-luce" and (self.tie_margin is not None or self.label_smoothing):
-            raise ValueError("`tie_margin` and `label_smoothing` belong to `ranking: pairs`; Plackett-Luce has neither")
-        return self
 
 
 def train(config: RewardConfig) -> Run:

@@ -24,12 +24,13 @@ from goodheart.judges.load import Judge
 from goodheart.judges.settings import judge_names
 from goodheart.losses.baselines import overlong_penalty
 from goodheart.losses.metrics import MetricSums
-from goodheart.stages.writer import SamplingSettings, Writer
+from goodheart.stages.settings.policy_gradient import PolicyGradientSettings
+from goodheart.stages.settings.sampling import SamplingSettings
+from goodheart.stages.writer import Writer
 from goodheart.train.parallel import World
 
 if TYPE_CHECKING:
     from goodheart.stages.actors import Actors
-    from goodheart.stages.policy_gradient import PolicyGradientSettings
 
 Asked = tuple[Prompt, list[int]]  # a prompt and its tokens
 

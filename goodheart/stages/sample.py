@@ -11,22 +11,20 @@ import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
-
-from pydantic import Field, model_validator
+from typing import Any
 
 from goodheart.data.examples import Skipped, list_skipped, prompts, require
 from goodheart.data.formats import read_records, write_rows
 from goodheart.data.records import Prompt
 from goodheart.data.template import Template
-from goodheart.data.writing import unwritable
 from goodheart.errors import ConfigError
 from goodheart.judges.load import load_judge
-from goodheart.judges.settings import RewardSetting, judge_names, moves_with_training
+from goodheart.judges.settings import judge_names
 from goodheart.models.load import load_causal, resolve
 from goodheart.stages.draw import Drawn, Kept, draw, identity, scoring
-from goodheart.stages.writer import SamplingSettings, Writer
-from goodheart.train.config import Settings, listed
+from goodheart.stages.settings.sample import SampleConfig
+from goodheart.stages.writer import Writer
+from goodheart.train.config import listed
 from goodheart.train.files import sha256_of_folder
 from goodheart.train.interrupt import stop_signal
 from goodheart.train.lineage import content
@@ -34,36 +32,7 @@ from goodheart.train.optimizer import resolve_dtype
 from goodheart.train.parallel import World
 from goodheart.train.progress import Progress
 
-
-class SampleConfig(Settings):
-    """Settings of sampling."""
-
-    model: str | list[str]  # run folders, Hugging Face folders or Hub ids; several models take the K answers in turn
-    prompts: str | list[str]
-    out: Path  # .jsonl, .json, .csv, .parquet; rows {"prompt", "completions": [...], ...}
-    answers: int = Field(4, ge=1)  # K per prompt
-    best_of: int = Field(1, ge=1)  # n draws for each of the K, of which `reward` chooses; 1 = off
-    reward: RewardSetting | None = None  # run folder, package.module:function, or several (docs/rewards.md)
-    limit: int | None = Field(None, ge=1)  # only the first so many prompts
-    sampling: SamplingSettings = SamplingSettings()
-    slots: int = Field(64, ge=1)  # answers generated side by side
-    seed: int = 0
-    device: str = "auto"
-    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
-    plain_prompts: Literal["raw", "user"] | None = None  # None = as the model was trained, else raw
-    quiet: bool = False
-
-    @model_validator(mode="after")
-    def _possible(self) -> SampleConfig:
-        if why := unwritable(self.out, listed(self.prompts)):
-            raise ValueError(f"`out`: {why}")
-        if (self.best_of > 1) != (self.reward is not None):
-            raise ValueError("best_of over 1 and reward go together: the reward chooses the best")
-        if self.best_of > 1 and self.sampling.temperature == 0:
-            raise ValueError("best_of with temperature 0: all the answers would be the same")
-        if moves_with_training(self.reward):
-            raise ValueError("combine: constrained moves with training steps, which there are none of here; use a gate")
-        return self
+__all__ = ["SampleConfig", "sample"]
 
 
 def sample(config: SampleConfig) -> Path:

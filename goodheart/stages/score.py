@@ -6,9 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal
-
-from pydantic import Field, model_validator
+from typing import Any
 
 from goodheart.data.cells import number
 from goodheart.data.examples import Compared, Skipped, list_skipped, require
@@ -16,36 +14,19 @@ from goodheart.data.files import Row, read_rows
 from goodheart.data.messages import RowError, as_list
 from goodheart.data.reading import as_sources, bad_row, parse
 from goodheart.data.records import Answer, Judgement, Prompt, Rating, Text, Thumb
-from goodheart.data.writing import unwritable, write_rows
+from goodheart.data.writing import write_rows
 from goodheart.judges.judged import judged
 from goodheart.judges.load import Judge, load_judge
 from goodheart.judges.reliability import pair_report, score_report, thumb_report
-from goodheart.judges.settings import RewardSetting
 from goodheart.stages.draw import sampled
-from goodheart.train.config import Settings, listed
+from goodheart.stages.settings.score import ScoreConfig
 from goodheart.train.optimizer import resolve_dtype
 from goodheart.train.parallel import World
 from goodheart.train.progress import Progress
 
+__all__ = ["ScoreConfig", "score"]
+
 _CHUNK = 256  # rows between two moves of the progress bar
-
-
-class ScoreConfig(Settings):
-    """Settings of scoring."""
-
-    reward: RewardSetting  # run folder, sequence-classification folder, package.module:function, or several of them
-    data: str | list[str]
-    out: Path
-    device: str = "auto"
-    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
-    max_tokens: int = Field(16384, ge=1)
-    quiet: bool = False
-
-    @model_validator(mode="after")
-    def _writable(self) -> ScoreConfig:
-        if why := unwritable(self.out, listed(self.data)):
-            raise ValueError(f"`out`: {why}")
-        return self
 
 
 @dataclass

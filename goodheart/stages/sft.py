@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 from goodheart.data.examples import demonstrations, require
-from goodheart.stages.unseen import MeasuredSettings, read_parts
+from goodheart.stages.settings.sft import SFTConfig
+from goodheart.stages.unseen import read_parts
 from goodheart.train.config import listed
 from goodheart.train.language_model import Rows, fit
 from goodheart.train.policy import load_policy, row_length, save_policy
 from goodheart.train.run import Run
 from goodheart.train.session import open_session
 
-
-class SFTConfig(MeasuredSettings):
-    """Settings of supervised fine-tuning; `data` are demonstrations, of preference pairs the chosen answers."""
-
-    pack: bool = False  # several conversations in a row, each seeing only itself; pays on GPUs
+__all__ = ["SFTConfig", "train"]
 
 
 def train(config: SFTConfig) -> Run:

@@ -5,21 +5,14 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from pydantic import Field
-
 from goodheart.data.examples import Skipped
 from goodheart.data.formats import Loaded, iter_records, texts_of
 from goodheart.data.template import PLAIN_TEMPLATE
 from goodheart.data.tokenizer import train_bpe
-from goodheart.train.config import Settings, listed
+from goodheart.stages.settings.tokenizer import TokenizerConfig
+from goodheart.train.config import listed
 
-
-class TokenizerConfig(Settings):
-    """Settings of tokenizer training."""
-
-    data: str | list[str]  # documents, or rows of any kind: every turn and answer in them is read
-    out: Path  # Hugging Face tokenizer folder
-    vocab_size: int = Field(4096, ge=260)
+__all__ = ["TokenizerConfig", "train"]
 
 
 def train(config: TokenizerConfig) -> Path:

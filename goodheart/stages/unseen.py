@@ -3,33 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Self
-
-from pydantic import Field, model_validator
+from typing import Any
 
 from goodheart.data.examples import Skipped, shared_prompts
 from goodheart.data.formats import Kind, Loaded, read_records, split_by_prompt
-from goodheart.train.config import TrainingSettings, listed
+from goodheart.stages.settings.measured import MeasuredSettings
+from goodheart.train.config import listed
 from goodheart.train.session import Session
-
-
-class MeasuredSettings(TrainingSettings):
-    """Settings of a stage that learns from some records and is measured on others."""
-
-    data: str | list[str]
-    eval_data: str | list[str] | None = None  # None = `held_out` of the data, split by prompt
-    held_out: float = Field(0.1, ge=0, lt=1)  # with one seed all stages hold out the same conversations
-    eval_every: int | None = Field(None, ge=1)  # steps; None = at the end only
-
-    @model_validator(mode="after")
-    def _measurable(self) -> Self:
-        if self.eval_every and not (self.held_out or self.eval_data):
-            raise ValueError("`eval_every` has nothing to measure on: give `eval_data`, or a `held_out` over 0")
-        return self
-
-    def files(self) -> list[str]:
-        """All that is read."""
-        return [*listed(self.data), *listed(self.eval_data)]
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,6 @@ Letters: B rows (answers), T time (tokens).
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -15,12 +14,10 @@ from goodheart.data.batches import micro_batches
 from goodheart.errors import HealthError
 from goodheart.losses.metrics import MetricSums
 from goodheart.stages.rollouts import Rollouts
+from goodheart.stages.settings.policy_gradient import PolicyGradientSettings
 from goodheart.train.optimizer import AdamW
 from goodheart.train.session import Session
 from goodheart.train.step import LossFn, train_step
-
-if TYPE_CHECKING:
-    from goodheart.stages.policy_gradient import PolicyGradientSettings
 
 # How far the probability ratio of the first update may be from 1: rounding of the compute dtype, no more.
 _RATIO_TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 2e-2}

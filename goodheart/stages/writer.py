@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 
-from pydantic import Field
-
 from goodheart.data.records import Answer, Prompt
 from goodheart.data.template import Template
 from goodheart.errors import ConfigError
@@ -14,20 +12,10 @@ from goodheart.generate.sampling import SamplingParams
 from goodheart.judges.judged import reads_at_most
 from goodheart.judges.load import Judge
 from goodheart.models.causal import CausalLM
-from goodheart.train.config import Settings, TrainingSettings
+from goodheart.stages.settings.sampling import SamplingSettings
+from goodheart.train.config import TrainingSettings
 from goodheart.train.policy import row_length
 from goodheart.train.run import Run
-
-
-class SamplingSettings(Settings):
-    """How answers are drawn."""
-
-    max_new_tokens: int = Field(128, ge=1)
-    temperature: float = Field(1.0, ge=0)  # 0 = always the likeliest token
-    top_k: int = Field(0, ge=0)  # 0 = off
-    top_p: float = Field(1.0, gt=0, le=1)  # 1 = off
-    min_p: float = Field(0.0, ge=0, lt=1)  # 0 = off
-    stop: list[str] = Field(default_factory=list)  # an answer also ends before the first of these
 
 
 def room_for_prompts(config: TrainingSettings, sampling: SamplingSettings, policy: CausalLM, judge: Judge) -> int:

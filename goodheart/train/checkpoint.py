@@ -22,17 +22,11 @@ import torch
 from torch import Tensor, nn
 
 from goodheart.errors import RunError
-from goodheart.train.files import (
-    LazyTensor,
-    disk_error,
-    sha256_of,
-    sync_folder,
-    write_json,
-    write_tensors,
-)
+from goodheart.train.files import disk_error, sha256_of, sync_folder, write_json
 from goodheart.train.optimizer import AdamW
 from goodheart.train.parallel import World, copy_full_, full
 from goodheart.train.randomness import random_state, restore_random
+from goodheart.train.tensors import LazyTensor, write_tensors
 
 _TENSORS, _STATE, _CHECKSUMS, _COMPLETE = "tensors.safetensors", "state.json", "checksums.json", "COMPLETE"
 

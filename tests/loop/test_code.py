@@ -83,8 +83,8 @@ def test_stages_depend_on_their_own_code() -> None:
 def test_every_stage_can_be_found(name: str) -> None:
     kind = STAGES[name]
     assert kind.module.replace(".", "/") + ".py" in code_of(kind.module)
-    settings, function = kind.load()
-    assert callable(function)
+    settings = kind.load_settings()
+    assert callable(kind.load())
     named = {setting.partition(".")[0] for setting in (*kind.models, *kind.data)}
     assert named <= set(settings.model_fields)
     assert "out" in settings.model_fields

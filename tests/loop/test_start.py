@@ -185,7 +185,7 @@ def test_a_stage_that_was_asked_to_stop_did_not_fail(folder: Path, monkeypatch: 
     def stop(settings: object) -> None:
         raise Interrupted("stopped after step 3 of 9")
 
-    monkeypatch.setattr(type(loaded.steps[0].kind), "load", lambda self: (None, stop))
+    monkeypatch.setattr(type(loaded.steps[0].kind), "load", lambda self: stop)
     view = TableView(loaded)
     with pytest.raises(Interrupted):
         loaded.run(view=view)

@@ -185,7 +185,7 @@ def options(name: str) -> dict[str, Any]:
 @pytest.mark.parametrize("name", FAMILY)
 def test_gradients_and_metrics_are_the_same_for_every_split(name: str) -> None:
     rows = ranking(name)
-    if FAMILY[name].flipped is not None:
+    if FAMILY[name].smooths:
         rows["wrong_P"] = torch.tensor([0.1, 0.2, 0.0, 0.3, 0.1, 0.4], dtype=torch.float64)
     leaf_PK = (torch.randn(6, 4, dtype=torch.float64) - 9).requires_grad_()
     total = float(rows["weight_P"].sum())

@@ -15,7 +15,8 @@ from goodheart.errors import ConfigError, TemplateError
 from goodheart.models.load import load_causal
 from goodheart.stages import chat as stage
 from goodheart.stages.chat import chat
-from goodheart.stages.writer import SamplingSettings, Writer
+from goodheart.stages.settings.sampling import SamplingSettings
+from goodheart.stages.writer import Writer
 from tests.stages.commands import start
 from tests.stages.rewards import vowels
 

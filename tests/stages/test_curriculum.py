@@ -18,8 +18,9 @@ from goodheart.data.formats import read_records
 from goodheart.data.template import Template, load_tokenizer
 from goodheart.errors import ConfigError, DataError, RunError
 from goodheart.stages import dpo, grpo, kto, online, ppo, reward
-from goodheart.stages.curriculum import CurriculumSettings, Laps, OpeningOrder, RowCurriculum, Window, levels, shuffled
+from goodheart.stages.curriculum import Laps, OpeningOrder, Window, levels, shuffled
 from goodheart.stages.prompt_stream import BySpread, InTurn, Opening, prompt_stream, scores_of_rows
+from goodheart.stages.settings.curriculum import CurriculumSettings, RowCurriculum
 from goodheart.train.config import build
 from goodheart.train.metrics import read_metrics
 from tests.stages.commands import assert_same_to_the_bit, in_processes, log, options, start, write_rows

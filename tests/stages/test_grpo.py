@@ -15,8 +15,9 @@ from safetensors.torch import load_file
 from goodheart.errors import ConfigError, DataError, HealthError
 from goodheart.losses.baselines import group_mean
 from goodheart.stages import grpo_update
-from goodheart.stages.grpo import RECIPES, GRPOConfig, train
+from goodheart.stages.grpo import GRPOConfig, train
 from goodheart.stages.rollouts import Rollouts
+from goodheart.stages.settings.grpo import RECIPES
 from goodheart.train.config import build
 from goodheart.train.metrics import read_metrics
 from tests.stages.commands import assert_same_to_the_bit, in_processes, log, options, start, write_rows
@@ -168,7 +169,8 @@ def test_the_greedy_answer_is_the_baseline(
 ) -> None:
     from goodheart.data.template import Template
     from goodheart.models.load import load_causal
-    from goodheart.stages.writer import SamplingSettings, Writer
+    from goodheart.stages.settings.sampling import SamplingSettings
+    from goodheart.stages.writer import Writer
 
     batches = seen(monkeypatch)
     train(config(tiny_model, prompts, tmp_path / "r", recipe="remax", kl_coef=0.0, num_generations=2, steps=1))

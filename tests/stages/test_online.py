@@ -17,9 +17,10 @@ from goodheart.data.template import Template
 from goodheart.errors import ConfigError, DataError
 from goodheart.models.load import load_causal
 from goodheart.stages import online
-from goodheart.stages.online import RECIPES, OnlineConfig, train
+from goodheart.stages.online import OnlineConfig, train
 from goodheart.stages.online_answers import Contest
 from goodheart.stages.online_update import Lesson
+from goodheart.stages.settings.online import RECIPES
 from goodheart.train.config import build
 from goodheart.train.metrics import read_metrics
 from tests.stages.commands import assert_same_to_the_bit, in_processes, log, options, start, write_rows

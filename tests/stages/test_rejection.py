@@ -24,9 +24,9 @@ from goodheart.stages import rejection as stage
 from goodheart.stages.rejection import RejectionConfig, select, train
 from goodheart.stages.sample import SampleConfig, sample
 from goodheart.stages.selection import Candidate, at_least, best_of_each, distinct, top_share
+from goodheart.stages.settings.sampling import SamplingSettings
 from goodheart.stages.sft import SFTConfig
 from goodheart.stages.sft import train as sft
-from goodheart.stages.writer import SamplingSettings
 from tests.stages.commands import (
     assert_same_to_the_bit,
     in_processes,

@@ -12,8 +12,8 @@ from goodheart.errors import DataError
 from goodheart.stages.dpo import DPOConfig
 from goodheart.stages.kto import KTOConfig
 from goodheart.stages.reward import RewardConfig, train
+from goodheart.stages.settings.measured import MeasuredSettings
 from goodheart.stages.sft import SFTConfig
-from goodheart.stages.unseen import MeasuredSettings
 from tests.stages.commands import write_rows
 
 

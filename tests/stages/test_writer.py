@@ -13,7 +13,8 @@ from goodheart.judges.load import Judge
 from goodheart.judges.reward import RewardJudge
 from goodheart.models.heads import reward_from_causal
 from goodheart.models.load import load_causal, new_model
-from goodheart.stages.writer import SamplingSettings, room_for_prompts
+from goodheart.stages.settings.sampling import SamplingSettings
+from goodheart.stages.writer import room_for_prompts
 from goodheart.train.config import TrainingSettings
 
 

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from goodheart.errors import RunError
-from goodheart.train import files
+from goodheart.train import files, tensors
 from goodheart.train.checkpoint import Checkpoints, TrainState
 from goodheart.train.optimizer import AdamW, build_optimizer
 
@@ -192,7 +192,8 @@ def test_full_disk_is_a_clear_error_and_leaves_the_older_ones(
         path.write_bytes(next(iter(chunks))[:7])
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(files, "write_chunks", full)
+    for module in (files, tensors):
+        monkeypatch.setattr(module, "write_chunks", full)
     with pytest.raises(RunError, match=r"the disk is full.* needs \d+\.\d MiB and \d+\.\d MiB are free"):
         checkpoints.save(2, state)
     assert kept(tmp_path) == [1]

@@ -42,7 +42,7 @@ _RUN = """
 import sys
 from goodheart.loop.registry import stage
 kind, rest = sys.argv[1], dict(pair.split("=", 1) for pair in sys.argv[2:])
-config, train = stage(kind).load()
+config, train = stage(kind).load_settings(), stage(kind).load()
 from goodheart.train.config import build
 train(build(config, sets=[f"{k}={v}" for k, v in rest.items()]))
 """

@@ -1,0 +1,1 @@
+"""Settings of the stages, apart from their work: nothing heavy is imported to tell a wrong one."""
