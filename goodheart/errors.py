@@ -58,7 +58,7 @@ class MissingError(FeedbackError):
 
 
 class ConflictError(FeedbackError):
-    """What is asked for does not fit the present state: a lock that ran out, a name that is taken, a closed campaign."""
+    """What is asked for does not fit the present state: a lock ran out, a name is taken, a task is finished."""
 
 
 class Interrupted(GoodheartError):

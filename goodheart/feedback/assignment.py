@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import random
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Literal
@@ -69,8 +69,14 @@ class Task:
     expires_at: datetime
 
 
-def next_task(store: Store, campaign: int, person: int, *, now: datetime | None = None) -> Task | Idle:
+def next_task(
+    store: Store, campaign: int, person: int, *, besides: int | None = None, now: datetime | None = None
+) -> Task | Idle:
     """The task a person has open, or else a new one.
+
+    Args:
+        besides: a task they are working on; gives the one that comes after it, so that a page can fetch it ahead. A
+            person holds two tasks at most.
 
     Raises:
         MissingError: there is no such campaign.
@@ -86,18 +92,27 @@ def next_task(store: Store, campaign: int, person: int, *, now: datetime | None 
             return Idle("not_a_member")
         if member.state in ("paused", "failed", "removed"):
             return Idle(member.state, member.reason)
-        own = _own(connection, campaign, person)
+        held = _own(connection, campaign, person)
+        at_hand = next((row for row in held if row.id == besides), None)
+        own = next((row for row in held if row.id != besides), None)
+        if at_hand is not None:
+            _renew(connection, found, at_hand, now)
         if own is not None:
             return _renew(connection, found, own, now)
         _release(connection, campaign, now)
-        return _new_task(connection, found, member, now)
+        task = _new_task(connection, found, member, now)
+        if at_hand is not None and isinstance(task, Task):
+            # What is fetched ahead lies below the task at hand: the newest is the one they come back to.
+            below = {"given_at": at_hand.given_at - timedelta(microseconds=1)}
+            connection.execute(update(assignments).where(assignments.c.id == task.id).values(**below))
+        return task
 
 
-def _own(connection: Connection, campaign: int, person: int) -> Row[Any] | None:
-    """The assignment a person has open, the newest first where undo left several."""
+def _own(connection: Connection, campaign: int, person: int) -> Sequence[Row[Any]]:
+    """The assignments a person has open, the newest first: undo and fetching ahead leave several."""
     mine = (assignments.c.campaign_id == campaign) & (assignments.c.person_id == person)
     query = select(assignments).where(mine & (assignments.c.state == "given"))
-    return connection.execute(query.order_by(assignments.c.given_at.desc(), assignments.c.id.desc()).limit(1)).first()
+    return connection.execute(query.order_by(assignments.c.given_at.desc(), assignments.c.id.desc()).limit(10)).all()
 
 
 def _renew(connection: Connection, campaign: Campaign, own: Row[Any], now: datetime) -> Task:
@@ -146,7 +161,7 @@ def advanced(connection: Connection, campaign: Campaign, person: int, state: str
             state = after
             continue
         phase = (items.c.campaign_id == campaign.id) & (items.c.phase == ROUNDS[now])
-        seen, right = _answered(connection, campaign.id, person, ROUNDS[now])
+        seen, right = known_answers(connection, campaign.id, person, ROUNDS[now])
         if seen < wanted:
             enough = connection.execute(select(func.count()).select_from(items).where(phase)).scalar_one() >= wanted
             return state if enough else None
@@ -155,7 +170,7 @@ def advanced(connection: Connection, campaign: Campaign, person: int, state: str
     return state
 
 
-def _answered(connection: Connection, campaign: int, person: int, phase: str) -> tuple[int, int]:
+def known_answers(connection: Connection, campaign: int, person: int, phase: str) -> tuple[int, int]:
     """How many items of a round somebody answered, and how many of them right."""
     from goodheart.feedback.gold import is_right
     from goodheart.feedback.tables import labels

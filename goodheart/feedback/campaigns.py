@@ -16,7 +16,7 @@ from itertools import islice
 from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
-from sqlalchemy import Connection, Row, insert, select, update
+from sqlalchemy import Connection, Row, func, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
 from goodheart.errors import ConflictError, FeedbackError, MissingError
@@ -145,7 +145,7 @@ def create(
         except IntegrityError as error:
             raise ConflictError(f"there is a campaign named {settings.name!r} already; choose another name") from error
         insert_version(connection, campaign, guideline, by=by, now=now)
-        added = _add(connection, campaign, settings, new)
+        added = add_rows(connection, campaign, settings, new)
         audit.note(connection, by, "create campaign", {"campaign": campaign, "items": added.items}, now)
         return load(connection, campaign)
 
@@ -166,7 +166,7 @@ def add_items(
     """
     with store.begin() as connection:
         found = load(connection, campaign)
-        added = _add(connection, campaign, found.settings, new)
+        added = add_rows(connection, campaign, found.settings, new)
         # New items may come before the place where members stand.
         connection.execute(update(members).where(members.c.campaign_id == campaign).values(cursor=None))
         what = {"campaign": campaign, "items": added.items, "again": added.again}
@@ -174,7 +174,8 @@ def add_items(
     return added
 
 
-def _add(connection: Connection, campaign: int, settings: CampaignSettings, new: Iterable[NewItem]) -> Added:
+def add_rows(connection: Connection, campaign: int, settings: CampaignSettings, new: Iterable[NewItem]) -> Added:
+    """Adds the rows of new items, in the caller's transaction."""
     added = Added()
     start = connection.execute(select(items.c.id).where(items.c.campaign_id == campaign).order_by(items.c.id.desc()))
     chance = random.Random(f"items {settings.seed} {campaign} {start.scalar() or 0}")
@@ -287,6 +288,15 @@ def get(store: Store, name: str | int) -> Campaign:
             f"there is no campaign {name!r}; there are: {', '.join(c.name for c in listing(store)) or '-'}"
         )
     return _campaign(row)
+
+
+def done_share(store: Store, campaign: int) -> float:
+    """How much of the work is done: labels given of labels wanted, 0 to 1."""
+    counts = select(func.sum(items.c.done), func.sum(items.c.wanted))
+    of_work = (items.c.campaign_id == campaign) & (items.c.phase == "work") & items.c.state.not_in(("closed", "spare"))
+    with store.read() as connection:
+        done, wanted = connection.execute(counts.where(of_work)).one()
+    return min(1.0, (done or 0) / wanted) if wanted else 0.0
 
 
 def listing(store: Store) -> list[Campaign]:

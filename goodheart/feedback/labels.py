@@ -13,7 +13,7 @@ from sqlalchemy import Connection, Row, func, insert, select, update
 
 from goodheart.errors import ConflictError, FeedbackError, MissingError
 from goodheart.feedback import audit
-from goodheart.feedback.assignment import ROUNDS, Task, advanced, find_own, hold, take_back, task_of
+from goodheart.feedback.assignment import ROUNDS, Task, advanced, find_own, hold, known_answers, take_back, task_of
 from goodheart.feedback.campaigns import Campaign, CampaignSettings, load
 from goodheart.feedback.gold import agreement, is_right, must_pause
 from goodheart.feedback.guidelines import current_id
@@ -432,3 +432,9 @@ def counted(store: Store, campaign: int, person: int) -> dict[str, int]:
     query = select(items.c.phase, func.count().label("labels")).join(items, items.c.id == labels.c.item_id).where(mine)
     with store.read() as connection:
         return {row.phase: row.labels for row in connection.execute(query.group_by(items.c.phase))}
+
+
+def known_right(store: Store, campaign: int, person: int, phase: str) -> tuple[int, int]:
+    """How many items of a round (training, qualification, gold) somebody answered, and how many of them right."""
+    with store.read() as connection:
+        return known_answers(connection, campaign, person, phase)

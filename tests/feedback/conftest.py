@@ -45,15 +45,14 @@ class Server:
         )
         assert done.returncode == 0, f"{program}: {done.stderr}{done.stdout}"
 
-    def address(self, database: str) -> str:
-        return f"postgresql://goodheart@/{database}?host={self.folder}"
-
-    def new_database(self, name: str) -> str:
+    def new_schema(self, name: str) -> str:
+        """The address of an empty schema: much quicker to make than a database, and as good to be alone in."""
         import psycopg
 
-        with psycopg.connect(self.address("postgres"), autocommit=True) as connection:
-            connection.execute(f'CREATE DATABASE "{name}"')
-        return self.address(name)
+        address = f"postgresql://goodheart@/postgres?host={self.folder}"
+        with psycopg.connect(address, autocommit=True) as connection:
+            connection.execute(f'CREATE SCHEMA "{name}"')
+        return f"{address}&options=-csearch_path%3D{name}"
 
     def stop(self) -> None:
         self._run("pg_ctl", "-D", str(self.folder / "data"), "-m", "immediate", "stop")
@@ -95,7 +94,7 @@ def new_place(request: pytest.FixtureRequest, tmp_path: Path) -> NewPlace:
             place = str(tmp_path / f"{name}.db")
         else:
             server: Server = request.getfixturevalue("postgres")
-            place = server.new_database(name)
+            place = server.new_schema(name)
         made.append(place)
         return place
 

@@ -1,26 +1,179 @@
+"""The database itself: migrations, durability settings, errors, moving house."""
+
 from __future__ import annotations
 
-from goodheart.data.records import Answer, Prompt
-from goodheart.feedback.assignment import Idle, Task, next_task
-from goodheart.feedback.campaigns import CampaignSettings, create
-from goodheart.feedback.items import NewItem
-from goodheart.feedback.labels import Answered, history, save, undo
-from goodheart.feedback.people import add_person, join
-from goodheart.feedback.store import Store
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from sqlalchemy import insert, select, text
+
+from goodheart.errors import FeedbackError
+from goodheart.feedback import store as store_module
+from goodheart.feedback.assignment import Idle, next_task
+from goodheart.feedback.labels import Answered, history, save
+from goodheart.feedback.people import add_person, listing
+from goodheart.feedback.store import Store, copy, open_store, storable, utcnow
+from goodheart.feedback.tables import attempts, metadata, people
+from tests.feedback.conftest import NewPlace
+from tests.feedback.making import campaign, task
 
 
-def test_smoke(store: Store) -> None:
-    me = add_person(store, "me", "manager", password="correct horse")
-    new = [NewItem(Prompt(text=f"Q{i}"), (Answer("a"), Answer("b"))) for i in range(3)]
-    campaign = create(store, CampaignSettings(name="c"), new, "be good", by=me.id)
-    join(store, campaign.id, me.id)
+def test_migrations_make_the_tables_of_the_metadata(store: Store) -> None:
+    with store.read() as connection:
+        context = MigrationContext.configure(connection, opts={"compare_type": True, "compare_server_default": True})
+        assert compare_metadata(context, metadata) == []
+        assert context.get_current_revision() == store_module.HEAD
+
+
+def test_head_is_the_newest_migration() -> None:
+    names = sorted(p.name for p in (Path(store_module.__file__).parent / "migrations" / "versions").glob("0*.py"))
+    assert names[-1].startswith(f"{store_module.HEAD}_")
+
+
+def test_a_kept_store_is_opened_again(new_place: NewPlace) -> None:
+    place = new_place()
+    first = open_store(place)
+    add_person(first, "Ann")
+    first.close()
+    again = open_store(place)
+    assert [person.name for person in listing(again)] == ["Ann"]
+    again.close()
+
+
+def test_opened_at_once_by_many_it_is_made_once(new_place: NewPlace) -> None:
+    place = new_place()
+    errors: list[BaseException] = []
+
+    def opening() -> None:
+        try:
+            open_store(place).close()
+        except BaseException as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=opening) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert errors == []
+
+
+def test_a_newer_store_is_refused(new_place: NewPlace) -> None:
+    place = new_place()
+    first = open_store(place)
+    with first.begin() as connection:
+        connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
+    first.close()
+    with pytest.raises(FeedbackError, match="made by a newer goodheart"):
+        open_store(place)
+
+
+def test_sqlite_writes_through_to_the_disk(tmp_path: Path) -> None:
+    store = open_store(tmp_path / "g.db")
+    with store.begin() as connection:
+        found = {name: connection.exec_driver_sql(f"PRAGMA {name}").scalar() for name in
+                 ("journal_mode", "synchronous", "foreign_keys")}  # fmt: skip
+    assert found == {"journal_mode": "wal", "synchronous": 2, "foreign_keys": 1}  # 2: FULL
+    store.close()
+
+
+@pytest.mark.parametrize(
+    ("place", "says"),
+    [
+        ("mysql://here/there", "SQLite .* or PostgreSQL"),
+        ("sqlite://", "in a file, not in memory"),
+        ("nowhere://", "neither a file nor an address|SQLite"),
+        ("/no/such/folder/g.db", "there is no folder"),
+        ("postgresql://nobody:secret@127.0.0.1:1/none", "cannot be opened"),
+    ],
+)
+def test_what_is_no_store_is_refused(place: str, says: str) -> None:
+    with pytest.raises(FeedbackError, match=says) as raised:
+        open_store(place)
+    assert "secret" not in str(raised.value)
+
+
+def test_a_file_that_is_no_database_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "g.db").write_text("no database at all " * 100)
+    with pytest.raises(FeedbackError, match="store of labels"):
+        open_store(tmp_path / "g.db")
+
+
+def test_what_raises_is_undone(store: Store) -> None:
+    def fail() -> None:
+        with store.begin() as connection:
+            connection.execute(insert(people).values(name="x", role="labeller", attributes={}, created_at=utcnow()))
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail()
+    assert listing(store) == []
+
+
+def test_a_reader_sees_one_state(store: Store) -> None:
+    add_person(store, "before")
+    with store.read() as connection:
+        assert len(connection.execute(select(people)).all()) == 1
+        add_person(store, "meanwhile")
+        assert len(connection.execute(select(people)).all()) == 1
+
+
+def test_times_need_a_zone(store: Store) -> None:
+    with pytest.raises(Exception, match="without a zone"), store.begin() as connection:
+        connection.execute(insert(attempts).values(key="k", at=utcnow().replace(tzinfo=None)))
+
+
+HOSTILE = ["\0", "\ud800", "a\udfffb", "𝄞 𠮷", "\u202e", "<script>", "'; DROP TABLE labels; --", "\x1b[31m", "\\u0000"]
+
+
+def test_every_text_comes_back_as_it_was(store: Store) -> None:
+    made, (person,) = campaign(store, 1)
+    found = task(store, made.id, person)
+    for i, words in enumerate(HOSTILE):
+        save(store, found.id, person, Answered([0, 1], comment=words, request=f"r{i}"))
+    assert [row.comment for row in history(store, found.item)] == HOSTILE
+
+
+def test_plain_columns_get_what_they_can_hold() -> None:
+    assert storable("a\0b") == "a\ufffdb"
+    assert storable("a\ud800b").startswith("a\ufffd")
+    assert storable("𝄞 ok") == "𝄞 ok"
+
+
+def test_copy_moves_everything_and_work_goes_on(new_place: NewPlace, tmp_path: Path) -> None:
+    source, target = open_store(tmp_path / "source.db"), open_store(new_place())
+    made, (one, two) = campaign(source, 3, people=2, overlap=2)
+    first = task(source, made.id, one)
+    save(source, first.id, one, Answered([1, 0], comment="\0"))
+    held = task(source, made.id, two)
+    counts = copy(source, target, rows=2)
+    assert counts["items"] == 3
+    assert counts["labels"] == 1
+    assert history(target, first.item) == history(source, first.item)
+    assert task(target, made.id, two).id == held.id
+    save(target, held.id, two, Answered([0, 1]))  # new ids do not meet the old ones
+    assert add_person(target, "new").id not in (one, two)
+    with pytest.raises(FeedbackError, match="is not empty"):
+        copy(source, target)
+    source.close()
+    target.close()
+
+
+def test_a_campaign_runs_to_its_end(store: Store) -> None:
+    made, (person,) = campaign(store, 3)
     for _ in range(3):
-        task = next_task(store, campaign.id, me.id)
-        assert isinstance(task, Task)
-        save(store, task.id, me.id, Answered([0, 1], strength=2))
-    idle = next_task(store, campaign.id, me.id)
-    assert idle == Idle("finished")
-    again = undo(store, campaign.id, me.id)
-    assert again.id == task.id
-    save(store, again.id, me.id, Answered([1, 1]))
-    assert [(r.ranks, r.live) for r in history(store, task.item)] == [((0, 1), False), (None, False), ((0, 0), True)]
+        save(store, task(store, made.id, person).id, person, Answered([0, 1]))
+    assert next_task(store, made.id, person) == Idle("finished")
+
+
+def test_starts_without_torch() -> None:
+    folder = Path(store_module.__file__).parent
+    names = [f"goodheart.feedback.{p.stem}" for p in folder.glob("*.py") if p.stem != "__init__"]
+    code = f"import sys, {', '.join(names)}; print(sorted({{'torch', 'transformers', 'datasets'}} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

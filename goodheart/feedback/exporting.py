@@ -1,0 +1,201 @@
+"""Labels out of the store and into it: as records, and as files in every layout that goodheart writes.
+
+    export(store, campaign.id, "labels.jsonl")                        # everything: layout "ranked"
+    export(store, campaign.id, "pairs.parquet", "trl-preference")
+    import_judgements(store, campaign.id, read_records("old.jsonl", "preference").records)
+
+Records come item by item, so that all labels of a prompt stand together and can go into one split. Answers, ranks and
+shown orders are in the order of the item. Nothing is held in memory but a few hundred items with their labels.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Connection, select
+
+from goodheart.data.layouts import to_rows
+from goodheart.data.messages import RowError
+from goodheart.data.records import Answer, Judgement, Prompt
+from goodheart.data.writing import write_rows
+from goodheart.feedback.campaigns import load
+from goodheart.feedback.items import unpack_answer, unpack_prompt
+from goodheart.feedback.store import Store
+from goodheart.feedback.tables import guidelines, items, labels, people
+
+_ITEMS = 500  # read at a time, with their labels
+
+
+@dataclass(slots=True)
+class Exported:
+    """What an export wrote."""
+
+    judgements: int = 0
+    rows: int = 0
+    left_out: int = 0  # that the layout cannot hold
+
+
+@dataclass(frozen=True, slots=True)
+class _Rater:
+    name: str
+    attributes: Mapping[str, Any]
+
+
+def export(
+    store: Store,
+    campaign: int,
+    path: str | Path,
+    layout: str = "ranked",
+    *,
+    weights: Mapping[str, float] | None = None,
+    soft: bool = False,
+    phases: Sequence[str] = ("work",),
+    overruled: bool = False,
+) -> Exported:
+    """Writes the labels of a campaign into a file. Arguments as `judgements`.
+
+    Args:
+        layout: one of goodheart.data.layouts.LAYOUTS.
+
+    Raises:
+        DataError: the file cannot be written.
+        MissingError: there is no such campaign.
+    """
+    done = Exported()
+
+    def rows() -> Iterator[dict[str, Any]]:
+        for judgement in judgements(store, campaign, weights=weights, soft=soft, phases=phases, overruled=overruled):
+            done.judgements += 1
+            try:
+                yield from to_rows(judgement, layout)
+            except RowError:
+                done.left_out += 1
+
+    done.rows = write_rows(path, rows())
+    return done
+
+
+def judgements(
+    store: Store,
+    campaign: int,
+    *,
+    weights: Mapping[str, float] | None = None,
+    soft: bool = False,
+    phases: Sequence[str] = ("work",),
+    overruled: bool = False,
+) -> Iterator[Judgement]:
+    """The labels that count, item by item.
+
+    Args:
+        weights: trust in each person by name, 1 for who is not named; it multiplies the label's weight. A label of
+            weight 0 is left out.
+        soft: one record per item in place of one per label. Of a pair it has the `probability` that the order is right
+            (a tie is half a vote for each side); of more answers, one record per order that was given, weighted by its
+            share of the votes.
+        phases: of the items; gold, training and qualification are left out unless named.
+        overruled: also the labels of items on which an adjudicator decided, beside that decision.
+
+    Raises:
+        MissingError: there is no such campaign.
+    """
+    with store.read() as connection:
+        load(connection, campaign)
+        raters = {row.id: _Rater(row.name, row.attributes) for row in connection.execute(select(people))}
+        versions = select(guidelines.c.id, guidelines.c.name).where(guidelines.c.campaign_id == campaign)
+        named = {row.id: row.name for row in connection.execute(versions)}
+        for item, given in _by_item(connection, campaign, phases):
+            made = _judgements(item, given, raters, named, weights, overruled)
+            yield from _softened(made) if soft else made
+
+
+def _by_item(connection: Connection, campaign: int, phases: Sequence[str]) -> Iterator[tuple[Any, list[Any]]]:
+    """Items that have labels, with those that count."""
+    last = 0
+    here = (items.c.campaign_id == campaign) & items.c.phase.in_(phases)
+    of_item = select(items.c.id, items.c.prompt, items.c.answers).where(here).order_by(items.c.id).limit(_ITEMS)
+    while found := connection.execute(of_item.where(items.c.id > last)).all():
+        first, last = found[0].id, found[-1].id
+        near = (labels.c.item_id >= first) & (labels.c.item_id <= last)
+        said = select(labels).where(near, labels.c.campaign_id == campaign, labels.c.live)
+        given: defaultdict[int, list[Any]] = defaultdict(list)
+        for row in connection.execute(said.order_by(labels.c.item_id, labels.c.id)):
+            given[row.item_id].append(row)
+        for item in found:
+            if item.id in given:
+                yield item, given[item.id]
+
+
+def _judgements(
+    item: Any,
+    given: Sequence[Any],
+    raters: Mapping[int, _Rater],
+    versions: Mapping[int, str],
+    weights: Mapping[str, float] | None,
+    overruled: bool,
+) -> list[Judgement]:
+    if not overruled and any(row.kind == "adjudication" for row in given):
+        given = [row for row in given if row.kind == "adjudication"]
+    asked, answers = unpack_prompt(item.prompt), tuple(unpack_answer(each) for each in item.answers)
+    made = [_judgement(row, asked, answers, raters.get(row.person_id), versions.get(row.guideline_id)) for row in given]
+    if weights is None:
+        return made
+    weighed = [replace(each, weight=each.weight * weights.get(each.rater or "", 1.0)) for each in made]
+    return [each for each in weighed if each.weight > 0]
+
+
+def _judgement(
+    row: Any, asked: Prompt, answers: tuple[Answer, ...], rater: _Rater | None, guideline: str | None
+) -> Judgement:
+    notes = row.notes or {}
+    return Judgement(
+        asked,
+        answers,
+        tuple(row.ranks),
+        margin=notes.get("margin"),
+        weight=notes.get("weight", 1.0),
+        rater=None if rater is None else rater.name,
+        rater_attributes=notes.get("rater_attributes", {} if rater is None else rater.attributes),
+        guideline=guideline,
+        shown_order=None if row.shown is None else tuple(row.shown),
+        seconds=row.seconds,
+        flags=row.flags,
+        gold=row.gold,
+        batch=row.batch,
+        strength=row.strength,
+        probability=notes.get("probability"),
+        ratings=row.ratings or {},
+        comment=row.comment,
+        source=notes.get("source", row.source),
+        kind=row.kind,
+        created_at=notes.get("created_at") or row.created_at.isoformat(),
+        item_id=notes.get("item_id") or f"{row.campaign_id}-{row.item_id}",
+        group_id=notes.get("group_id"),
+    )
+
+
+def _softened(made: Sequence[Judgement]) -> Iterator[Judgement]:
+    """One record for all labels of an item, or one for each order of more than two answers."""
+    total = sum(each.weight for each in made)
+    if not made or total <= 0:
+        return
+    first = made[0]
+    plain = Judgement(first.prompt, first.answers, first.ranks, guideline=first.guideline, batch=first.batch,
+                      gold=first.gold, item_id=first.item_id, kind=first.kind)  # fmt: skip
+    if len(first.answers) == 2:
+        ahead = sum(each.weight * (1 + _sign(each.ranks[1] - each.ranks[0])) / 2 for each in made) / total
+        pair = (0, 1) if ahead > 0.5 else (1, 0) if ahead < 0.5 else (0, 0)
+        yield replace(plain, ranks=pair, probability=None if ahead == 0.5 else max(ahead, 1 - ahead))
+        return
+    shares: defaultdict[tuple[int, ...], float] = defaultdict(float)
+    for each in made:
+        shares[each.ranks] += each.weight / total
+    for ranks, share in shares.items():
+        yield replace(plain, ranks=ranks, weight=share)
+
+
+def _sign(value: int) -> int:
+    return (value > 0) - (value < 0)

@@ -1,0 +1,260 @@
+"""Labels that were made elsewhere, into a campaign: the same comparison by several people becomes one item.
+
+Two comparisons are the same where prompt and answers are, in whatever order the answers stand; ranks, shown orders,
+flags and ratings are turned into the item's order. What has no column of its own is kept in `labels.notes`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from itertools import islice
+from typing import Any
+
+from sqlalchemy import Connection, insert, select, update
+
+from goodheart.data.records import Judgement
+from goodheart.errors import FeedbackError
+from goodheart.feedback import audit
+from goodheart.feedback.campaigns import Campaign, add_rows, load
+from goodheart.feedback.guidelines import insert_version
+from goodheart.feedback.items import NewItem, checked, unpack_answer
+from goodheart.feedback.people import checked_name
+from goodheart.feedback.store import Store, insert_row, storable, utcnow
+from goodheart.feedback.tables import SOURCES, assignments, guidelines, items, labels, people
+
+_AT_ONCE = 1000  # judgements per transaction's statement
+
+
+@dataclass(slots=True)
+class Imported:
+    """What became of the judgements."""
+
+    labels: int = 0
+    items: int = 0  # new ones
+    people: int = 0  # new ones
+    replaced: int = 0  # labels of somebody who had labelled the item before: the older stays as history
+    left_out: int = 0  # all answers the same, or too many of them
+
+
+@dataclass(slots=True)
+class _Known:
+    """What was met before, so that it is not looked up again."""
+
+    people: dict[str, tuple[int, Mapping[str, Any]]]
+    guidelines: dict[str, int]
+
+
+def import_judgements(
+    store: Store, campaign: int, given: Iterable[Judgement], *, by: int | None = None, now: datetime | None = None
+) -> Imported:
+    """Adds judgements as labels: all of them or, on an error, none.
+
+    Raters become people who cannot log in. An item is done when it has as many labels as the campaign's `overlap`; else
+    the rest is asked of the campaign's labellers.
+
+    Raises:
+        MissingError: there is no such campaign.
+    """
+    done, now, source = Imported(), now or utcnow(), iter(given)
+    with store.begin() as connection:
+        found = load(connection, campaign)
+        known = _known(connection, campaign)
+        while part := list(islice(source, _AT_ONCE)):
+            _import(connection, found, part, known, done, now)
+        what = {"campaign": campaign, "labels": done.labels, "items": done.items, "people": done.people}
+        audit.note(connection, by, "import", what, now)
+    return done
+
+
+def _known(connection: Connection, campaign: int) -> _Known:
+    named = {row.name: (row.id, row.attributes) for row in connection.execute(select(people))}
+    versions = select(guidelines.c.name, guidelines.c.id).where(guidelines.c.campaign_id == campaign)
+    return _Known(named, {row.name: row.id for row in connection.execute(versions)})
+
+
+def _import(
+    connection: Connection, campaign: Campaign, part: Sequence[Judgement], known: _Known, done: Imported, now: datetime
+) -> None:
+    usable: list[tuple[str, Judgement]] = []
+    new: dict[str, NewItem] = {}
+    for each in part:
+        item = NewItem(each.prompt, each.answers, batch=each.batch)
+        try:
+            checked(item)
+        except FeedbackError:
+            done.left_out += 1
+            continue
+        key = item.key
+        usable.append((key, each))
+        new.setdefault(key, item)
+    if not usable:
+        return
+    done.items += add_rows(connection, campaign.id, campaign.settings, new.values()).items
+    here = (items.c.campaign_id == campaign.id) & (items.c.phase == "work") & items.c.key.in_(list(new))
+    rows = {row.key: row for row in connection.execute(select(items).where(here))}
+    said = {row.id: [unpack_answer(each).turns() for each in row.answers] for row in rows.values()}
+    made = []
+    for key, each in usable:
+        row = rows[key]
+        order = _order([a.turns() for a in each.answers], said[row.id])
+        person = _person(connection, each, known, done, now)
+        made.append(_label(connection, campaign.id, row.id, each, order, person, known, now))
+    _insert(connection, made, done)
+    _count(connection, campaign, rows.values())
+
+
+def _order(given: list[Any], kept: list[Any]) -> list[int]:
+    """For each answer of the item, which answer of the judgement it is."""
+    left = list(range(len(given)))
+    order = []
+    for turns in kept:
+        index = next(i for i in left if given[i] == turns)
+        left.remove(index)
+        order.append(index)
+    return order
+
+
+def _person(
+    connection: Connection, each: Judgement, known: _Known, done: Imported, now: datetime
+) -> tuple[int, Mapping[str, Any]] | None:
+    if each.rater is None:
+        return None
+    try:
+        name = checked_name(each.rater)
+    except FeedbackError:  # a name that nobody could read: its hash stands for it
+        name = "rater-" + hashlib.sha256(each.rater.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+    if name not in known.people:
+        values = {"name": name, "role": "labeller", "attributes": dict(each.rater_attributes), "created_at": now}
+        known.people[name] = (insert_row(connection, people, values), each.rater_attributes)
+        done.people += 1
+    return known.people[name]
+
+
+def _label(
+    connection: Connection,
+    campaign: int,
+    item: int,
+    each: Judgement,
+    order: list[int],
+    person: tuple[int, Mapping[str, Any]] | None,
+    known: _Known,
+    now: datetime,
+) -> dict[str, Any]:
+    place = {given: kept for kept, given in enumerate(order)}
+    at = _time(each.created_at)
+    notes: dict[str, Any] = {
+        name: getattr(each, name)
+        for name, usual in (("margin", None), ("weight", 1.0), ("probability", None), ("item_id", None),
+                            ("group_id", None))
+        if getattr(each, name) != usual
+    }  # fmt: skip
+    if each.source not in SOURCES:
+        notes["source"] = each.source
+    if at is None or at.isoformat() != each.created_at:
+        notes["created_at"] = each.created_at
+    if each.rater_attributes and (person is None or each.rater_attributes != person[1]):
+        notes["rater_attributes"] = dict(each.rater_attributes)
+    tiers = sorted(set(each.ranks))
+    return {
+        "campaign_id": campaign,
+        "item_id": item,
+        "person_id": None if person is None else person[0],
+        "ranks": [tiers.index(each.ranks[i]) for i in order],
+        "strength": each.strength,
+        "flags": {name: _placed(value, place) for name, value in each.flags.items()},
+        "ratings": {name: _ordered(value, order) for name, value in each.ratings.items()} or None,
+        "comment": each.comment,
+        "notes": notes or None,
+        "guideline_id": _guideline(connection, campaign, each.guideline, known, now),
+        "shown": None if each.shown_order is None else [place[i] for i in each.shown_order],
+        "seconds": each.seconds,
+        "gold": each.gold,
+        "batch": None if each.batch is None else storable(each.batch)[:200],
+        "source": each.source if each.source in SOURCES else "import",
+        "kind": each.kind,
+        "live": True,
+        "created_at": at or now,
+    }
+
+
+def _placed(value: Any, place: Mapping[int, int]) -> Any:
+    """A flag that lists answers, in the item's order."""
+    if isinstance(value, list | tuple) and all(type(i) is int and i in place for i in value):
+        return sorted(place[i] for i in value)
+    return value
+
+
+def _ordered(value: Any, order: Sequence[int]) -> Any:
+    """One value per answer, in the item's order."""
+    return [value[i] for i in order] if isinstance(value, list | tuple) and len(value) == len(order) else value
+
+
+def _time(written: str | None) -> datetime | None:
+    try:
+        at = None if written is None else datetime.fromisoformat(written)
+    except ValueError:
+        return None
+    return None if at is None else at.astimezone(UTC) if at.tzinfo else at.replace(tzinfo=UTC)
+
+
+def _guideline(connection: Connection, campaign: int, name: str | None, known: _Known, now: datetime) -> int | None:
+    if name is None:
+        return None
+    name = storable(name)[:100]
+    if name not in known.guidelines:
+        note = "imported with labels that were given under it; its text is not known"
+        known.guidelines[name] = insert_version(connection, campaign, "", name=name, note=note, now=now)
+    return known.guidelines[name]
+
+
+def _insert(connection: Connection, made: list[dict[str, Any]], done: Imported) -> None:
+    """Adds labels; of several by one person on one item the last one counts."""
+    last: dict[tuple[int, int, str], dict[str, Any]] = {}
+    for label in made:
+        if label["person_id"] is None:
+            continue
+        key = (label["item_id"], label["person_id"], label["kind"])
+        if key in last:
+            last[key]["live"] = False
+            done.replaced += 1
+        last[key] = label
+    touched = list({key[0] for key in last})
+    had = select(labels.c.id, labels.c.item_id, labels.c.person_id, labels.c.kind)
+    for row in connection.execute(had.where(labels.c.item_id.in_(touched), labels.c.live)).all():
+        if (row.item_id, row.person_id, row.kind) in last:
+            connection.execute(update(labels).where(labels.c.id == row.id).values(live=False))
+            done.replaced += 1
+    connection.execute(insert(labels), made)
+    done.labels += len(made)
+    known = {tuple(row) for row in connection.execute(
+        select(assignments.c.item_id, assignments.c.person_id).where(assignments.c.item_id.in_(touched))
+    )}  # fmt: skip
+    given = [
+        # They have seen the item: should they come to label here, it is not given to them again.
+        {"item_id": item, "person_id": person, "campaign_id": label["campaign_id"], "shown": label["shown"] or [],
+         "given_at": label["created_at"], "expires_at": label["created_at"], "state": "done"}
+        for (item, person, kind), label in last.items() if kind == "label" and (item, person) not in known
+    ]  # fmt: skip
+    if given:
+        connection.execute(insert(assignments), given)
+
+
+def _count(connection: Connection, campaign: Campaign, touched: Iterable[Any]) -> None:
+    """Counts the labels of items anew."""
+    rows = {row.id: row for row in touched}
+    live = select(labels.c.item_id, labels.c.kind).where(labels.c.item_id.in_(list(rows)), labels.c.live)
+    counts = dict.fromkeys(rows, 0)
+    settled = set()
+    for label in connection.execute(live):
+        counts[label.item_id] += label.kind == "label"
+        if label.kind == "adjudication":
+            settled.add(label.item_id)
+    for item, done in counts.items():
+        row = rows[item]
+        wanted = max(row.wanted, done + row.held)
+        state = "settled" if item in settled else "done" if done >= wanted else "open"
+        state = row.state if row.state == "closed" else state
+        connection.execute(update(items).where(items.c.id == item).values(done=done, wanted=wanted, state=state))
