@@ -1,0 +1,138 @@
+"""The web application of the studio, and the server that runs it.
+
+    serve(open_store("goodheart.db"))        # http://127.0.0.1:8000, for the one person at this machine
+
+Without accounts whoever can open the page is the manager, so it answers on this machine alone. With accounts people log
+in, and it may be put on a network, behind a proxy that speaks HTTPS.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Collection
+from contextlib import asynccontextmanager
+
+import uvicorn
+from fastapi import FastAPI
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+from starlette.staticfiles import StaticFiles
+from starlette.types import Scope
+
+from goodheart.errors import ConfigError, FeedbackError
+from goodheart.feedback import people
+from goodheart.feedback.store import Store
+from goodheart.studio import accounts, labelling, manage
+from goodheart.studio.pages import (
+    HERE,
+    broken,
+    on_bad_request,
+    on_feedback_error,
+    on_http_error,
+    static_version,
+)
+from goodheart.studio.security import LOCAL_HOSTS, Guard, Limit, new_token
+
+ME = "me"  # name of the one person where there are no accounts
+
+
+def create_app(
+    store: Store, *, single_user: bool, hosts: Collection[str] | None = None, ready: Callable[[], None] | None = None
+) -> FastAPI:
+    """The application.
+
+    Args:
+        single_user: no log-in; whoever opens a page is the manager "me". Then only local host names are answered.
+        hosts: names the studio is called by; None: any, with accounts.
+        ready: called once when the server has started.
+    """
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        if ready is not None:
+            ready()
+        yield
+
+    app = FastAPI(title="goodheart studio", docs_url=None, redoc_url=None, openapi_url=None, lifespan=lifespan)
+    app.state.store = store
+    app.state.me = _me(store) if single_user else None
+    app.state.csrf = new_token()
+    app.state.invite_limit = Limit(30, 60.0)
+    app.state.write_limit = Limit(600, 60.0)  # writes of one person in a minute, ten times what hands can do
+    app.add_middleware(Guard, hosts=LOCAL_HOSTS if single_user else hosts, body_most=manage.BODY_MOST, broken=broken)
+    app.add_exception_handler(HTTPException, on_http_error)
+    app.add_exception_handler(RequestValidationError, on_bad_request)
+    app.add_exception_handler(FeedbackError, on_feedback_error)
+    app.include_router(accounts.router)
+    app.include_router(labelling.router)
+    app.include_router(manage.router)
+    app.mount(f"/static/{static_version()}", _Static(directory=HERE / "static"), name="static")
+    return app
+
+
+class _Static(StaticFiles):
+    """Files under an address that changes with them, so browsers need not ask again."""
+
+    async def get_response(self, path: str, scope: Scope) -> Response:
+        response = await super().get_response(path, scope)
+        response.headers["Cache-Control"] = "public, max-age=31536000, immutable"
+        return response
+
+
+def _me(store: Store) -> people.Person:
+    """The person of a studio without accounts: a manager, made at the first start."""
+    found = people.find_person(store, ME)
+    if found is None:
+        return people.add_person(store, ME, "manager")
+    if found.role != "manager":
+        people.change_role(store, found.id, "manager")
+    return people.get_person(store, found.id)
+
+
+def serve(
+    store: Store,
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    *,
+    accounts: bool = False,
+    hosts: Collection[str] | None = None,
+    ready: Callable[[], None] | None = None,
+) -> None:
+    """Serves the studio until Ctrl-C; answers that are being saved are finished first.
+
+    Args:
+        host: address to listen on; 127.0.0.1 is this machine alone.
+        accounts: people log in. Needed for any other host.
+        hosts: names the studio is called by, such as labels.example.org; None: any, with accounts.
+        ready: called once when it answers.
+
+    Raises:
+        ConfigError: another host without accounts, or a port that is taken.
+    """
+    if not accounts and host not in LOCAL_HOSTS:
+        raise ConfigError(
+            f"host {host}: without accounts whoever reaches the page is its manager; "
+            "turn accounts on, or leave the host at 127.0.0.1"
+        )
+    app = create_app(store, single_user=not accounts, hosts=hosts, ready=ready)
+    server = uvicorn.Server(
+        uvicorn.Config(
+            app,
+            host=host,
+            port=port,
+            log_level="warning",
+            access_log=False,
+            server_header=False,
+            timeout_graceful_shutdown=5,
+        )
+    )
+    try:
+        server.run()
+    except KeyboardInterrupt:
+        pass  # the server has shut down; Ctrl-C is how one leaves
+    except SystemExit as error:
+        raise ConfigError(
+            f"port {port} of {host} cannot be used; is a studio running already? Try another port"
+        ) from error
+    finally:
+        store.close()

@@ -1,0 +1,291 @@
+"""The page on which answers are compared, and what its scripts talk to.
+
+The browser knows answers by their place on the page (0 is the first shown); the store knows them by their place in the
+item. Here, and nowhere else, one becomes the other. The browser never learns which model wrote what in a blind
+campaign, nor which items have a known answer.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from statistics import median
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Query, Request
+from pydantic import BaseModel, ConfigDict, Field
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+
+from goodheart.data.records import Message, Prompt
+from goodheart.feedback import assignment, campaigns, guidelines, labels
+from goodheart.feedback.assignment import Idle, Task
+from goodheart.feedback.items import MOST_ANSWERS
+from goodheart.feedback.labels import MOST_COMMENT, Answered
+from goodheart.studio.differences import Part, difference
+from goodheart.studio.markdown import SHOWN_MOST, render
+from goodheart.studio.marks import show, sound
+from goodheart.studio.pages import Json, page
+from goodheart.studio.visitors import ByPage, Membership, Number, SignedIn, StoreOf, person_of
+from goodheart.studio.words import Words, script_of
+
+router = APIRouter()
+
+REASONS = ("unclear", "expertise", "language", "distressing", "broken", "other")
+_HELP = (  # keys, and the words for what they do
+    (("1", "…", "9"), "help.place"),
+    (("=", "t"), "help.tie"),
+    (("1", "2", "3", "4"), "help.strength"),
+    (("←", "→"), "help.arrows"),
+    (("Shift+↑", "Shift+↓"), "help.move"),
+    (("Shift+1", "…"), "help.flag"),
+    (("b",), "help.both_bad"),
+    (("⏎",), "help.submit"),
+    (("u",), "help.undo"),
+    (("⌫",), "help.back"),
+    (("s",), "help.skip"),
+    (("c",), "help.comment"),
+    (("d",), "help.difference"),
+    (("r",), "help.raw"),
+    (("a",), "help.all"),
+    (("g",), "help.guidelines"),
+)
+Place = Annotated[int, Field(ge=0, lt=MOST_ANSWERS)]
+_DRAFT_MOST = 50_000  # characters of a draft as JSON
+
+
+class Label(BaseModel):
+    """What the page sends when an answer is handed in; lists count by place on the page."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    request: str = Field(pattern=r"^[A-Za-z0-9-]{8,64}$")
+    ranks: list[Place] = Field(min_length=2, max_length=MOST_ANSWERS)
+    strength: int | None = Field(None, ge=1, le=4)
+    both_bad: bool = False
+    flags: dict[str, list[Place]] = Field(default_factory=dict, max_length=50)
+    ratings: dict[str, list[Annotated[int, Field(ge=1, le=5)] | None]] | None = Field(None, max_length=50)
+    comment: str = Field("", max_length=MOST_COMMENT)
+    seconds: float = Field(ge=0, le=86_400, allow_inf_nan=False)
+
+
+class Skip(BaseModel):
+    """Why a task is put aside."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    request: str = Field(pattern=r"^[A-Za-z0-9-]{8,64}$")
+    reason: str = Field(min_length=1, max_length=40)
+    more: str = Field("", max_length=1000)
+
+
+class Draft(BaseModel):
+    """A half-made answer, in the page's own form."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    answer: dict[str, Any]
+    seconds: float = Field(0.0, ge=0, le=86_400, allow_inf_nan=False)
+
+
+@router.get("/c/{campaign}/label")
+def label_page(request: Request, visitor: SignedIn, member: Membership, store: StoreOf, campaign: Number) -> Response:
+    found = campaigns.get(store, campaign)
+    settings, words = found.settings, visitor.words
+    setup = {
+        "campaign": campaign,
+        "person": member.person.id,
+        "csrf": visitor.csrf,
+        "language": words.language,
+        "words": words.scripts(),
+        "strength": settings.strength,
+        "flags": settings.flags,
+        "rubric": [{"name": name, "about": about} for name, about in settings.rubric.items()],
+        "lock_minutes": settings.lock_minutes,
+    }
+    help_lines = [(keys, words(key)) for keys, key in _HELP]
+    return page(request, "label.html", campaign=found, setup=setup, help=help_lines, reasons=REASONS)
+
+
+@router.get("/c/{campaign}/guidelines")
+def guidelines_page(request: Request, member: Membership, store: StoreOf, campaign: Number) -> Response:
+    found = campaigns.get(store, campaign)
+    return page(request, "guidelines.html", campaign=found, guideline=guidelines.current(store, campaign))
+
+
+@router.get("/c/{campaign}/me")
+def my_page(request: Request, visitor: SignedIn, member: Membership, store: StoreOf, campaign: Number) -> Response:
+    found = campaigns.get(store, campaign)
+    mine = list(labels.live_labels(store, campaign, person=member.person.id, phases=None))
+    timed = [row.seconds for row in mine if row.seconds is not None]
+    now = datetime.now(UTC)
+    by_day = Counter(row.at.date() for row in mine)
+    days = [(day, by_day[day]) for day in (now.date() - timedelta(days=back) for back in range(13, -1, -1))]
+    numbers = {"labels": len(mine), "seconds": median(timed) if timed else None, "hours": sum(timed) / 3600}
+    seen, right = labels.known_right(store, campaign, member.person.id, "training")
+    return page(request, "me.html", campaign=found, member=member, numbers=numbers, days=days, seen=seen, right=right)
+
+
+@router.get("/api/c/{campaign}/task")
+def next_task(
+    visitor: SignedIn,
+    member: Membership,
+    store: StoreOf,
+    campaign: Number,
+    besides: Annotated[int | None, Query(ge=1, le=2**31 - 1)] = None,
+) -> Response:
+    """The task to work on; with `besides`, the one to prefetch while that one is worked on."""
+    found = assignment.next_task(store, campaign, member.person.id, besides=besides)
+    if isinstance(found, Idle):
+        return Json({"task": None, "idle": idle(found, visitor.words)})
+    return Json({"task": as_shown(found), "idle": None})
+
+
+@router.get("/api/c/{campaign}/guidelines")
+def current_guidelines(member: Membership, store: StoreOf, campaign: Number) -> Response:
+    found = guidelines.current(store, campaign)
+    return Json({"id": found.id, "version": sound(found.name), "html": render(found.text).html})
+
+
+@router.get("/api/c/{campaign}/me")
+def my_numbers(
+    member: Membership, store: StoreOf, campaign: Number, since: Annotated[datetime | None, Query()] = None
+) -> Response:
+    """What the visitor did since a moment (their midnight), for the line at the top of the page."""
+    try:
+        start = (since or datetime.now(UTC) - timedelta(days=1)).astimezone(UTC)
+    except (OverflowError, ValueError) as error:  # at the ends of the calendar
+        raise HTTPException(422) from error
+    mine = list(labels.live_labels(store, campaign, person=member.person.id, phases=None, since=start))
+    timed = [row.seconds for row in mine if row.seconds is not None]
+    seen, right = labels.known_right(store, campaign, member.person.id, "training")
+    share = campaigns.done_share(store, campaign)
+    return Json({"count": len(mine), "seconds": timed, "training": {"seen": seen, "right": right}, "share": share})
+
+
+@router.put("/api/tasks/{task}/draft", dependencies=[ByPage])
+def save_draft(visitor: SignedIn, store: StoreOf, task: Number, draft: Draft) -> Response:
+    kept = draft.model_dump()
+    if len(Json(kept).body) > _DRAFT_MOST:
+        raise HTTPException(413)
+    expires = assignment.save_draft(store, task, person_of(visitor).id, kept)
+    return Json({"expires_at": expires.isoformat()})
+
+
+@router.post("/api/tasks/{task}/label", dependencies=[ByPage])
+def save_label(visitor: SignedIn, store: StoreOf, task: Number, label: Label) -> Response:
+    """Keeps an answer. The same request sent again is the same answer."""
+    person = person_of(visitor).id
+    shown = assignment.get_task(store, task, person).shown
+    saved = labels.save(store, task, person, as_stored(label, shown))
+    told = None
+    if saved.feedback is not None:
+        ranks = [saved.feedback.ranks[index] for index in shown]
+        told = {"right": saved.feedback.right, "ranks": ranks, "why": render(saved.feedback.why or "").html}
+    return Json({"label": saved.label, "member": saved.member, "feedback": told})
+
+
+@router.post("/api/tasks/{task}/skip", dependencies=[ByPage])
+def skip_task(visitor: SignedIn, store: StoreOf, task: Number, skip: Skip) -> Response:
+    if skip.reason not in REASONS:
+        raise HTTPException(422)
+    more = sound(skip.more).strip()
+    assignment.skip(store, task, person_of(visitor).id, f"{skip.reason}: {more}" if more else skip.reason)
+    return Json({"skipped": True})
+
+
+@router.post("/api/c/{campaign}/undo", dependencies=[ByPage])
+def undo(visitor: SignedIn, member: Membership, store: StoreOf, campaign: Number) -> Response:
+    """The newest label is withdrawn, and its task given back with what was said."""
+    return Json({"task": as_shown(labels.undo(store, campaign, member.person.id)), "idle": None})
+
+
+@router.get("/api/tasks/{task}/difference")
+def differences(
+    visitor: SignedIn, store: StoreOf, task: Number, a: Annotated[int, Query(ge=0)], b: Annotated[int, Query(ge=0)]
+) -> Response:
+    """Two answers, by place on the page, with what differs marked."""
+    found = assignment.get_task(store, task, person_of(visitor).id)
+    if max(a, b) >= len(found.shown):
+        raise HTTPException(404)
+    left, right = (sound(found.answers[found.shown[place]].words)[:SHOWN_MOST] for place in (a, b))
+    return Json({"sides": [_marked(parts) for parts in difference(left, right)]})
+
+
+def _marked(parts: Sequence[Part]) -> str:
+    return "".join(show(p.text) if p.kind == "same" else f"<mark>{show(p.text)}</mark>" for p in parts)
+
+
+def as_shown(task: Task) -> dict[str, Any]:
+    """A task for the page: texts made safe, answers in shown order."""
+    answers = [task.answers[index] for index in task.shown]
+    return {
+        "id": task.id,
+        "phase": task.phase,
+        "guideline": task.guideline,
+        "prompt": [_text(turn.content) | {"role": sound(turn.role)[:40]} for turn in _turns(task.prompt)],
+        "answers": [_text(each.words) | {"model": each.model and sound(each.model)} for each in answers],
+        "draft": _draft(task.draft, task.shown),
+    }
+
+
+def _turns(prompt: Prompt) -> Sequence[Message]:
+    return prompt.messages if prompt.is_chat else (Message("prompt", prompt.text or ""),)
+
+
+def _text(text: str) -> dict[str, Any]:
+    shown = render(text)
+    about = {"characters": shown.characters, "left_out": shown.left_out, "folded": shown.folded}
+    return {"html": shown.html, "raw": shown.raw, "language": script_of(text), **about}
+
+
+def _draft(draft: Mapping[str, Any] | None, shown: Sequence[int]) -> dict[str, Any] | None:
+    """What was said so far: as the page saved it, or, after undo, as the label said it."""
+    if draft is None or "ranks" not in draft:
+        return None if draft is None else dict(draft)
+    said = as_said(draft, shown)
+    return {"said": said, "seconds": draft.get("seconds") or 0.0}
+
+
+def as_said(label: Mapping[str, Any], shown: Sequence[int]) -> dict[str, Any]:
+    """A label by place on the page: the inverse of `as_stored`."""
+    flags = {name: value for name, value in (label.get("flags") or {}).items() if name != "both_bad"}
+    place = {index: at for at, index in enumerate(shown)}
+    return {
+        "ranks": [label["ranks"][index] for index in shown],
+        "strength": label.get("strength"),
+        "both_bad": bool((label.get("flags") or {}).get("both_bad")),
+        "flags": {name: sorted(place[index] for index in held) for name, held in flags.items()},
+        "ratings": {name: [row[index] for index in shown] for name, row in (label.get("ratings") or {}).items()},
+        "comment": label.get("comment") or "",
+    }
+
+
+def as_stored(label: Label, shown: Sequence[int]) -> Answered:
+    """A label by place in the item. Raises 422 where its lists do not fit the number of answers."""
+    count = len(shown)
+    rows: list[Sequence[Any]] = [label.ranks, *(label.ratings or {}).values()]
+    if any(len(row) != count for row in rows) or any(at >= count for held in label.flags.values() for at in held):
+        raise HTTPException(422)
+
+    def by_item(row: Sequence[Any]) -> list[Any]:
+        return [row[shown.index(index)] for index in range(count)]
+
+    flags: dict[str, Any] = {name: [shown[at] for at in held] for name, held in label.flags.items()}
+    return Answered(
+        ranks=by_item(label.ranks),
+        strength=label.strength,
+        flags=flags | ({"both_bad": True} if label.both_bad else {}),
+        ratings=label.ratings and {name: by_item(row) for name, row in label.ratings.items()},
+        comment=sound(label.comment).strip() or None,
+        seconds=label.seconds,
+        request=label.request,
+    )
+
+
+def idle(found: Idle, words: Words) -> dict[str, Any]:
+    """Why there is nothing to do, in words."""
+    text = words(f"idle.{found.why}.text")
+    reason = words("idle.reason", reason=sound(found.reason)) if found.reason else None
+    return {"why": found.why, "title": words(f"idle.{found.why}.title"), "text": text, "reason": reason}
