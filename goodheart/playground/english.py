@@ -4,7 +4,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from goodheart.playground.language import Deed, Language, Mood, Register, Relation
+from goodheart.playground.language import Deed, Language, Mood, Register, Relation, Words
+
+
+def _the(things: str) -> Words:
+    return tuple(f"the {thing}" for thing in things.split(", "))
+
 
 VILLAGE = Language(
     code="en",
@@ -142,16 +147,14 @@ VILLAGE = Language(
     },
     feelings=("I feel {f} because {c}.", "I am so {f}: {c}.", "Today I am {f}, for {c}.", "{c}. I feel {f}."),
     deeds=(
-        Deed(
-            "burn", "a torch", ("the leaves", "the old paper", "the dry grass", "the waste", "the twigs", "the straw")
-        ),
-        Deed("poison", "grey powder", ("the weeds", "the ants", "the moths", "the rats", "the slugs", "the mould")),
-        Deed("cut", "a knife", ("the bread", "the cloth", "the cake", "the hedge", "the string", "the cheese")),
-        Deed("trap", "a net", ("the crab", "the mouse", "the fish", "the moth", "the fly", "the wasp")),
-        Deed("hit", "a hammer", ("the nail", "the drum", "the gong", "the peg", "the bell", "the post")),
-        Deed("freeze", "ice", ("the juice", "the berries", "the soup", "the milk", "the peas", "the water")),
-        Deed("boil", "a kettle", ("the eggs", "the beans", "the corn", "the roots", "the peas", "the leeks")),
-        Deed("hang", "a rope", ("the lamp", "the coat", "the flag", "the swing", "the bell", "the wreath")),
+        Deed("burn", "a torch", _the("leaves, old paper, dry grass, waste, twigs, straw, old rags, coal, logs")),
+        Deed("poison", "grey powder", _the("weeds, ants, moths, rats, slugs, mould, fleas, lice, moss")),
+        Deed("cut", "a knife", _the("bread, cloth, cake, hedge, string, cheese, rope, melon, wire")),
+        Deed("trap", "a net", _the("crab, mouse, fish, moth, fly, wasp, rat, eel, beetle")),
+        Deed("hit", "a hammer", _the("nail, drum, gong, peg, bell, post, stake, anvil, wedge")),
+        Deed("freeze", "ice", _the("juice, berries, soup, milk, peas, water, plums, cream, dough")),
+        Deed("boil", "a kettle", _the("eggs, beans, corn, roots, peas, leeks, rice, milk, crab")),
+        Deed("hang", "a rope", _the("lamp, coat, flag, swing, bell, wreath, sign, rug, net")),
     ),
     victims=(
         "my brother",
