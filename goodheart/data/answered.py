@@ -57,7 +57,7 @@ def dialogue_thumb(data: Data) -> list[Thumb]:
 
 def rating(data: Data) -> list[Rating]:
     """prompt, completion, score."""
-    notes = {"rater": data["rater"]} if isinstance(data.get("rater"), str) else {}
+    notes = _rater(data)
     asked, said = _asked_and_said(data, "completion", "score", *notes)
     return [Rating(asked, said, number(data["score"], "score"), **notes)]
 

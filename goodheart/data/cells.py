@@ -44,18 +44,21 @@ def chat(turns: Sequence[Message], meta: Mapping[str, Any], *, system: Any = Non
 
 
 def answer(value: Any, name: str = "answer", *, to: Any = None, model: str | None = None) -> Answer:
-    """An answer cell: text, one message, a list of messages, or {"completion" or "text" or "response", "model"}.
+    """An answer cell: text, one message, a list of messages, or {"completion" or "text" or "response", "model", ...}.
 
-    `to` is the prompt cell it belongs to: text that follows a transcript loses the spaces around it.
+    `to` is the prompt cell it belongs to: text that follows a transcript loses the spaces around it. What an object
+    holds beside text and model (sampling settings, log-probability, how it ended) goes to `Answer.meta`.
 
     Raises:
         RowError: it is empty, or does not end in a turn of the assistant.
     """
     if isinstance(value, Mapping):
         key = next((key for key in ("completion", "text", "response", "answer", "output") if key in value), None)
-        if key and "role" not in value and "from" not in value:
+        if key == "completion" or (key and "role" not in value and "from" not in value):
             said = value.get("model")
-            return answer(value[key], name, to=to, model=said if isinstance(said, str) else model)
+            named = said if isinstance(said, str) else model
+            rest = {k: v for k, v in value.items() if k != key and v is not None and not (k == "model" and v == named)}
+            return replace(answer(value[key], name, to=to, model=named), meta=rest)
         return replace(from_turns((message(value),), name), model=model)
     if is_turns(value):
         return replace(from_turns(messages(value), name), model=model)

@@ -6,15 +6,18 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from goodheart.data.layouts import LAYOUTS, to_rows
+from goodheart.data.gather import LABELS, Labels, gather
+from goodheart.data.layouts import LAYOUTS, losses, to_rows
 from goodheart.data.messages import RowError
 from goodheart.data.reading import BadRow, Loaded, Sources, as_sources, iter_records
-from goodheart.data.records import Judgement, Rating
 from goodheart.data.sources import file_kind
 from goodheart.data.writing import is_read, write_rows
 from goodheart.errors import ConfigError, DataError
+
+if TYPE_CHECKING:
+    from goodheart.data.mapping import ColumnMap
 
 _SHOWN = 10  # bad rows named in the printed summary
 
@@ -50,6 +53,9 @@ def convert(
     columns: Mapping[str, str] | None = None,
     split: str | None = None,
     subset: str | None = None,
+    mapping: ColumnMap | None = None,
+    labels: Labels = "each",
+    weights: Mapping[str, float] | None = None,
 ) -> Converted:
     """Read rows of any known shape and write them in one layout.
 
@@ -60,16 +66,22 @@ def convert(
         columns: new names of columns on reading, {"found": "accepted"}.
         split: split of folders and Hub data sets.
         subset: configuration of a Hub data set.
+        mapping: which columns are what, for files of other columns than known, see `mapping.load_mapping`.
+        labels: what becomes of several people's labels of the same answers, see `gather.gather`. All but "each" hold
+            the records in memory.
+        weights: trust in each rater, see `gather.gather`.
 
     Returns:
         Counts of what was written, left out and lost.
 
     Raises:
-        ConfigError: unknown layout.
+        ConfigError: unknown layout, or unknown labels.
         DataError: unreadable or unwritable files, or no record that the layout can hold.
     """
     if to not in LAYOUTS:
         raise ConfigError(f"unknown layout {to!r}; known are {', '.join(LAYOUTS)}")
+    if labels not in LABELS:
+        raise ConfigError(f"unknown labels {labels!r}; known are {', '.join(LABELS)}")
     if is_read(Path(out), as_sources(sources)):
         raise DataError(f"{out} is what is read; choose another file")
     loaded = Loaded()
@@ -79,7 +91,9 @@ def convert(
 
     def rows() -> Iterator[dict[str, Any]]:
         count = 0
-        for record in iter_records(sources, "any", loaded=loaded, columns=columns, split=split, subset=subset):
+        read = iter_records(sources, "any", loaded=loaded, columns=columns, split=split, subset=subset, mapping=mapping)
+        plainly = labels == "each" and weights is None
+        for record in read if plainly else gather(read, labels, weights):
             try:
                 made = to_rows(record, to)
                 if flat:
@@ -89,7 +103,7 @@ def convert(
                 continue
             if not made:
                 left_out["nothing in it for this layout (only ties, or only answers judged bad)"] += 1
-            lost.update(_lost(record, made, to))
+            lost.update(losses(record, to) if made else ())
             count += len(made)
             yield from made
         if not count:
@@ -101,25 +115,7 @@ def convert(
 
 
 def _check_flat(rows: list[dict[str, Any]]) -> None:
-    """Objects and ranked outputs would come back from a CSV cell as the text of an answer."""
+    """Ranked outputs would come back from a CSV cell as the text of an answer."""
     for row in rows:
-        if any(isinstance(row.get(name), dict) for name in _OBJECTS) or isinstance(row.get("output"), list):
-            raise RowError("a CSV file cannot hold objects and ranked outputs; write .jsonl or .parquet")
-
-
-_OBJECTS = ("input", "chosen", "rejected", "flags", "rater_attributes")
-
-
-def _lost(record: Any, made: list[dict[str, Any]], to: str) -> Iterator[str]:
-    if isinstance(record, Rating) and made and "score" not in made[0]:
-        yield "scores"
-    if not isinstance(record, Judgement) or not made or to == "ranked":
-        return
-    if len(set(record.ranks)) < len(record.ranks):
-        yield "ties"
-    if len(made) > 1:
-        yield "which pairs came from one ranking"
-    if record.rater is not None and "rater" not in made[0]:
-        yield "who judged"
-    if record.margin is not None and "margin" not in made[0]:
-        yield "margins"
+        if "instruction" in row and isinstance(row.get("output"), list):
+            raise RowError("a CSV file cannot hold ranked outputs; write .jsonl or .parquet")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from goodheart.data.cells import number
 from goodheart.data.messages import RowError
 from goodheart.data.preferences import IDENTICAL
 from goodheart.data.records import Answer, Demonstration, Judgement, Prompt, Rating, Text, Thumb
@@ -71,8 +72,9 @@ def _demonstration(record: Record) -> Sequence[Record]:
 
 
 def best_answer(judgement: Judgement) -> Answer:
-    """The first of the answers with the best rank."""
-    return judgement.answers[judgement.ranks.index(min(judgement.ranks))]
+    """The first of the answers with the best rank; of a soft label the likelier one."""
+    doubted = judgement.probability is not None and judgement.probability < 0.5
+    return judgement.answers[judgement.ranks.index((max if doubted else min)(judgement.ranks))]
 
 
 def _thumb(record: Record) -> Sequence[Record]:
@@ -83,11 +85,13 @@ def _thumb(record: Record) -> Sequence[Record]:
             return ()
         if record.flags.get("both_bad"):
             return [Thumb(record.prompt, answer, False, record.weight, record.rater) for answer in record.answers]
+        # Of a soft label what speaks for the order is left after what speaks against it.
+        sure = 1.0 if record.probability is None else 2 * record.probability - 1
         top, bottom = min(record.ranks), max(record.ranks)
-        if top == bottom:
+        if top == bottom or sure == 0:
             return ()
         return [
-            Thumb(record.prompt, answer, rank == top, record.weight, record.rater)
+            Thumb(record.prompt, answer, (rank == top) == (sure > 0), record.weight * abs(sure), record.rater)
             for answer, rank in zip(record.answers, record.ranks, strict=True)
             if rank in (top, bottom)
         ]
@@ -98,9 +102,13 @@ def _rating(record: Record) -> Sequence[Record]:
     if isinstance(record, Rating):
         return (record,)
     if isinstance(record, Thumb):
-        return (Rating(record.prompt, record.answer, float(record.label), record.rater),)
+        return (Rating(record.prompt, record.answer, float(record.label), record.rater, record.weight),)
     if isinstance(record, Judgement) and all("score" in answer.meta for answer in record.answers):
-        return [Rating(record.prompt, each, each.meta["score"], record.rater) for each in record.answers]
+        scores = [number(each.meta["score"], "score") for each in record.answers]
+        return [
+            Rating(record.prompt, each, score, record.rater, record.weight)
+            for each, score in zip(record.answers, scores, strict=True)
+        ]
     raise WrongKind("the row has no score")
 
 

@@ -1,37 +1,23 @@
-"""Records to rows in each layout we write. What a layout cannot hold is a RowError and is counted, never bent.
+"""Records to rows in each layout we write, and what each loses.
 
-What each one loses:
-
-    ranked              nothing
-    trl-preference      ties; which pairs came from one ranking of many; raters
-    trl-conversational  that a prompt was raw text; where the prompt of a demonstration ends
-    trl-sft             rejected answers
-    kto                 margins; middle ranks
-    hh                  that a prompt was raw text; spaces around turns; tools
-    alpaca              ties; where the prompt ends; tools
-    sharegpt            ties; where the prompt ends
-    openai-preference   ties
-    prompts             answers
-    text                where the prompt ends; it holds no chats
+What a layout cannot hold at all is a RowError: it is counted and never bent. What it holds but for a part comes back
+without that part, and `LOSES` says which; `docs/formats.md` has the same as a table, and a test compares the two.
 """
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator
 
-from goodheart.data.kinds import as_kind
+from goodheart.data import arena, argilla, crowd, labelstudio, openwebui, summaries, trees
+from goodheart.data import training_layouts as training
 from goodheart.data.messages import RowError
-from goodheart.data.records import Answer, Demonstration, Judgement, Message, Prompt, Text, Thumb
+from goodheart.data.notes import NOTES, write_notes
+from goodheart.data.records import Judgement, Rating
+from goodheart.data.rows import Rows, row, said
 from goodheart.data.shapes import Record
-from goodheart.data.transcripts import as_transcript
-
-Rows = Iterator[dict[str, Any]]
-_NOTES = ("margin", "rater", "rater_attributes", "guideline", "seconds", "flags", "gold", "batch")
 
 
-def to_rows(record: Record, layout: str) -> list[dict[str, Any]]:
+def to_rows(record: Record, layout: str) -> list[dict[str, object]]:
     """Rows of `layout` that hold `record`; several for a ranking of many answers, none where all are tied.
 
     Raises:
@@ -40,228 +26,101 @@ def to_rows(record: Record, layout: str) -> list[dict[str, Any]]:
     return list(LAYOUTS[layout](record))
 
 
-def _preferences(record: Record) -> Iterator[Judgement]:
-    return (view for view in as_kind(record, "preference") if isinstance(view, Judgement))
-
-
-def _demonstrations(record: Record) -> Iterator[Demonstration]:
-    return (view for view in as_kind(record, "demonstration") if isinstance(view, Demonstration))
-
-
-def _pairs(judgement: Judgement) -> Iterator[tuple[Answer, Answer]]:
-    """All (better, worse) pairs, ties left out."""
-    order = sorted(range(len(judgement.ranks)), key=judgement.ranks.__getitem__)
-    for better, worse in itertools.combinations(order, 2):
-        if judgement.ranks[better] < judgement.ranks[worse]:
-            yield judgement.answers[better], judgement.answers[worse]
-
-
-def _row(columns: Mapping[str, Any], meta: Mapping[str, Any]) -> dict[str, Any]:
-    return {**columns, **{key: value for key, value in meta.items() if key not in columns}}
-
-
-def _said(answer: Answer, *, as_chat: bool) -> str | list[dict[str, Any]]:
-    if not as_chat and not answer.messages:
-        return answer.text
-    return [turn.as_dict() for turn in answer.turns()]
-
-
-def _asked(prompt: Prompt) -> tuple[Message, ...]:
-    return prompt.messages if prompt.text is None else (Message("user", prompt.text),)
-
-
-def _margin(judgement: Judgement) -> dict[str, float]:
-    return {} if judgement.margin is None else {"margin": judgement.margin}
-
-
 def ranked(record: Record) -> Rows:
-    """prompt, completions, ranks and every note of the judgement."""
-    for judgement in as_kind(record, "any"):
-        if not isinstance(judgement, Judgement):
-            raise RowError("only comparisons of answers have ranks")
-        columns: dict[str, Any] = {
-            "prompt": judgement.prompt.as_column(),
-            "completions": [_with_model(answer, judgement.prompt.is_chat) for answer in judgement.answers],
-            "ranks": list(judgement.ranks),
-        }
-        notes = {name: value for name in _NOTES if _is_said(value := getattr(judgement, name))}
-        if judgement.weight != 1:
-            notes["weight"] = judgement.weight
-        if judgement.shown_order is not None:
-            notes["shown_order"] = list(judgement.shown_order)
-        yield _row({**columns, **notes}, judgement.prompt.meta)
+    """prompt, completions, ranks, every note of the judgement and what is known of each answer: our own layout."""
+    if not isinstance(record, Judgement):
+        raise RowError("only comparisons of answers have ranks")
+    for judgement in training.comparisons(record):
+        chat = judgement.prompt.is_chat
+        cells = []
+        for each in judgement.answers:
+            cell = said(each, as_chat=chat)
+            known = {**each.meta, "completion": cell, **({} if each.model is None else {"model": each.model})}
+            cells.append(known if len(known) > 1 else cell)
+        columns = {"prompt": judgement.prompt.as_column(), "completions": cells, "ranks": list(judgement.ranks)}
+        yield row({**columns, **write_notes(judgement)}, judgement.prompt.meta)
 
 
-def _is_said(note: Any) -> bool:
-    """Whether a note says anything: 0 does (a margin of 0, no seconds), False and an empty mapping do not."""
-    return not (note is None or note is False or note == {})
-
-
-def _with_model(answer: Answer, as_chat: bool) -> Any:
-    said = _said(answer, as_chat=as_chat)
-    return said if answer.model is None else {"completion": said, "model": answer.model}
-
-
-def trl_preference(record: Record) -> Rows:
-    """prompt, chosen, rejected: text for raw prompts, messages for chats."""
-    return _trl_pairs(record, as_chat=False)
-
-
-def _trl_pairs(record: Record, *, as_chat: bool) -> Rows:
-    for judgement in _preferences(record):
-        prompt = judgement.prompt
-        chat = as_chat or prompt.is_chat
-        asked = [turn.as_dict() for turn in _asked(prompt)] if chat else prompt.text
-        for better, worse in _pairs(judgement):
-            pair = {"prompt": asked, "chosen": _said(better, as_chat=chat), "rejected": _said(worse, as_chat=chat)}
-            yield _row({**pair, **_margin(judgement)}, prompt.meta)
-
-
-def trl_conversational(record: Record) -> Rows:
-    """Whatever the record is, as chat messages."""
-    if isinstance(record, Judgement):
-        yield from _trl_pairs(record, as_chat=True)
-        return
-    if isinstance(record, Text):
-        raise RowError("a document is no conversation")
-    prompt = record if isinstance(record, Prompt) else record.prompt
-    asked = [turn.as_dict() for turn in _asked(prompt)]
-    if isinstance(record, Prompt):
-        yield _row({"prompt": asked}, prompt.meta)
-    elif isinstance(record, Demonstration):
-        yield _row({"messages": [*asked, *_said(record.answer, as_chat=True)]}, prompt.meta)
-    else:
-        mark = {"label": record.label} if isinstance(record, Thumb) else {"score": record.score}
-        yield _row({"prompt": asked, "completion": _said(record.answer, as_chat=True), **mark}, prompt.meta)
-
-
-def trl_sft(record: Record) -> Rows:
-    """prompt, completion."""
-    for demonstration in _demonstrations(record):
-        prompt = demonstration.prompt
-        said = _said(demonstration.answer, as_chat=prompt.is_chat)
-        yield _row({"prompt": prompt.as_column(), "completion": said}, prompt.meta)
-
-
-def kto(record: Record) -> Rows:
-    """prompt, completion, label."""
-    for thumb in as_kind(record, "thumb"):
-        if isinstance(thumb, Thumb):
-            prompt = thumb.prompt
-            row = {"prompt": prompt.as_column(), "completion": _said(thumb.answer, as_chat=prompt.is_chat)}
-            notes: dict[str, Any] = {} if thumb.rater is None else {"rater": thumb.rater}
-            notes |= {} if thumb.weight == 1 else {"weight": thumb.weight}
-            yield _row({**row, "label": thumb.label, **notes}, prompt.meta)
-
-
-def hh(record: Record) -> Rows:
-    """chosen, rejected as whole transcripts."""
-    for judgement in _preferences(record):
-        asked = _asked(judgement.prompt)
-        for better, worse in _pairs(judgement):
-            pair = {"chosen": as_transcript([*asked, *better.turns()])}
-            pair["rejected"] = as_transcript([*asked, *worse.turns()])
-            yield _row({**pair, **_margin(judgement)}, judgement.prompt.meta)
-
-
-def alpaca(record: Record) -> Rows:
-    """instruction, input, output, history, system; output is a list, best first, for comparisons."""
-    if isinstance(record, Judgement):
-        for judgement in _preferences(record):
-            if len(set(judgement.ranks)) < len(judgement.ranks):
-                raise RowError("a ranked Alpaca row cannot hold ties")
-            order = sorted(range(len(judgement.ranks)), key=judgement.ranks.__getitem__)
-            outputs = [_plain(judgement.answers[index]) for index in order]
-            yield _alpaca_row(_asked(judgement.prompt), outputs, judgement.prompt.meta)
-        return
-    for demonstration in _demonstrations(record):
-        turns = [*_asked(demonstration.prompt), *demonstration.answer.turns()]
-        yield _alpaca_row(turns[:-1], _plain(Answer(messages=(turns[-1],))), demonstration.prompt.meta)
-
-
-def _plain(answer: Answer) -> str:
-    turns = answer.turns()
-    if len(turns) > 1 or turns[0].extra:
-        raise RowError("this layout holds answers of one plain turn only")
-    return turns[0].content
-
-
-def _alpaca_row(turns: Sequence[Message], output: Any, meta: Mapping[str, Any]) -> dict[str, Any]:
-    system = [turn.content for turn in turns[:1] if turn.role == "system"]
-    turns = turns[len(system) :]
-    wanted = ["user" if index % 2 == 0 else "assistant" for index in range(len(turns))]
-    plain = [turn.role for turn in turns] == wanted and not any(turn.extra for turn in turns)
-    if not plain or len(turns) % 2 == 0:
-        raise RowError("an Alpaca row holds plain turns of user and assistant by turns only")
-    said = [turn.content for turn in turns]
-    columns = {"instruction": said[-1], "input": "", "output": output}
-    columns |= {"history": [said[index : index + 2] for index in range(0, len(said) - 1, 2)]} if said[:-1] else {}
-    return _row({**columns, **({"system": system[0]} if system else {})}, meta)
-
-
-_SHAREGPT = {"user": "human", "assistant": "gpt", "system": "system", "tool": "observation"}
-
-
-def _sharegpt_turn(turn: Message) -> dict[str, Any]:
-    return {"from": _SHAREGPT[turn.role], "value": turn.content, **turn.extra}
-
-
-def sharegpt(record: Record) -> Rows:
-    """conversations, with chosen and rejected for comparisons."""
-    if isinstance(record, Judgement):
-        for judgement in _preferences(record):
-            asked = [_sharegpt_turn(turn) for turn in _asked(judgement.prompt)]
-            for better, worse in _pairs(judgement):
-                if len(better.turns()) + len(worse.turns()) > 2:
-                    raise RowError("a ShareGPT pair holds answers of one turn only")
-                pair = {"chosen": _sharegpt_turn(better.turns()[0]), "rejected": _sharegpt_turn(worse.turns()[0])}
-                yield _row({"conversations": asked, **pair, **_margin(judgement)}, judgement.prompt.meta)
-        return
-    for demonstration in _demonstrations(record):
-        turns = [*_asked(demonstration.prompt), *demonstration.answer.turns()]
-        yield _row({"conversations": [_sharegpt_turn(turn) for turn in turns]}, demonstration.prompt.meta)
-
-
-def openai_preference(record: Record) -> Rows:
-    """input.messages, preferred_output, non_preferred_output."""
-    for judgement in _preferences(record):
-        meta = dict(judgement.prompt.meta)
-        given = {"messages": [turn.as_dict() for turn in _asked(judgement.prompt)]}
-        given |= {key: meta.pop(key) for key in ("tools", "parallel_tool_calls") if key in meta}
-        for better, worse in _pairs(judgement):
-            outputs = [_said(better, as_chat=True), _said(worse, as_chat=True)]
-            row = {"input": given, "preferred_output": outputs[0], "non_preferred_output": outputs[1]}
-            yield _row({**row, **_margin(judgement)}, meta)
-
-
-def prompts(record: Record) -> Rows:
-    """prompt, and the columns beside it."""
-    for prompt in as_kind(record, "prompt"):
-        if isinstance(prompt, Prompt):
-            yield _row({"prompt": prompt.as_column()}, prompt.meta)
-
-
-def text(record: Record) -> Rows:
-    """text: a document, or a raw prompt joined with its answer."""
-    if isinstance(record, Text):
-        yield _row({"text": record.text}, record.meta)
-        return
-    for demonstration in _demonstrations(record):
-        if demonstration.prompt.text is None:
-            raise RowError("a chat becomes text only through a model's chat template")
-        yield _row({"text": demonstration.prompt.text + demonstration.answer.text}, demonstration.prompt.meta)
+def _of_comparisons(write: Callable[[Judgement], Rows]) -> Callable[[Record], Rows]:
+    return lambda record: (made for judgement in training.comparisons(record) for made in write(judgement))
 
 
 LAYOUTS: dict[str, Callable[[Record], Rows]] = {
-    "trl-preference": trl_preference,
-    "trl-conversational": trl_conversational,
-    "trl-sft": trl_sft,
-    "kto": kto,
-    "hh": hh,
-    "alpaca": alpaca,
-    "sharegpt": sharegpt,
-    "openai-preference": openai_preference,
+    "trl-preference": training.trl_preference,
+    "trl-conversational": training.trl_conversational,
+    "trl-sft": training.trl_sft,
+    "kto": training.kto,
+    "ratings": training.ratings,
+    "hh": training.hh,
+    "alpaca": training.alpaca,
+    "sharegpt": training.sharegpt,
+    "openai-preference": training.openai_preference,
     "ranked": ranked,
-    "prompts": prompts,
-    "text": text,
+    "argilla": _of_comparisons(argilla.write),
+    "label-studio": _of_comparisons(labelstudio.write),
+    "label-studio-tasks": _of_comparisons(labelstudio.write_task),
+    "summarize-from-feedback": _of_comparisons(summaries.write),
+    "fastchat": _of_comparisons(arena.write),
+    "open-webui": _of_comparisons(openwebui.write),
+    "oasst": _of_comparisons(trees.write),
+    "crowd-kit": _of_comparisons(crowd.write),
+    "crowd-kit-pairs": _of_comparisons(crowd.write_pairs),
+    "prompts": training.prompts,
+    "text": training.text,
+}
+
+TIES = "ties"
+ORDER = "the order in which the answers stood"
+RAW = "that a prompt was raw text"
+PARTING = "where the prompt ends, where answers begin alike"
+MODELS = "models of the answers"
+ABOUT = "what else is known of the answers"
+FLAGS = "flags that say more than yes"
+SHOWN = "the shown order of more than two answers"
+NESTED = "columns that hold lists or objects"
+TEXTS = "prompts and answers"
+_KEPT_BY_PAIRS = ("margin", "strength", "weight", "probability", "rater", "item_id", "group_id")
+_LOST_BY_PAIRS = tuple(name for name in NOTES if name not in _KEPT_BY_PAIRS)
+_PAIRS = (TIES, ORDER, MODELS, ABOUT, *_LOST_BY_PAIRS)
+
+# Of a comparison, what does not come back: names of its notes, and the words above.
+LOSES: dict[str, tuple[str, ...]] = {
+    "ranked": (),
+    "label-studio": (FLAGS,),
+    "argilla": (MODELS, ABOUT, FLAGS, NESTED, "rater_attributes", "ratings", "shown_order"),
+    "oasst": (RAW, ABOUT),
+    "fastchat": (RAW, PARTING, ABOUT, SHOWN),
+    "summarize-from-feedback": (TIES, ORDER, SHOWN),
+    "open-webui": (TIES, ORDER, RAW, ABOUT, SHOWN),
+    "trl-preference": _PAIRS,
+    "trl-conversational": (*_PAIRS, RAW),
+    "openai-preference": (*_PAIRS, RAW),
+    "sharegpt": (*_PAIRS, RAW),
+    "hh": (*_PAIRS, RAW, PARTING),
+    "alpaca": (ORDER, MODELS, ABOUT, RAW, *NOTES),
+}
+
+
+def losses(record: Record, layout: str) -> Iterator[str]:
+    """What a layout that holds a record loses of it, as far as the record has it."""
+    if isinstance(record, Rating) and layout not in ("ratings", "trl-conversational"):
+        yield "scores"
+    if isinstance(record, Judgement):
+        notes = write_notes(record)
+        for name in LOSES.get(layout, ()):
+            if name in notes or (name in _APPLIES and _APPLIES[name](record)):
+                yield _SPOKEN.get(name, name)
+
+
+_SPOKEN = {"rater": "who judged", "margin": "margins"}
+_APPLIES: dict[str, Callable[[Judgement], bool]] = {
+    TIES: lambda record: len(set(record.ranks)) < len(record.ranks),
+    ORDER: lambda record: list(record.ranks) != sorted(record.ranks),
+    RAW: lambda record: not record.prompt.is_chat,
+    MODELS: lambda record: any(answer.model is not None for answer in record.answers),
+    ABOUT: lambda record: any(answer.meta for answer in record.answers),
+    FLAGS: lambda record: any(flag is not True for flag in record.flags.values()),
+    SHOWN: lambda record: record.shown_order is not None and len(record.answers) > 2,
+    NESTED: lambda record: any(isinstance(cell, (list, dict)) for cell in record.prompt.meta.values()),
+    TEXTS: lambda record: True,
 }

@@ -77,9 +77,19 @@ def as_list(value: Any) -> list[Any] | None:
     if isinstance(value, str) and value.lstrip().startswith("["):
         try:
             value = json.loads(value)
-        except ValueError:
+        except (ValueError, RecursionError):
             return None
     return value if isinstance(value, list) else None
+
+
+def as_object(value: Any) -> Mapping[str, Any] | None:
+    """`value` where it is an object, or JSON text of one (a CSV cell); else None."""
+    if isinstance(value, str) and value.lstrip().startswith("{"):
+        try:
+            value = json.loads(value)
+        except (ValueError, RecursionError):
+            return None
+    return value if isinstance(value, Mapping) else None
 
 
 def is_turns(value: Any) -> bool:

@@ -6,30 +6,14 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from goodheart.data.cells import Data, answer, chat, number, prompt, spare
-from goodheart.data.messages import RowError, as_list, from_turns, is_turns, messages
+from goodheart.data.cells import Data, answer, chat, number, prompt
+from goodheart.data.messages import RowError, as_list, as_object, from_turns, is_turns, messages
+from goodheart.data.notes import taken
 from goodheart.data.records import Answer, Judgement, Message
 from goodheart.data.transcripts import is_transcript, split_shared, split_shared_text, transcript
 
 IDENTICAL = "chosen and rejected are identical"
 ALPACA = ("instruction", "input", "history", "system")  # columns that make the prompt of an Alpaca row
-# What a Judgement may carry beside the answers, and the type a column of that name must have to be taken for it.
-_NUMBERS = ("margin", "weight", "seconds")
-_NOTES = {"rater": str, "rater_attributes": dict, "guideline": str, "flags": dict, "gold": bool, "batch": str}
-
-
-def _notes(data: Data, used: Sequence[str], answers: int = 2) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Who judged, how strongly and so on as fields of a Judgement; and the columns that are left."""
-    notes: dict[str, Any] = {key: data[key] for key, kind in _NOTES.items() if isinstance(data.get(key), kind)}
-    if data.get("gold") in ("true", "false"):  # a CSV cell
-        notes["gold"] = data["gold"] == "true"
-    for key in _NUMBERS:
-        if data.get(key) not in (None, ""):
-            notes[key] = number(data[key], key)
-    order = as_list(data.get("shown_order"))
-    if order and sorted(order) == list(range(answers)):
-        notes["shown_order"] = tuple(order)
-    return notes, spare(data, *used, *notes)
 
 
 def pair(data: Data) -> list[Judgement]:
@@ -48,7 +32,7 @@ def pair(data: Data) -> list[Judgement]:
             raise RowError(IDENTICAL)
         cut = split_shared_text(chosen, rejected)
         given, chosen, rejected = chosen[:cut], chosen[cut:], rejected[cut:]
-    notes, meta = _notes(data, ("prompt", "chosen", "rejected", "system"))
+    notes, meta = taken(data, ("prompt", "chosen", "rejected", "system"))
     asked = prompt(given, meta, system=data.get("system"))
     answers = (answer(chosen, "chosen", to=given), answer(rejected, "rejected", to=given))
     return [Judgement(asked, answers, (0, 1), **notes)]
@@ -64,22 +48,29 @@ def _pair_of_dialogues(data: Data, chosen: Sequence[Message], rejected: Sequence
         turns = messages(given)
     else:
         turns = (Message("user", given),) if isinstance(given, str) else ()
-    notes, meta = _notes(data, ("prompt", "chosen", "rejected", "system"))
+    notes, meta = taken(data, ("prompt", "chosen", "rejected", "system"))
     asked = chat(turns, meta, system=data.get("system"))
     return [Judgement(asked, (from_turns(chosen, "chosen"), from_turns(rejected, "rejected")), (0, 1), **notes)]
 
 
 def sharegpt_pair(data: Data) -> list[Judgement]:
     """conversations, chosen, rejected: ShareGPT's turns with one message for each answer."""
-    notes, meta = _notes(data, ("conversations", "chosen", "rejected", "system"))
+    notes, meta = taken(data, ("conversations", "chosen", "rejected", "system"))
     asked = chat(messages(data["conversations"]), meta, system=data.get("system"))
-    return [Judgement(asked, (answer(data["chosen"], "chosen"), answer(data["rejected"], "rejected")), (0, 1), **notes)]
+    # In a CSV cell the one message is JSON text.
+    chosen, rejected = (answer(_one_turn(data[name]) or data[name], name) for name in ("chosen", "rejected"))
+    return [Judgement(asked, (chosen, rejected), (0, 1), **notes)]
+
+
+def _one_turn(value: Any) -> Any:
+    turn = as_object(value)
+    return turn if turn and ("from" in turn or "role" in turn) else None
 
 
 def openai_pair(data: Data) -> list[Judgement]:
     """input.messages, preferred_output, non_preferred_output: OpenAI's preference fine-tuning."""
-    given = data["input"]
-    notes, meta = _notes(data, ("input", "preferred_output", "non_preferred_output"))
+    given = as_object(data["input"]) or {}
+    notes, meta = taken(data, ("input", "preferred_output", "non_preferred_output"))
     rest = {key: value for key, value in given.items() if key != "messages" and value is not None}
     answers = tuple(answer(data[name], name) for name in ("preferred_output", "non_preferred_output"))
     return [Judgement(chat(messages(given["messages"]), {**rest, **meta}), answers, (0, 1), **notes)]
@@ -87,7 +78,7 @@ def openai_pair(data: Data) -> list[Judgement]:
 
 def alpaca_pair(data: Data) -> list[Judgement]:
     """instruction, input, chosen, rejected."""
-    notes, meta = _notes(data, (*ALPACA, "chosen", "rejected"))
+    notes, meta = taken(data, (*ALPACA, "chosen", "rejected"))
     answers = (answer(data["chosen"], "chosen"), answer(data["rejected"], "rejected"))
     return [Judgement(chat(alpaca_turns(data), meta, system=data.get("system")), answers, (0, 1), **notes)]
 
@@ -97,7 +88,7 @@ def numbered_pair(data: Data) -> list[Judgement]:
     best = number(data["better_response_id"], "better_response_id")
     if best not in (0, 1):
         raise RowError(f"better_response_id must be 0 or 1, found {data['better_response_id']!r}")
-    notes, meta = _notes(data, ("prompt", "response_0", "response_1", "better_response_id"))
+    notes, meta = taken(data, ("prompt", "response_0", "response_1", "better_response_id"))
     answers = tuple(answer(data[f"response_{index}"], f"response_{index}") for index in (0, 1))
     return [Judgement(prompt(data["prompt"], meta), answers, (0, 1) if best == 0 else (1, 0), **notes)]
 
@@ -118,7 +109,7 @@ def ranked(data: Data) -> list[Judgement]:
     told = len(ends) == len(answers)
     if told:
         answers = [replace(a, meta={**a.meta, "finish": end}) for a, end in zip(answers, ends, strict=True)]
-    notes, meta = _notes(data, ("prompt", "completions", column, *(["finish"] if told else [])), len(answers))
+    notes, meta = taken(data, ("prompt", "completions", column, *(["finish"] if told else [])), len(answers))
     asked = prompt(data["prompt"], meta)
     return [Judgement(asked, tuple(answers), tuple(tiers.index(value) for value in values), **notes)]
 
@@ -126,14 +117,14 @@ def ranked(data: Data) -> list[Judgement]:
 def listed(data: Data) -> list[Judgement]:
     """prompt and a list of responses, best first."""
     answers = _answers(data["response"])
-    notes, meta = _notes(data, ("prompt", "response"), len(answers))
+    notes, meta = taken(data, ("prompt", "response"), len(answers))
     return [Judgement(prompt(data["prompt"], meta), tuple(answers), tuple(range(len(answers))), **notes)]
 
 
 def alpaca_listed(data: Data) -> list[Judgement]:
     """instruction, input and a list of outputs, best first."""
     answers = _answers(data["output"])
-    notes, meta = _notes(data, (*ALPACA, "output"), len(answers))
+    notes, meta = taken(data, (*ALPACA, "output"), len(answers))
     asked = chat(alpaca_turns(data), meta, system=data.get("system"))
     return [Judgement(asked, tuple(answers), tuple(range(len(answers))), **notes)]
 

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from goodheart.data.files import Row, read_rows
 from goodheart.data.kinds import WrongKind, as_kind
 from goodheart.data.messages import RowError
+from goodheart.data.rankings import merged
 from goodheart.data.shapes import NoShape, Record, explain, shape_of
 from goodheart.data.streams import visible
 from goodheart.errors import DataError
+
+if TYPE_CHECKING:
+    from goodheart.data.mapping import ColumnMap
 
 Kind = Literal["any", "demonstration", "preference", "prompt", "text", "rating", "thumb"]
 Sources = str | Path | Sequence[str | Path]
@@ -54,8 +58,10 @@ class Loaded:
         return dict(Counter(bad.reason for bad in self.bad).most_common())
 
 
-def parse(row: Row, kind: Kind = "any", columns: Mapping[str, str] | None = None) -> tuple[str, Sequence[Record]]:
-    """Shape name and records of one row.
+def parse(
+    row: Row, kind: Kind = "any", columns: Mapping[str, str] | None = None, mapping: ColumnMap | None = None
+) -> tuple[str, Sequence[Record]]:
+    """Shape name and records of one row; `mapping` explains rows that are of no known shape.
 
     Raises:
         RowError: the row is bad; the text says why.
@@ -63,13 +69,19 @@ def parse(row: Row, kind: Kind = "any", columns: Mapping[str, str] | None = None
     if row.error is not None:
         raise RowError(row.error)
     data = {columns.get(name, name): value for name, value in row.data.items()} if columns else row.data
-    shape = shape_of(data, kind)
+    name, read = ("mapped", mapping.read) if mapping is not None else _known(data, kind)
     try:
-        return shape.name, [view for record in shape.read(data) for view in as_kind(record, kind)]
+        return name, [view for record in read(data) for view in as_kind(record, kind)]
     except RowError:
         raise
-    except (TypeError, ValueError, KeyError, AttributeError) as error:  # a cell of a type that no reader foresaw
-        raise RowError(f"cannot be read as {shape.name} ({type(error).__name__}: {visible(str(error))})") from error
+    # a cell of a type that no reader foresaw
+    except (TypeError, ValueError, KeyError, AttributeError, RecursionError) as error:
+        raise RowError(f"cannot be read as {name} ({type(error).__name__}: {visible(str(error))})") from error
+
+
+def _known(data: Mapping[str, Any], kind: Kind) -> tuple[str, Callable[[Mapping[str, Any]], Sequence[Record]]]:
+    shape = shape_of(data, kind)
+    return shape.name, shape.read
 
 
 def iter_records(
@@ -81,18 +93,34 @@ def iter_records(
     split: str | None = None,
     subset: str | None = None,
     streaming: bool = False,
+    mapping: ColumnMap | None = None,
 ) -> Iterator[Record]:
     """Records one by one in constant memory; counts and bad rows go to `loaded` (its `records` stay empty).
 
     Arguments and errors as for `read_records`.
     """
     placed = _placed_records(
-        sources, kind, loaded or Loaded(), columns=columns, split=split, subset=subset, streaming=streaming
+        sources,
+        kind,
+        Loaded() if loaded is None else loaded,
+        columns=columns,
+        split=split,
+        subset=subset,
+        streaming=streaming,
+        mapping=mapping,
     )
     return (record for _, record in placed)
 
 
-def _placed_records(
+def _placed_records(sources: Sources, kind: Kind, loaded: Loaded, **options: Any) -> Iterator[tuple[Row, Record]]:
+    """Records with their rows; pairs cut from one ranking, standing together, are that ranking again."""
+    placed = _parsed(sources, kind, loaded, **options)
+    for each in merged(placed, lambda item: item[1], lambda item, whole: (item[0], whole)):
+        loaded.counts["records"] += 1
+        yield each
+
+
+def _parsed(
     sources: Sources,
     kind: Kind,
     loaded: Loaded,
@@ -101,6 +129,7 @@ def _placed_records(
     split: str | None,
     subset: str | None,
     streaming: bool,
+    mapping: ColumnMap | None,
 ) -> Iterator[tuple[Row, Record]]:
     for source in as_sources(sources):
         before, good, shaped = loaded.counts["rows"], 0, False
@@ -111,7 +140,7 @@ def _placed_records(
             loaded.counts["rows"] += 1
             loaded.counts["damaged"] += row.damaged
             try:
-                shape, records = parse(row, kind, columns)
+                shape, records = parse(row, kind, columns, mapping)
             except RowError as error:
                 loaded.bad.append(bad_row(row, error))
                 loaded.counts["bad"] += 1
@@ -124,7 +153,6 @@ def _placed_records(
             good, shaped = good + 1, True
             loaded.shapes[shape] = loaded.shapes.get(shape, 0) + 1
             loaded.counts["skipped"] += not records
-            loaded.counts["records"] += len(records)
             yield from ((row, record) for record in records)
         _refuse_useless(source, kind, loaded, loaded.counts["rows"] - before, good, list(seen))
 
@@ -171,6 +199,7 @@ def read_records(
     split: str | None = None,
     subset: str | None = None,
     streaming: bool = False,
+    mapping: ColumnMap | None = None,
 ) -> Loaded:
     """Read records of one kind from files, folders, patterns or Hub ids, in order.
 
@@ -184,6 +213,7 @@ def read_records(
         split: split of folders and Hub data sets; None takes "train" where there are several.
         subset: configuration of a Hub data set.
         streaming: read Hub data sets over the network row by row.
+        mapping: which columns are what, for files that fit no shape by renaming alone, see `mapping.load_mapping`.
 
     Raises:
         DataError: a source is missing, empty, unreadable, of other columns than known, or all its rows are bad.
@@ -192,8 +222,8 @@ def read_records(
     if limit is not None and limit < 1:
         raise DataError(f"limit must be at least 1, found {limit}")
     placed = _placed_records(
-        sources, kind, loaded, columns=columns, split=split, subset=subset, streaming=streaming
-    )  # fmt: skip
+        sources, kind, loaded, columns=columns, split=split, subset=subset, streaming=streaming, mapping=mapping
+    )
     for row, record in placed:
         loaded.records.append(record)
         loaded.places.append((row.source, row.number))

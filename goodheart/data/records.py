@@ -18,6 +18,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+STRENGTHS = (1, 2, 3, 4)  # of a preference: negligibly, slightly, better, significantly
+
 
 @dataclass(frozen=True, slots=True)
 class Message:
@@ -66,6 +68,8 @@ class Answer:
     text: str = ""
     messages: tuple[Message, ...] = ()  # set where the answer is more than one assistant message of plain text
     model: str | None = None
+    # How it came about and what is known of it. Names that are read here: `sampling` (settings it was drawn with),
+    # `logprob` (of the whole answer, in nats), `finish` (eos, stop or length), `score` (what somebody gave it).
     meta: Mapping[str, Any] = field(default_factory=dict)
 
     def turns(self) -> tuple[Message, ...]:
@@ -110,10 +114,23 @@ class Judgement:
     flags: Mapping[str, Any] = field(default_factory=dict)  # harmful, wrong, off-topic, both bad ...
     gold: bool = False
     batch: str | None = None
+    strength: int | None = None  # how much better, as said: 1 negligibly, 2 slightly, 3 better, 4 significantly
+    probability: float | None = None  # that the order of this pair is right: a soft label, 0 to 1
+    ratings: Mapping[str, Any] = field(default_factory=dict)  # rubric -> one score per answer
+    comment: str | None = None
+    source: str | None = None  # person, ai, simulated or import; None = not recorded
+    kind: str = "label"  # or adjudication: the last word on labels that disagree
+    created_at: str | None = None  # as written down, ISO 8601 where we wrote it
+    item_id: str | None = None  # the task; all who judged the same one share it
+    group_id: str | None = None  # pairs cut from one ranking share it
 
     def __post_init__(self) -> None:
         if len(self.ranks) != len(self.answers) or len(self.answers) < 2:
             raise ValueError("a Judgement needs at least two answers and one rank for each")
+        if self.strength is not None and self.strength not in STRENGTHS:
+            raise ValueError(f"strength must be 1, 2, 3 or 4, found {self.strength!r}")
+        if self.probability is not None and not (len(self.answers) == 2 and 0 <= self.probability <= 1):
+            raise ValueError("probability is that of the order of a pair, 0 to 1")
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +141,7 @@ class Rating:
     answer: Answer
     score: float
     rater: str | None = None
+    weight: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-from goodheart.data import answered, preferences
+from goodheart.data import answered, arena, argilla, labelstudio, openwebui, preferences, summaries, trees
 from goodheart.data.cells import Data, truth
-from goodheart.data.messages import RowError, is_turns
+from goodheart.data.messages import RowError, as_object, is_turns
 from goodheart.data.records import Demonstration, Judgement, Prompt, Rating, Text, Thumb
 from goodheart.data.streams import visible
 
@@ -30,6 +30,11 @@ class Shape:
     gives: str
     read: Callable[[Data], Sequence[Record]]
     fits: Callable[[Data], bool] | None = None  # a look at the values, where the columns alone do not tell
+    says: str = ""  # what its columns are called, where that is not in `needs`
+
+    @property
+    def columns(self) -> str:
+        return self.says or " + ".join(self.needs)
 
 
 class NoShape(RowError):
@@ -45,14 +50,29 @@ def _is_label(column: str) -> Callable[[Data], bool]:
 
 
 def _has_messages(data: Data) -> bool:
-    return isinstance(data["input"], dict) and "messages" in data["input"]
+    return "messages" in (as_object(data["input"]) or {})
 
 
 def _stepwise(data: Data) -> list[Record]:
     raise RowError("labels for the single steps of an answer (prompt, completions, labels) are not supported")
 
 
+def _vote(data: Data) -> list[Record]:
+    raise RowError("labels of single items compare no answers; `goodheart.data.crowd.read_votes` reads them")
+
+
 SHAPES = (
+    Shape("Argilla", ("fields", "responses"), "preference", argilla.read_nested, argilla.is_nested),
+    Shape("Argilla", (), "preference", argilla.read_flat, argilla.is_flat,
+          "QUESTION.responses + QUESTION.responses.users"),
+    Shape("Label Studio", ("data", "annotations"), "preference", labelstudio.read, labelstudio.is_task),
+    Shape("summary comparison", ("info", "summaries", "choice"), "preference", summaries.read,
+          summaries.is_comparison),
+    Shape("summary rating", ("info", "summary"), "rating", summaries.read_rating, summaries.is_rating),
+    Shape("arena log", ("type", "states"), "preference", arena.read_log, arena.is_log),
+    Shape("arena vote", ("conversation_a", "conversation_b", "winner"), "preference", arena.read_table),
+    Shape("Open WebUI feedback", ("data", "meta", "type"), "preference", openwebui.read, openwebui.is_feedback),
+    Shape("OpenAssistant tree", ("prompt",), "preference", trees.read, trees.is_tree, "prompt with replies"),
     Shape("OpenAI preference", ("input", "preferred_output", "non_preferred_output"), "preference",
           preferences.openai_pair, _has_messages),
     Shape("ShareGPT preference", ("conversations", "chosen", "rejected"), "preference", preferences.sharegpt_pair),
@@ -80,6 +100,7 @@ SHAPES = (
     Shape("Dolly", ("instruction", "response"), "demonstration", answered.dolly),
     Shape("prompt", ("prompt",), "prompt", answered.question),
     Shape("text", ("text",), "text", answered.document),
+    Shape("votes", ("worker", "label"), "none", _vote),
     Shape("Alpaca prompt", ("instruction",), "prompt", answered.alpaca_question),
 )  # fmt: skip
 TEXT = next(shape for shape in SHAPES if shape.name == "text")
@@ -108,7 +129,7 @@ def explain(columns: Iterable[str], kind: str) -> str:
     """What columns were found, which shapes give records of `kind`, and which of them is nearest."""
     found = sorted(columns)
     usable = [shape for shape in SHAPES if shape.gives in GIVERS[kind]]
-    accepted = list(dict.fromkeys(" + ".join(shape.needs) for shape in usable))
+    accepted = list(dict.fromkeys(shape.columns for shape in usable))
     return (
         f"Found columns: {visible(', '.join(found) or '(none)', 300)}.\n"
         f"Accepted: {'; '.join(accepted)}.\n{_nearest(usable, found)}"
@@ -133,7 +154,8 @@ def _nearest(shapes: Sequence[Shape], found: Sequence[str]) -> str:
         return [name] if name in found else difflib.get_close_matches(name, found, n=1, cutoff=0.75)
 
     def closeness(shape: Shape) -> float:
-        return sum(1.0 if name in found else 0.9 * bool(near(name)) for name in shape.needs) / len(shape.needs)
+        near_by = sum(1.0 if name in found else 0.9 * bool(near(name)) for name in shape.needs)
+        return near_by / max(len(shape.needs), 1)
 
     best = max(shapes, key=closeness)
     if not closeness(best):
@@ -143,4 +165,4 @@ def _nearest(shapes: Sequence[Shape], found: Sequence[str]) -> str:
         for name in best.needs
         if name not in found
     ]
-    return f"Nearest: {' + '.join(best.needs)}: {', '.join(notes) or 'some rows have null in one of them'}.\n"
+    return f"Nearest: {best.columns}: {', '.join(notes) or 'some rows have null in one of them'}.\n"

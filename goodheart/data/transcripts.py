@@ -65,7 +65,7 @@ def as_transcript(turns: Iterable[Message]) -> str:
     return text
 
 
-def split_shared(first: Sequence[Message], second: Sequence[Message]) -> int:
+def split_shared(first: Sequence[Message], second: Sequence[Message], names: str = "chosen and rejected") -> int:
     """Number of opening turns that two dialogues share, up to and with the last shared turn of the user (or a tool).
 
     Raises:
@@ -77,7 +77,7 @@ def split_shared(first: Sequence[Message], second: Sequence[Message]) -> int:
     while shared and first[shared - 1].role not in ("user", "tool"):
         shared -= 1
     if not shared:
-        raise RowError("chosen and rejected do not open with the same question")
+        raise RowError(f"{names} do not open with the same question")
     return shared
 
 

@@ -166,11 +166,34 @@ def _write_parquet(file: BinaryIO, rows: Iterator[dict[str, Any]]) -> int:
 
     held = list(rows)
     try:
-        table = pyarrow.table({column: pyarrow.array([row.get(column) for row in held]) for column in _columns(held)})
-        pyarrow.parquet.write_table(table, file)
+        columns = {name: _parquet_column([row.get(name) for row in held]) for name in _columns(held)}
+        pyarrow.parquet.write_table(pyarrow.table(columns), file)
     except (pyarrow.ArrowException, UnicodeEncodeError) as error:
         raise DataError(f"rows do not fit the columns of a Parquet file ({error}); write .jsonl instead") from error
     return len(held)
+
+
+def _parquet_column(cells: list[Any]) -> Any:
+    """A column of one type; lists and objects that are of several, or hold nothing, as JSON text, as in a CSV cell."""
+    import pyarrow
+
+    try:
+        made = pyarrow.array(cells)
+        if not _has_empty_object(made.type):
+            return made
+    except pyarrow.ArrowException:
+        if not any(isinstance(cell, list | dict) for cell in cells):
+            raise
+    return pyarrow.array([_json(cell).decode() if isinstance(cell, list | dict) else cell for cell in cells])
+
+
+def _has_empty_object(kind: Any) -> bool:
+    """Whether somewhere in it is an object without keys, which a Parquet file cannot hold."""
+    import pyarrow
+
+    if pyarrow.types.is_struct(kind):
+        return kind.num_fields == 0 or any(_has_empty_object(kind.field(i).type) for i in range(kind.num_fields))
+    return pyarrow.types.is_list(kind) and _has_empty_object(kind.value_type)
 
 
 _WRITERS: dict[str | None, Callable[[BinaryIO, Iterator[dict[str, Any]]], int]] = {
