@@ -40,7 +40,7 @@ let task = null; // on the page
 let answer = null; // what is said of it so far
 let past = []; // answers before each change, for undo
 let ahead = null; // promise of the next task
-let busy = false;
+let busy = false; // an answer is handed in, or taken back: no key may change anything
 
 // --- what is done -------------------------------------------------------------------------------------------------
 
@@ -50,6 +50,11 @@ function act(action) {
   if (action.do === "guidelines") guide.toggle();
   else if (own[action.do]) own[action.do](action);
   else set(says.change(answer, action), action.do !== "focus");
+}
+
+function setBusy(now) {
+  busy = now;
+  document.body.classList.toggle("busy", now);
 }
 
 function set(next, kept = true) {
@@ -147,9 +152,9 @@ async function submit() {
 
 // In the training round the answer is looked at together before the next task.
 async function learn(handedIn, seconds) {
-  busy = true;
+  setBusy(true);
   const saved = await handedIn.catch(() => null);
-  busy = false;
+  setBusy(false);
   status.done(seconds, saved?.feedback?.right);
   if (saved?.feedback) await dialogs.feedback(saved.feedback);
   ahead = null;
@@ -177,7 +182,7 @@ async function undo() {
     keepDraft();
     return;
   }
-  busy = true;
+  setBusy(true);
   drafts.flush();
   try {
     if (!(await outbox.idle(PATIENCE_MS))) return;
@@ -189,7 +194,7 @@ async function undo() {
   } catch (error) {
     status.notice(error.message, "undo");
   } finally {
-    busy = false;
+    setBusy(false);
   }
 }
 
@@ -202,7 +207,7 @@ function fetchTask(besides = null) {
 
 // The next task: the one that was fetched ahead, or a new one.
 async function next() {
-  busy = true; // the answer is handed in: no key may change it any more
+  setBusy(true);
   const waiting = ahead;
   ahead = null;
   let found = waiting === null ? null : await waiting.catch(() => null);
@@ -210,7 +215,7 @@ async function next() {
     await outbox.idle(PATIENCE_MS); // the server must know of the last answer before it says what is next
     found = await fetched();
   }
-  busy = false;
+  setBusy(false);
   show(found);
 }
 
