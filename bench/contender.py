@@ -62,10 +62,12 @@ def peak_mib() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
-def count_positions(trunk: type[Any]) -> Callable[[], int]:
-    """Counts the positions (rows times width, padding too) that pass through models of this class from now on."""
+def count_positions(trunk: type[Any], method: str = "forward") -> Callable[[], int]:
+    """Counts the positions (rows times width, padding too where it is computed) that pass through models of this class
+    from now on. method: what every pass calls once, with the tokens.
+    """
     passed = 0
-    forward = trunk.forward
+    forward = getattr(trunk, method)
 
     @functools.wraps(forward)
     def counted(self: Any, *args: Any, **kwargs: Any) -> Any:
@@ -73,5 +75,5 @@ def count_positions(trunk: type[Any]) -> Callable[[], int]:
         passed += (args[0] if args else kwargs["input_ids"]).numel()
         return forward(self, *args, **kwargs)
 
-    trunk.forward = counted
+    setattr(trunk, method, counted)
     return lambda: passed

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from bench.race import Results, Run
-from bench.trainers_job import OFFLINE, Settings
+from bench.trainers_job import LEARNS_FROM, OFFLINE, Settings
 
 _SMALL = 1e-4  # of GRPO's standard deviation, added before dividing by it
 
@@ -57,10 +57,20 @@ def _offline(peer: str, theirs: list[Run], ours: list[Run], job: Settings) -> It
         yield Check(apart < 1e-3, f"{peer}: KTO's baseline, up to {highest:.3f} nats; largest difference {apart:.1e}")
     share = statistics.median(theirs[0]["positions"]) / statistics.median(ours[0]["positions"])
     times = _forwards(peer, job.task)
+    spared = times * _spared(job)
     yield Check(
-        math.isclose(share, times, rel_tol=0.02),
-        f"{peer}: positions through models per step {share:.3f} times goodheart's (by design {times:.0f})",
+        math.isclose(share, times, rel_tol=0.02) or math.isclose(share, spared, rel_tol=0.1),
+        f"{peer}: positions through models per step {share:.3f} times goodheart's (by design {times:.0f}, or about "
+        f"{spared:.2f} where it leaves out padding and passes once over what two answers share)",
     )
+
+
+def _spared(job: Settings) -> float:
+    """Positions with padding over those without, and with the prompt of a pair only once, for lengths as drawn."""
+    answer, longest = (job.least_new_tokens + job.new_tokens) / 2, job.prompt_tokens + job.new_tokens
+    if LEARNS_FROM[job.task] == "pairs":
+        return 2 * longest / (job.prompt_tokens + 2 * answer)
+    return longest / (job.prompt_tokens + answer)
 
 
 def _forwards(peer: str, task: str) -> float:

@@ -24,7 +24,7 @@ def main() -> None:
     from goodheart.train.run import Run
 
     log = Run.log
-    count = count_positions(Trunk)
+    count = count_positions(Trunk, "embed")
     positions: list[int] = []
 
     def log_and_note(run: Run, *args: Any, **kwargs: Any) -> None:

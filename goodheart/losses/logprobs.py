@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -18,6 +19,28 @@ from torch.autograd.function import FunctionCtx, once_differentiable
 
 # A tile with fewer rows than this makes thin, slow matmuls; below it we rather cut the vocabulary into columns.
 _MIN_TILE_ROWS = 64
+# Logits of a tile that a compiled softmax takes: they stay in the cache between the matmul and the softmax.
+_CACHED = 2**18
+
+
+class Softmax(Protocol):
+    """What is done to the logits of a tile, forward and backward, in place of PyTorch's operations."""
+
+    def softmax(
+        self, logits_RV: Tensor, targets_R: Tensor, *, with_entropy: bool
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """-> log-probability of each target, logarithm of the sum of exponentials, entropy."""
+
+    def softmax_backward(
+        self,
+        logits_RV: Tensor,
+        targets_R: Tensor,
+        log_sum_R: Tensor,
+        entropy_R: Tensor | None,
+        grad_logps_R: Tensor | None,
+        grad_entropy_R: Tensor | None,
+    ) -> Tensor:
+        """-> the gradient of the logits."""
 
 
 def token_logprobs(
@@ -31,18 +54,20 @@ def token_logprobs(
     temperature: float = 1.0,
     with_entropy: bool = False,
     max_elements: int = 2**24,
+    softmax: Softmax | None = None,
 ) -> tuple[Tensor, Tensor | None]:
     """Log-probability of each target token, and optionally the entropy of each distribution, in nats.
 
     The matmul runs in the dtype of `weight_VD` (under autocast: the autocast dtype); everything after it in float32,
-    or in float64 when the weight is float64. When all N*V logits fit in one tile they are kept for backward; otherwise
-    they are computed again there. Gradients reach hidden, weight and bias, through the entropy too; those not required
-    cost nothing. Weight gradients of several tiles are summed in float32.
+    or in float64 when the weight is float64. When all N*V logits fit in `max_elements` they are kept for backward;
+    otherwise they are computed again there. Gradients reach hidden, weight and bias, through the entropy too; those not
+    required cost nothing. Weight gradients of several tiles are summed in float32.
 
     hidden_ND: hidden states after the final norm. weight_VD, bias_V: the output layer. targets_N: token ids in [0, V).
     scale: factor on the logits (1.0 = off). softcap: cap * tanh(logits / cap), Gemma 2 arXiv:2408.00118 (None = off).
     temperature: divides the logits last; the entropy is that of the tempered distribution, the one sampled from.
-    max_elements: largest number of logits alive in one tensor.
+    max_elements: largest number of logits alive at once.
+    softmax: compiled, for float32 and whole rows; None = PyTorch.
     -> logps_N, entropy_N (None without `with_entropy`), float32.
     Raises ValueError for shapes that do not fit, a target outside [0, V) (checked on CPU), or a non-positive setting.
     Differentiable once; a second derivative raises RuntimeError.
@@ -52,11 +77,14 @@ def token_logprobs(
     if torch.is_autocast_enabled(hidden_ND.device.type):
         dtype = torch.get_autocast_dtype(hidden_ND.device.type)
     hidden_ND, weight_VD = hidden_ND.to(dtype), weight_VD.to(dtype)
-    head = _Head(scale, softcap, temperature, with_entropy, max_elements)
+    if weight_VD.dtype != torch.float32 or _MIN_TILE_ROWS * len(weight_VD) > max_elements:
+        softmax = None
+    head = _Head(scale, softcap, temperature, with_entropy, max_elements, softmax)
     inputs = (hidden_ND, weight_VD, bias_V)
     if torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in inputs):
         return _TokenLogprobs.apply(hidden_ND, weight_VD, bias_V, targets_N, head)
-    logps_N, entropy_N, _, _ = _forward(head, hidden_ND, weight_VD, bias_V, targets_N, keep=False)
+    forward = _forward if softmax is None else _compiled_forward
+    logps_N, entropy_N, _, _ = forward(head, hidden_ND, weight_VD, bias_V, targets_N, keep=False)
     return logps_N, entropy_N
 
 
@@ -87,9 +115,12 @@ class _Head:
     temperature: float = 1.0
     with_entropy: bool = False
     max_elements: int = 2**24
+    softmax: Softmax | None = None
 
     def tile_shape(self, rows: int, columns: int) -> tuple[int, int]:
         """Rows and columns of a tile: whole rows if enough of them fit, otherwise a block of columns too."""
+        if self.softmax is not None:
+            return max(1, min(rows, max(_CACHED // columns, _MIN_TILE_ROWS))), columns
         tile_rows = max(self.max_elements // columns, min(_MIN_TILE_ROWS, self.max_elements))
         tile_rows = max(1, min(rows, tile_rows))
         return tile_rows, min(columns, max(1, self.max_elements // tile_rows))
@@ -127,8 +158,9 @@ class _TokenLogprobs(torch.autograd.Function):
         targets_N: Tensor,
         head: _Head,
     ) -> tuple[Tensor, Tensor | None]:
-        logps_N, entropy_N, logsumexp_N, kept_NV = _forward(head, hidden_ND, weight_VD, bias_V, targets_N, keep=True)
-        saved = (hidden_ND, weight_VD, bias_V, targets_N, logsumexp_N, entropy_N, kept_NV)
+        forward = _forward if head.softmax is None else _compiled_forward
+        logps_N, entropy_N, logsumexp_N, kept = forward(head, hidden_ND, weight_VD, bias_V, targets_N, keep=True)
+        saved = (hidden_ND, weight_VD, bias_V, targets_N, logsumexp_N, entropy_N, *kept)
         ctx.save_for_backward(*saved)  # type: ignore[arg-type]
         ctx.head = head  # type: ignore[attr-defined]
         ctx.set_materialize_grads(False)
@@ -139,7 +171,7 @@ class _TokenLogprobs(torch.autograd.Function):
     def backward(
         ctx: FunctionCtx, grad_logps_N: Tensor | None, grad_entropy_N: Tensor | None
     ) -> tuple[Tensor | None, ...]:
-        hidden_ND, weight_VD, bias_V, targets_N, logsumexp_N, entropy_N, kept_NV = ctx.saved_tensors  # type: ignore[attr-defined]
+        hidden_ND, weight_VD, bias_V, targets_N, logsumexp_N, entropy_N, *kept = ctx.saved_tensors  # type: ignore[attr-defined]
         head: _Head = ctx.head  # type: ignore[attr-defined]
         if grad_logps_N is None and grad_entropy_N is None:
             return (None,) * 5
@@ -147,21 +179,23 @@ class _TokenLogprobs(torch.autograd.Function):
         grad_hidden_ND = _Sum(hidden_ND) if needs_hidden else None
         grad_weight_VD = _Sum(weight_VD) if needs_weight else None
         grad_bias_V = _Sum(bias_V) if needs_bias else None
-        for rows, columns in _tiles(head, hidden_ND.shape[0], weight_VD.shape[0]):
+        for number, (rows, columns) in enumerate(_tiles(head, hidden_ND.shape[0], weight_VD.shape[0])):
             hidden_RD, weight_CD = hidden_ND[rows], weight_VD[columns]
-            logits_RC = kept_NV
+            logits_RC = kept[number] if kept else None
             if logits_RC is None:
                 logits_RC = head.logits(hidden_RD, weight_CD, None if bias_V is None else bias_V[columns])
             # The cap needs the logits once more; kept ones may serve a second backward pass.
-            grad_RC = _logits_gradient(
-                logits_RC,
+            of_rows = (
                 logsumexp_N[rows],
                 None if entropy_N is None else entropy_N[rows],
                 None if grad_logps_N is None else grad_logps_N[rows],
                 None if grad_entropy_N is None else grad_entropy_N[rows],
-                targets_N[rows] - columns.start,
-                in_place=kept_NV is None and head.softcap is None,
             )
+            if head.softmax is not None:
+                grad_RC = head.softmax.softmax_backward(logits_RC, targets_N[rows], *of_rows)
+            else:
+                in_place = not kept and head.softcap is None
+                grad_RC = _logits_gradient(logits_RC, targets_N[rows] - columns.start, *of_rows, in_place=in_place)
             grad_RC = head.through_head_(grad_RC, logits_RC)
             if grad_bias_V is not None:
                 grad_bias_V.add(columns, grad_RC.sum(0))
@@ -169,7 +203,7 @@ class _TokenLogprobs(torch.autograd.Function):
             if grad_hidden_ND is not None:
                 grad_hidden_ND.add(rows, torch.mm(grad_RC, weight_CD))
             if grad_weight_VD is not None:
-                grad_weight_VD.add(columns, torch.mm(grad_RC.t(), hidden_RD))
+                grad_weight_VD.add_product(columns, grad_RC.t(), hidden_RD)
             del logits_RC, grad_RC  # before the next tile is made
         grads = (grad_hidden_ND, grad_weight_VD, grad_bias_V)
         return *(None if grad is None else grad.result() for grad in grads), None, None
@@ -192,6 +226,12 @@ class _Sum:
             self.total = self.total.to(_wide(self.like.dtype))
         self.total[part] += grad
 
+    def add_product(self, part: slice, a: Tensor, b: Tensor) -> None:
+        if self.total is None or self.total.dtype != a.dtype:
+            self.add(part, torch.mm(a, b))
+        else:
+            self.total[part].addmm_(a, b)
+
     def result(self) -> Tensor:
         if self.total is None:
             return torch.zeros_like(self.like)
@@ -200,13 +240,13 @@ class _Sum:
 
 def _forward(
     head: _Head, hidden_ND: Tensor, weight_VD: Tensor, bias_V: Tensor | None, targets_N: Tensor, *, keep: bool
-) -> tuple[Tensor, Tensor | None, Tensor, Tensor | None]:
-    """-> logps_N, entropy_N | None, logsumexp_N, and the tempered logits when one tile holds them all (else None)."""
+) -> tuple[Tensor, Tensor | None, Tensor, list[Tensor]]:
+    """-> logps_N, entropy_N | None, logsumexp_N, and the tempered logits when one tile holds them all (else none)."""
     wide = {"dtype": _wide(weight_VD.dtype), "device": hidden_ND.device}
     tokens = hidden_ND.shape[0]
     largest_N = torch.full((tokens,), -torch.inf, **wide)  # type: ignore[call-overload]
     total_N, weighted_N, chosen_N = torch.zeros(3, tokens, **wide).unbind(0)  # type: ignore[call-overload]
-    kept_NV = None
+    kept_NV: list[Tensor] = []
     for rows, columns in _tiles(head, tokens, weight_VD.shape[0]):
         bias_C = None if bias_V is None else bias_V[columns]
         logits_RC = head.logits(hidden_ND[rows], weight_VD[columns], bias_C)
@@ -223,20 +263,41 @@ def _forward(
             weighted_N[rows] = weighted_N[rows] * shrink_R + exp_RC.mul_(logits_RC).sum(1)
         largest_N[rows] = new_largest_R
         if kept:
-            kept_NV = logits_RC
+            kept_NV.append(logits_RC)
         del logits_RC, exp_RC  # before the next tile is made
     logsumexp_N = largest_N + total_N.log()
     entropy_N = logsumexp_N - weighted_N / total_N if head.with_entropy else None
     return chosen_N - logsumexp_N, entropy_N, logsumexp_N, kept_NV
 
 
+def _compiled_forward(
+    head: _Head, hidden_ND: Tensor, weight_VD: Tensor, bias_V: Tensor | None, targets_N: Tensor, *, keep: bool
+) -> tuple[Tensor, Tensor | None, Tensor, list[Tensor]]:
+    """As `_forward`, each tile in one go; all tiles are kept, or none."""
+    assert head.softmax is not None  # the caller looked
+    logps_N, logsumexp_N = hidden_ND.new_empty(2, len(hidden_ND)).unbind(0)
+    entropy_N = torch.empty_like(logps_N) if head.with_entropy else None
+    keep = keep and len(hidden_ND) * len(weight_VD) <= head.max_elements
+    kept = []
+    for rows, _ in _tiles(head, len(hidden_ND), len(weight_VD)):
+        logits_RV = head.logits(hidden_ND[rows], weight_VD, bias_V)
+        logps_N[rows], logsumexp_N[rows], entropy_R = head.softmax.softmax(
+            logits_RV, targets_N[rows], with_entropy=head.with_entropy
+        )
+        if entropy_N is not None and entropy_R is not None:
+            entropy_N[rows] = entropy_R
+        if keep:
+            kept.append(logits_RV)
+    return logps_N, entropy_N, logsumexp_N, kept
+
+
 def _logits_gradient(
     logits_RC: Tensor,
+    targets_R: Tensor,
     logsumexp_R: Tensor,
     entropy_R: Tensor | None,
     grad_logps_R: Tensor | None,
     grad_entropy_R: Tensor | None,
-    targets_R: Tensor,
     *,
     in_place: bool,
 ) -> Tensor:

@@ -14,6 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from goodheart.models.native import Attending
+
 # Packed rows from this length on take block-sparse attention on CUDA: a dense mask makes each row cost T^2, however
 # short its sequences. Below it the kernel is not worth its compilation.
 _SPARSE_FROM = 1024
@@ -25,10 +27,12 @@ class Pattern:
 
     allowed: bool, True where a query (row) sees a key (column), (T, T) or (B, 1, T, T).
     blocks: the same as a BlockMask of flex_attention.
+    packed: the tokens lie without padding, and `packed.attend` knows who sees whom.
     """
 
     allowed: Tensor | None = None
     blocks: Any = None
+    packed: Attending | None = None
 
 
 def patterns(

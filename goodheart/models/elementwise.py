@@ -13,20 +13,37 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from goodheart.models import native
+
 
 def rms_norm(x_ND: Tensor, weight_D: Tensor, eps: float) -> Tensor:
     """x / sqrt(mean(x^2) + eps) * weight, computed in float32 (Zhang and Sennrich 2019, arXiv:1910.07467).
 
     -> the shape and dtype of x. Differentiable once.
     """
+    if native.takes(x_ND, weight_D):
+        return _NativeNorm.apply(x_ND.contiguous(), None, weight_D, eps)
     if x_ND.device.type == "cpu" and x_ND.dtype == weight_D.dtype == torch.float32:
         return _RMSNorm.apply(x_ND, weight_D, eps)
     return F.rms_norm(x_ND, weight_D.shape, weight_D.to(x_ND.dtype), eps)
 
 
+def add_and_norm(x_ND: Tensor, more_ND: Tensor, weight_D: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    """-> x + more, and that normed: two passes over memory in one."""
+    if native.takes(x_ND, more_ND, weight_D):
+        return _NativeNorm.apply(x_ND.contiguous(), more_ND.contiguous(), weight_D, eps)
+    sum_ND = x_ND + more_ND
+    return sum_ND, rms_norm(sum_ND, weight_D, eps)
+
+
 def silu_gate(gate_NF: Tensor, up_NF: Tensor) -> Tensor:
     """silu(gate) * up (SwiGLU, Shazeer 2020, arXiv:2002.05202). Differentiable once."""
     return _SiluGate.apply(gate_NF, up_NF)
+
+
+def joint_silu_gate(gate_up_N2F: Tensor) -> Tensor:
+    """`silu_gate` of two halves, where `native.takes` them: one matmul then makes both. -> (..., F)"""
+    return _NativeGate.apply(gate_up_N2F.contiguous())
 
 
 def gelu_gate(gate_NF: Tensor, up_NF: Tensor) -> Tensor:
@@ -73,3 +90,44 @@ class _SiluGate(torch.autograd.Function):
         grad_up = grad * silu_NF
         slope_NF = torch.sub(gate_NF, silu_NF, out=silu_NF).add_(1).mul_(sigmoid_NF)
         return slope_NF.mul_(up_NF).mul_(grad), grad_up
+
+
+class _NativeNorm(torch.autograd.Function):
+    """`_RMSNorm` in C, behind an addition where there is one; both summands then have the gradient of the sum."""
+
+    @staticmethod
+    def forward(ctx: Any, x_ND: Tensor, more_ND: Tensor | None, weight_D: Tensor, eps: float) -> Any:
+        sum_ND, out_ND, inverse_N = native.norm(x_ND, more_ND, weight_D.contiguous(), eps)
+        ctx.save_for_backward(sum_ND, weight_D, inverse_N)
+        ctx.added = more_ND is not None
+        ctx.set_materialize_grads(False)
+        return (sum_ND, out_ND) if ctx.added else out_ND
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, Tensor | None, Tensor | None, None]:
+        grad_sum, grad_out = grads if ctx.added else (None, *grads)
+        if grad_out is None:
+            return grad_sum, grad_sum if ctx.added else None, None, None
+        sum_ND, weight_D, inverse_N = ctx.saved_tensors
+        if grad_sum is not None:
+            grad_sum = grad_sum.contiguous()
+        grad_x, grad_weight = native.norm_backward(
+            sum_ND, weight_D.contiguous(), inverse_N, grad_out.contiguous(), grad_sum
+        )
+        return grad_x, grad_x if ctx.added else None, grad_weight if ctx.needs_input_grad[2] else None, None
+
+
+class _NativeGate(torch.autograd.Function):
+    """`_SiluGate` in C. The sigmoid is computed again in backward: cheaper there than to fetch it from memory."""
+
+    @staticmethod
+    def forward(ctx: Any, gate_up_N2F: Tensor) -> Tensor:
+        ctx.save_for_backward(gate_up_N2F)
+        return native.gate(gate_up_N2F)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        (gate_up_N2F,) = ctx.saved_tensors
+        return native.gate_backward(gate_up_N2F, grad.contiguous())

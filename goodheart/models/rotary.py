@@ -115,6 +115,10 @@ class Rotary:
             return table[:, None, :length, None]
         return table[:, positions_BT].unsqueeze(-2)
 
+    def turns(self, length: int, device: torch.device) -> Tensor:
+        """Float32 cosines and sines of at least positions 0 .. length-1. -> (2, P, d/2)"""
+        return self._table(length, device, torch.float32)
+
     def _table(self, length: int, device: torch.device, dtype: torch.dtype) -> Tensor:
         table = self._tables.get((device, dtype))
         if table is None or table.shape[1] < length:

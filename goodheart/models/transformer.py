@@ -8,6 +8,7 @@ Shapes: B batch, T time, N kept tokens, D width, H query heads, G key/value head
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -15,11 +16,14 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from goodheart.errors import ModelError
+from goodheart.models import native
 from goodheart.models.architecture import TransformerConfig
 from goodheart.models.attention import Pattern, attend, patterns
 from goodheart.models.causal import CausalLM, Unembedding
-from goodheart.models.elementwise import gelu_gate, rms_norm, silu_gate
+from goodheart.models.elementwise import add_and_norm, gelu_gate, joint_silu_gate, rms_norm, silu_gate
 from goodheart.models.fused import fuse, fused_linear
+from goodheart.models.packed import Packed
+from goodheart.models.packed import attend as attend_packed
 from goodheart.models.rotary import Rotary, rotate, rotate_and_split
 
 
@@ -35,6 +39,13 @@ class RMSNorm(nn.Module):
         if self.offset:  # Gemma multiplies in float32, before it rounds
             return rms_norm(x.float(), 1.0 + self.weight.float(), self.eps).to(x.dtype)
         return rms_norm(x, self.weight, self.eps)
+
+    def after(self, x: Tensor, more: Tensor) -> tuple[Tensor, Tensor]:
+        """-> x + more, and that normed."""
+        if self.offset:
+            x = x + more
+            return x, self(x)
+        return add_and_norm(x, more, self.weight, self.eps)
 
 
 class Attention(nn.Module):
@@ -55,7 +66,10 @@ class Attention(nn.Module):
     def forward(
         self, x_BTD: Tensor, angles: Tensor | None, pattern: Pattern, cache: Any, kept_N: Tensor | None
     ) -> Tensor:
-        c, (B, T, _) = self.c, x_BTD.shape
+        c = self.c
+        if pattern.packed is not None:
+            return self.o_proj(_keep(attend_packed(self._packed_qkv(x_BTD), pattern.packed), kept_N))
+        B, T, _ = x_BTD.shape
         qkv = fused_linear(x_BTD, (self.q_proj, self.k_proj, self.v_proj)).view(B, T, -1, c.head_dim)
         if c.qk_norm or angles is None:
             q, k, v = qkv.split((c.heads, c.kv_heads, c.kv_heads), dim=2)
@@ -75,6 +89,15 @@ class Attention(nn.Module):
             out_BHTd = attend(q_BHTd, k_BGTd, v_BGTd, pattern, scale=c.attention_scale, softcap=c.attention_softcap)
         return self.o_proj(_keep(out_BHTd.transpose(1, 2).reshape(B, T, -1), kept_N))
 
+    def _packed_qkv(self, x_ND: Tensor) -> Tensor:
+        """Query, key and value heads of tokens, not turned yet, side by side."""
+        c = self.c
+        qkv_NE = fused_linear(x_ND, (self.q_proj, self.k_proj, self.v_proj))
+        if not c.qk_norm:
+            return qkv_NE
+        q, k, v = qkv_NE.view(len(x_ND), -1, c.head_dim).split((c.heads, c.kv_heads, c.kv_heads), dim=1)
+        return torch.cat((self.q_norm(q), self.k_norm(k), v), dim=1).view(qkv_NE.shape)
+
 
 class MLP(nn.Module):
     """down(act(gate(x)) * up(x))."""
@@ -87,6 +110,8 @@ class MLP(nn.Module):
         self.gate = silu_gate if c.activation == "silu" else gelu_gate
 
     def forward(self, x_BTD: Tensor) -> Tensor:
+        if self.gate is silu_gate and native.takes(x_BTD):
+            return self.down_proj(joint_silu_gate(fused_linear(x_BTD, (self.gate_proj, self.up_proj))))
         # Two matmuls: the gate is faster on whole tensors than on slices. (The sampler makes them one.)
         return self.down_proj(self.gate(self.gate_proj(x_BTD), self.up_proj(x_BTD)))
 
@@ -117,8 +142,8 @@ class Block(nn.Module):
         if self.sandwich:
             x = x + self.post_attention_layernorm(attended)
             return x + self.post_feedforward_layernorm(self.mlp(self.pre_feedforward_layernorm(x)))
-        x = x + attended
-        return x + self.mlp(self.post_attention_layernorm(x))
+        x, normed = self.post_attention_layernorm.after(x, attended)
+        return x + self.mlp(normed)
 
 
 def _keep(x_BTD: Tensor, kept_N: Tensor | None) -> Tensor:
@@ -151,29 +176,47 @@ class Trunk(nn.Module):
         cache: Any,
         keep_BT: Tensor | None = None,
     ) -> Tensor:
-        c, T = self.c, ids_BT.shape[1]
+        """See `CausalLM.forward`. -> hidden_BTD, or hidden_ND of the positions to keep."""
+        c, T, device = self.c, ids_BT.shape[1], ids_BT.device
+        x_BTD = self.embed(ids_BT)
+        angles = {rope: rotary.angles(positions_BT, T, device, x_BTD.dtype) for rope, rotary in self._rotaries.items()}
+        who = {} if cache is not None else patterns(set(c.windows), T, segments_BT, device)
+        inputs = [
+            (None if rope is None else angles[rope], who.get(window, Pattern()))
+            for rope, window in zip(c.ropes, c.windows, strict=True)
+        ]
         kept_N = None if keep_BT is None else keep_BT.flatten().nonzero().squeeze(1)
-        x_BTD = self.embed_tokens(ids_BT)
-        if c.embedding_scale is not None:  # rounded to the dtype first, as these models were trained
-            x_BTD = x_BTD * torch.tensor(c.embedding_scale).to(x_BTD.dtype).item()
-        angles = {
-            rope: rotary.angles(positions_BT, T, ids_BT.device, x_BTD.dtype) for rope, rotary in self._rotaries.items()
-        }
-        pattern = {} if cache is not None else patterns(set(c.windows), T, segments_BT, ids_BT.device)
-        for i, (layer, rope, window) in enumerate(zip(self.layers, c.ropes, c.windows, strict=True)):
-            last = i == c.layers - 1  # only there is nobody left who would attend to the positions not kept
-            inputs = (
-                x_BTD,
-                None if rope is None else angles[rope],
-                pattern.get(window, Pattern()),
-                cache,
-                kept_N if last else None,
-            )
-            if self.checkpoint_activations and cache is None and torch.is_grad_enabled():
-                x_BTD = checkpoint(layer, *inputs, use_reentrant=False, preserve_rng_state=False)
-            else:
-                x_BTD = layer(*inputs)
-        return self.norm(x_BTD)
+        return self._through(x_BTD, inputs, cache, kept_N)
+
+    def packed(self, rows: Packed) -> Tensor:
+        """The states that were asked for, of tokens without padding, on the CPU. -> hidden_KD"""
+        c = self.c
+        inputs = [(None, Pattern(packed=self._attending(rows, layer))) for layer in range(c.layers)]
+        return self._through(self.embed(rows.ids_N), inputs, None, rows.kept_K)
+
+    def _attending(self, rows: Packed, layer: int) -> native.Attending:
+        c, rope = self.c, self.c.ropes[layer]
+        turns = None if rope is None else self._rotaries[rope].turns(rows.longest, rows.ids_N.device)
+        size = (c.heads, c.kv_heads, c.windows[layer], c.attention_scale)
+        return native.Attending(rows.rows_R3, rows.families, rows.longest, *size, turns)
+
+    def embed(self, ids: Tensor) -> Tensor:
+        """Where every pass begins, with all tokens that it computes."""
+        x = self.embed_tokens(ids)
+        if self.c.embedding_scale is not None:  # rounded to the dtype first, as these models were trained
+            x = x * torch.tensor(self.c.embedding_scale).to(x.dtype).item()
+        return x
+
+    def _through(
+        self, x: Tensor, inputs: Sequence[tuple[Tensor | None, Pattern]], cache: Any, kept_N: Tensor | None
+    ) -> Tensor:
+        """All layers and the norm. inputs: angles and pattern of each layer."""
+        again = self.checkpoint_activations and cache is None and torch.is_grad_enabled()
+        for i, (layer, (angles, pattern)) in enumerate(zip(self.layers, inputs, strict=True)):
+            # Only in the last layer is nobody left who would attend to the positions not kept.
+            told = (x, angles, pattern, cache, kept_N if i == self.c.layers - 1 else None)
+            x = checkpoint(layer, *told, use_reentrant=False, preserve_rng_state=False) if again else layer(*told)
+        return self.norm(x)
 
 
 class Transformer(CausalLM):
@@ -229,8 +272,18 @@ class Transformer(CausalLM):
         cache: Any = None,
         keep_BT: Tensor | None = None,
     ) -> Tensor:
-        """See `CausalLM.forward`. Pads on the right cannot reach real tokens, so lengths_B is not needed."""
+        """See `CausalLM.forward`. Pads on the right cannot reach real tokens; lengths_B tells where they are, so that
+        nothing is computed for them."""
+        if cache is None and keep_BT is not None and self._packs(ids_BT):
+            rows = Packed.of(ids_BT, keep_BT, lengths_B, positions_BT, segments_BT)
+            if rows is not None:
+                return self.model.packed(rows)
         return self.model(ids_BT, positions_BT, segments_BT, cache, keep_BT)
+
+    def _packs(self, ids_BT: Tensor) -> bool:
+        """Whether c/attention.c computes what this model needs."""
+        weight = self.model.norm.weight
+        return ids_BT.device.type == "cpu" and self.config.attention_softcap is None and native.takes(weight)
 
     def unembed(self) -> Unembedding:
         """See `CausalLM.unembed`."""

@@ -134,7 +134,8 @@ def test_backward_does_no_more_matmuls_than_needed(max_elements: int, tiles: int
         logps_N, _ = token_logprobs(leaves["h"], leaves["w"], targets_N, max_elements=max_elements)
         with Recorder() as record:
             logps_N.sum().backward()
-        assert record.calls.count("aten::mm") == recomputed + tiles * len(trained)
+        matmuls = [call for call in record.calls if call in ("aten::mm", "aten::addmm_")]
+        assert len(matmuls) == recomputed + tiles * len(trained)
         for name, leaf in leaves.items():
             assert (leaf.grad is not None) == (name in trained)
             if name in trained:

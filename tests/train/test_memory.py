@@ -53,7 +53,7 @@ train(build(config, sets=[f"{k}={v}" for k, v in rest.items()]))
     ("kind", "sets"),
     [
         ("sft", {"batch_size": "192", "max_tokens": "100000"}),
-        ("reward", {"batch_size": "64", "held_out": "0"}),
+        ("reward", {"batch_size": "96", "held_out": "0", "max_tokens": "100000"}),
         ("ppo", {"batch_size": "256", "mini_batches": "1", "steps": "1", "sampling.max_new_tokens": "64"}),
     ],
 )
