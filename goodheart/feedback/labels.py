@@ -98,7 +98,7 @@ def save(
     with store.begin() as connection:
         own = find_own(connection, task, person, lock=True)
         campaign = load(connection, own.campaign_id)
-        sent = (labels.c.person_id == person) & (labels.c.request == answered.request)
+        sent = (labels.c.person_id == person) & (labels.c.request == _request(answered))
         before = connection.execute(select(labels.c.id, labels.c.assignment_id).where(sent)).first()
         if before is not None:
             return _same(connection, campaign, own, before)
@@ -115,6 +115,13 @@ def save(
         _count(connection, campaign.settings, item, first=own.state != "done")
         state = _after(connection, campaign, item, person)
         return Saved(label, _feedback(item, answered), state)
+
+
+def _request(answered: Answered) -> str:
+    name = answered.request
+    if not 0 < len(name) <= 64 or not name.isascii() or not name.isprintable():
+        raise FeedbackError("a request is named by 1 to 64 letters and digits, new for each save")
+    return name
 
 
 def _same(connection: Connection, campaign: Campaign, own: Row[Any], before: Any) -> Saved:
@@ -142,8 +149,6 @@ def _values(settings: CampaignSettings, item: Row[Any], answered: Answered, sour
     count = len(item.answers)
     if source not in SOURCES:
         raise FeedbackError(f"there is no source {source!r} of labels; use {', '.join(SOURCES)}")
-    if not 0 < len(answered.request) <= 64 or not answered.request.isascii() or not answered.request.isprintable():
-        raise FeedbackError("a request is named by 1 to 64 letters and digits, new for each save")
     if answered.comment is not None and len(answered.comment) > MOST_COMMENT:
         raise FeedbackError(f"a comment of {len(answered.comment)} characters; {MOST_COMMENT} are the most")
     seconds = answered.seconds
@@ -349,7 +354,7 @@ def adjudicate(store: Store, item: int, person: int, answered: Answered, *, now:
             raise MissingError(f"there is no item number {item}")
         if row.phase != "work":
             raise FeedbackError("the right answer of this item is known already; only items of work are adjudicated")
-        sent = (labels.c.person_id == person) & (labels.c.request == answered.request)
+        sent = (labels.c.person_id == person) & (labels.c.request == _request(answered))
         before = connection.execute(select(labels.c.id, labels.c.item_id).where(sent)).first()
         if before is not None:
             if before.item_id != item:

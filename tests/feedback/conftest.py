@@ -58,6 +58,17 @@ class Server:
         self._run("pg_ctl", "-D", str(self.folder / "data"), "-m", "immediate", "stop")
 
 
+def quick_folder(parent: Path | None = None) -> Path:
+    """A temporary folder, in memory where there is room: what a test waits for is mostly the disk.
+
+    Commits are flushed there too, and a killed process is no different; what survives a power cut no test can tell.
+    """
+    memory = Path("/dev/shm")
+    roomy = memory.is_dir() and shutil.disk_usage(memory).free > 2**30
+    # The path of a socket must be short: not below pytest's folder.
+    return Path(tempfile.mkdtemp(prefix="goodheart-", dir=memory if roomy else parent or "/tmp"))
+
+
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[Server]:
     programs = _programs()
@@ -66,7 +77,7 @@ def postgres() -> Iterator[Server]:
         if os.environ.get("CI"):
             pytest.fail(message)
         pytest.skip(message)
-    folder = Path(tempfile.mkdtemp(prefix="goodheart-pg-", dir="/tmp"))  # the path of a socket must be short
+    folder = quick_folder()
     try:
         server = Server(programs, folder)
         yield server
@@ -84,21 +95,23 @@ NewPlace = Callable[[], str]
 
 
 @pytest.fixture(params=["sqlite", "postgres"])
-def new_place(request: pytest.FixtureRequest, tmp_path: Path) -> NewPlace:
+def new_place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[NewPlace]:
     """Makes the address of an empty database, another one at each call."""
     made: list[str] = []
+    folder = quick_folder(tmp_path)
 
     def make() -> str:
         name = f"g{os.getpid()}_{abs(hash(request.node.nodeid)) % 10**12}_{len(made)}"
         if request.param == "sqlite":
-            place = str(tmp_path / f"{name}.db")
+            place = str(folder / f"{name}.db")
         else:
             server: Server = request.getfixturevalue("postgres")
             place = server.new_schema(name)
         made.append(place)
         return place
 
-    return make
+    yield make
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 @pytest.fixture

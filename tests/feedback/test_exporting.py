@@ -1,0 +1,211 @@
+"""Labels out of the store, into it again, and into files."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from goodheart.data.formats import read_records
+from goodheart.data.layouts import LAYOUTS
+from goodheart.data.records import Answer, Judgement, Message, Prompt
+from goodheart.errors import MissingError
+from goodheart.feedback import campaigns, people
+from goodheart.feedback.assignment import Idle, next_task
+from goodheart.feedback.exporting import export, judgements
+from goodheart.feedback.importing import import_judgements
+from goodheart.feedback.labels import Answered, adjudicate, history, live_labels, save
+from goodheart.feedback.store import Store
+from tests.feedback.making import campaign, pairs, task
+
+ASKED = Prompt((Message("user", "q"),), meta={"topic": "t"})
+PAIR = (Answer("a", model="m"), Answer("b", model="n", meta={"score": 2}))
+FULL = Judgement(
+    ASKED, PAIR, (1, 0), margin=0.5, weight=0.25, rater="Ann", rater_attributes={"culture": "x"}, guideline="v2-beta",
+    shown_order=(1, 0), seconds=3.5, flags={"harmful": [0], "both_bad": True}, gold=True, batch="b", strength=3,
+    probability=0.75, ratings={"helpful": [1, 5]}, comment="\0 because", source="ai",
+    created_at="2026-01-02T03:04:05+00:00", item_id="i1", group_id="g1",
+)  # fmt: skip
+
+
+def empty(store: Store, **more: Any) -> int:
+    return campaigns.create(store, campaigns.CampaignSettings(name="imported", **more)).id
+
+
+def test_a_full_record_comes_back_as_it_was(store: Store) -> None:
+    made = empty(store)
+    done = import_judgements(store, made, [FULL])
+    assert (done.labels, done.items, done.people) == (1, 1, 1)
+    assert list(judgements(store, made)) == [FULL]
+
+
+def test_a_bare_record_comes_back_as_bare(store: Store) -> None:
+    bare = Judgement(Prompt(text="raw"), (Answer("a"), Answer("b"), Answer("c")), (0, 1, 1))
+    made = empty(store)
+    import_judgements(store, made, [bare])
+    (back,) = judgements(store, made)
+    assert replace(back, item_id=None, created_at=None) == bare
+    assert back.item_id is not None  # all who judged the same share it
+
+
+def test_swapped_answers_are_the_same_item(store: Store) -> None:
+    made = empty(store, overlap=3)
+    first = Judgement(ASKED, PAIR, (0, 1), rater="Ann", shown_order=(0, 1), flags={"wrong": [1]}, ratings={"r": [4, 2]})
+    second = replace(first, answers=PAIR[::-1], rater="Bob")  # what Ann calls better Bob calls worse
+    done = import_judgements(store, made, [first, second])
+    assert (done.labels, done.items, done.people) == (2, 1, 2)
+    ann, bob = judgements(store, made)
+    assert ann.answers == bob.answers == PAIR
+    assert (ann.ranks, bob.ranks) == ((0, 1), (1, 0))
+    assert bob.shown_order == (1, 0)
+    assert bob.flags == {"wrong": [0]}
+    assert bob.ratings == {"r": [2, 4]}
+
+
+def test_of_two_labels_by_one_person_the_later_counts(store: Store) -> None:
+    made = empty(store)
+    for ranks in ((0, 1), (1, 0)):  # in one import, then in a second
+        done = import_judgements(store, made, [replace(FULL, ranks=(0, 0)), replace(FULL, ranks=ranks)])
+    assert done.replaced == 2
+    (row,) = live_labels(store, made)
+    assert row.ranks == (1, 0)
+    assert [r.live for r in history(store, row.item)] == [False, False, False, True]
+
+
+def test_labels_without_a_rater_all_count(store: Store) -> None:
+    made = empty(store)
+    bare = Judgement(ASKED, PAIR, (0, 1))
+    import_judgements(store, made, [bare, bare, replace(bare, ranks=(1, 0))])
+    assert [j.ranks for j in judgements(store, made)] == [(0, 1), (0, 1), (1, 0)]
+
+
+def test_what_cannot_be_compared_is_counted(store: Store) -> None:
+    made = empty(store)
+    same = Judgement(ASKED, (Answer("a"), Answer("a")), (0, 1))
+    done = import_judgements(store, made, [same, FULL])
+    assert (done.left_out, done.labels) == (1, 1)
+    with pytest.raises(MissingError):
+        import_judgements(store, made + 1, [FULL])
+
+
+def test_people_go_on_where_an_import_ended(store: Store) -> None:
+    made = empty(store, overlap=2, gold_share=0)
+    other = Judgement(Prompt(text="other"), PAIR, (0, 1), rater="Ann")
+    import_judgements(store, made, [FULL, other, replace(other, rater="Bob\n")])
+    ann = people.find_person(store, "Ann")
+    assert ann is not None
+    people.join(store, made, ann.id)
+    assert next_task(store, made, ann.id) == Idle("nothing_left")  # she has had it
+    new = people.add_person(store, "New").id
+    people.join(store, made, new)
+    save(store, task(store, made, new).id, new, Answered([0, 1]))
+    assert next_task(store, made, new) == Idle("finished")
+    assert sum(1 for _ in live_labels(store, made)) == 4
+    names = {person.name[:6] for person in people.listing(store)}
+    assert names == {"Ann", "rater-", "New"}
+
+
+def labelled(store: Store, answers: int = 2) -> tuple[int, list[int]]:
+    """One item, three people: two see 0 before 1, one the other way round."""
+    made, everybody = campaign(store, 0, people=3, overlap=3)
+    campaigns.add_items(store, made.id, pairs(1, answers=answers))
+    rest = tuple(range(2, answers))
+    for person, ranks in zip(everybody, [(0, 1), (0, 1), (1, 0)], strict=True):
+        save(store, task(store, made.id, person).id, person, Answered(ranks + rest))
+    return made.id, everybody
+
+
+def test_soft_labels_by_hand(store: Store) -> None:
+    made, _ = labelled(store)
+    (soft,) = judgements(store, made, soft=True)
+    assert (soft.ranks, soft.probability, soft.rater) == ((0, 1), pytest.approx(2 / 3), None)
+    # trust 1, 1, 3: 2 of 5 for the first answer
+    (soft,) = judgements(store, made, soft=True, weights={"p2": 3.0})
+    assert (soft.ranks, soft.probability) == ((1, 0), pytest.approx(3 / 5))
+    # trust 1, 1, 2: a tie, which has no probability
+    (soft,) = judgements(store, made, soft=True, weights={"p2": 2.0})
+    assert (soft.ranks, soft.probability) == ((0, 0), None)
+
+
+def test_soft_rankings_are_weighted_orders(store: Store) -> None:
+    made, _ = labelled(store, answers=3)
+    found = {j.ranks: j.weight for j in judgements(store, made, soft=True)}
+    assert found == {(0, 1, 2): pytest.approx(2 / 3), (1, 0, 2): pytest.approx(1 / 3)}
+
+
+def test_weights_are_trust_in_people(store: Store) -> None:
+    made, _ = labelled(store)
+    found = list(judgements(store, made, weights={"p0": 0.0, "p1": 0.5}))
+    assert [(j.rater, j.weight) for j in found] == [("p1", 0.5), ("p2", 1.0)]
+
+
+def test_an_adjudication_takes_the_place_of_the_labels(store: Store) -> None:
+    made, everybody = labelled(store)
+    judge = people.add_person(store, "judge", "adjudicator").id
+    (row, *_) = live_labels(store, made, person=everybody[0])
+    adjudicate(store, row.item, judge, Answered([0, 0]))
+    (only,) = judgements(store, made)
+    assert (only.ranks, only.kind, only.rater) == ((0, 0), "adjudication", "judge")
+    every = list(judgements(store, made, overruled=True))
+    assert [j.kind for j in every] == ["label", "label", "label", "adjudication"]
+    back = empty(store)
+    import_judgements(store, back, every)
+    assert [j.ranks for j in judgements(store, back)] == [(0, 0)]
+    assert [j.ranks for j in judgements(store, back, overruled=True)] == [j.ranks for j in every]
+
+
+def test_gold_is_left_out_unless_asked_for(store: Store) -> None:
+    made, (person,) = campaign(store, 20, gold=20, gold_share=0.5, seed=1)
+    for _ in range(10):
+        save(store, task(store, made.id, person).id, person, Answered([0, 1]))
+    work = list(judgements(store, made.id))
+    every = list(judgements(store, made.id, phases=("work", "gold")))
+    assert 0 < len(work) < len(every) == 10
+    assert not any(j.gold for j in work)
+    assert sum(j.gold for j in every) == 10 - len(work)
+
+
+def test_many_items_are_read_in_pieces_and_stay_together(store: Store) -> None:
+    made = empty(store, overlap=2)
+    given = [
+        Judgement(Prompt(text=f"q{i}"), PAIR, (i % 2, 1 - i % 2), rater=f"r{r}") for r in range(2) for i in range(1201)
+    ]
+    assert import_judgements(store, made, given).items == 1201
+    back = list(judgements(store, made))
+    assert len(back) == 2402
+    assert [j.prompt.text for j in back] == [f"q{i // 2}" for i in range(2402)]
+    assert [j.rater for j in back[:4]] == ["r0", "r1", "r0", "r1"]
+
+
+def test_the_whole_record_goes_through_a_file(store: Store, tmp_path: Path) -> None:
+    made, _ = labelled(store, answers=3)
+    done = export(store, made, tmp_path / "labels.jsonl")
+    assert (done.judgements, done.rows, done.left_out) == (3, 3, 0)
+    read = read_records(tmp_path / "labels.jsonl", "preference").records
+    back = empty(store)
+    import_judgements(store, back, read)
+    mine, theirs = list(judgements(store, made)), list(judgements(store, back))
+    for before, after in zip(mine, theirs, strict=True):
+        assert (after.prompt.messages, [a.text for a in after.answers]) == (
+            before.prompt.messages,
+            [a.text for a in before.answers],
+        )
+        for name in ("ranks", "rater", "shown_order", "guideline", "strength", "comment", "source", "kind"):
+            assert getattr(after, name) == getattr(before, name), name
+
+
+@pytest.mark.parametrize("layout", sorted(LAYOUTS))
+def test_every_layout_is_written(tmp_path: Path, layout: str) -> None:
+    from goodheart.feedback.store import open_store
+
+    store = open_store(tmp_path / "g.db")
+    made, _ = labelled(store)
+    done = export(store, made, tmp_path / "out.jsonl", layout)
+    assert done.judgements == 3
+    lines = (tmp_path / "out.jsonl").read_text().splitlines()
+    assert len(lines) == done.rows
+    assert all(isinstance(json.loads(line), dict) for line in lines)
+    store.close()
