@@ -2,7 +2,12 @@
 
     python -m bench generation --sizes 1M 5M --batch 16 64 --rounds 5
 
-Contenders take turns, so that noise of the machine hits both alike; the ratio is the median of the rounds' ratios.
+    python -m bench generation --sizes 15M 110M --dtype bfloat16 --rounds 3
+
+Contenders take turns, so that noise of the machine hits all alike; the ratio is the median of the rounds' ratios. In
+bfloat16, transformers runs in float32 too. What the engine draws is first passed through transformers' model in
+float32, on the same weights: its log-probabilities must agree, or the two sides would not do the same work.
+
 Task "full": every row runs to the limit. Task "early": rows end after 1 .. limit tokens, and only those count; peers
 cannot drop finished rows, the engine gives their slots away.
 """
@@ -22,11 +27,16 @@ from typing import Any
 import torch
 
 from goodheart.generate import build
-from goodheart.generate.engine import Engine
+from goodheart.generate.engine import Engine, Generation
 from goodheart.generate.sampling import SamplingParams
 from goodheart.models.load import save_causal
 from goodheart.models.new import new_model
 from goodheart.models.transformer import Transformer
+
+# Nats by which the engine's log-probabilities may differ from float32, on the average of all tokens. Rounding to
+# bfloat16 is 2^-9 of a number; over the layers, logits of size 1 move by thousandths.
+TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 0.02}
+FLOAT32 = "transformers float32"
 
 # hidden_size, layers, heads, key/value heads, MLP width, vocabulary; parameters without and with the tied embedding.
 SIZES = {
@@ -51,33 +61,61 @@ def model_of(size: str) -> Transformer:
     return new_model(spec, vocabulary, seed=0)
 
 
-def in_transformers(model: Transformer) -> Any:
-    """The same model loaded by transformers, without an end token."""
+def in_transformers(model: Transformer, dtype: torch.dtype) -> Any:
+    """The same weights loaded by transformers, without an end token."""
     from transformers import AutoModelForCausalLM
 
     with tempfile.TemporaryDirectory() as folder:
         save_causal(model, Path(folder))
-        hf = AutoModelForCausalLM.from_pretrained(folder, dtype=next(model.parameters()).dtype).eval()
+        hf = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).eval()
     hf.generation_config.eos_token_id = None
     hf.generation_config.pad_token_id = 0
     return hf
 
 
 def contenders(model: Transformer, prompts: torch.Tensor, limits: list[int]) -> dict[str, Callable[[], object]]:
-    """Name -> one run of the task."""
-    hf, rows, seed = in_transformers(model), prompts.tolist(), iter(range(10**9))
+    """Name -> one run of the task. Raises ValueError where the engine does not do what transformers does."""
+    dtype, rows, seed = next(model.parameters()).dtype, prompts.tolist(), iter(range(10**9))
+    settings = {"do_sample": True, "temperature": 1.0, "top_k": 0, "top_p": 1.0, "max_new_tokens": max(limits)}
 
-    def transformers() -> object:
-        settings = {"do_sample": True, "temperature": 1.0, "top_k": 0, "top_p": 1.0}
-        with torch.no_grad():
-            return hf.generate(prompts, attention_mask=torch.ones_like(prompts), max_new_tokens=max(limits), **settings)
+    def transformers(hf: Any) -> Callable[[], object]:
+        def run() -> object:
+            with torch.no_grad():
+                return hf.generate(prompts, attention_mask=torch.ones_like(prompts), **settings)
 
-    def engine() -> Callable[[], object]:
+        return run
+
+    def engine() -> Callable[[], list[Generation]]:
         made = Engine(model, slots=len(prompts))
         return lambda: made.generate(rows, SamplingParams(limits, seed=next(seed)))
 
-    runs = {"transformers": transformers, "PyTorch": without_c(engine())}
-    return runs if build.load() is None else {**runs, "C": engine()}
+    in_float32 = in_transformers(model, torch.float32)
+    runs: dict[str, Callable[[], object]]
+    if dtype == torch.float32:
+        runs = {"transformers": transformers(in_float32)}
+    else:
+        runs = {"transformers": transformers(in_transformers(model, dtype)), FLOAT32: transformers(in_float32)}
+    runs["PyTorch"] = without_c(engine())
+    if Engine(model).way != "PyTorch":
+        compare(in_float32, engine()(), dtype)
+        runs["C"] = engine()
+    return runs
+
+
+def compare(hf: Any, made: list[Generation], dtype: torch.dtype) -> None:
+    """Raises ValueError where the log-probabilities of what was drawn are not those of transformers in float32."""
+    apart: list[float] = []
+    for each in made[:16]:
+        with torch.no_grad():
+            logits_TV = hf(torch.tensor([each.prompt_ids + each.ids])).logits[0, len(each.prompt_ids) - 1 : -1]
+        logps_T = logits_TV.log_softmax(1).gather(1, torch.tensor(each.ids).unsqueeze(1)).squeeze(1)
+        apart += (logps_T - torch.tensor(each.logps)).abs().tolist()
+    mean = statistics.mean(apart)
+    print(f"log-probabilities differ from transformers' in float32 by {mean:.1e} (largest {max(apart):.1e})")
+    if mean > TOLERANCE[dtype]:
+        raise ValueError(
+            f"log-probabilities differ by {mean:.2g} nats; at most {TOLERANCE[dtype]} may come of rounding"
+        )
 
 
 def without_c(run: Callable[[], object]) -> Callable[[], object]:
@@ -118,7 +156,7 @@ def main() -> None:
     print(
         f"threads {a.threads} of {os.cpu_count()}, prompt {a.prompt}, new {a.new}, {a.dtype}, torch {torch.__version__}"
     )
-    print("tokens per second: medians (best); of the engine in brackets the median ratio to transformers")
+    print("tokens per second: medians (best); of the engine in brackets the median ratio to each transformers")
     for size in a.sizes:
         model = model_of(size).to(getattr(torch, a.dtype))
         for batch in a.batch:
@@ -136,10 +174,17 @@ def main() -> None:
 def shown_rate(name: str, seconds: dict[str, list[float]], tokens: int) -> str:
     """A contender's figures for the table."""
     rate = f"{name} {tokens / statistics.median(seconds[name]):7.0f} ({tokens / min(seconds[name]):.0f})"
-    if name == "transformers":
+    if name.startswith("transformers"):
         return rate
-    ratios = [peer / mine for peer, mine in zip(seconds["transformers"], seconds[name], strict=True)]
-    return f"{rate} [{statistics.median(ratios):.2f}, {min(ratios):.2f}-{max(ratios):.2f}]"
+    return " ".join(
+        [rate, *(ratios(seconds[peer], seconds[name]) for peer in ("transformers", FLOAT32) if peer in seconds)]
+    )
+
+
+def ratios(peer: list[float], mine: list[float]) -> str:
+    """The median of the rounds' ratios, the lowest and the highest."""
+    found = [theirs / ours for theirs, ours in zip(peer, mine, strict=True)]
+    return f"[{statistics.median(found):.2f}, {min(found):.2f}-{max(found):.2f}]"
 
 
 if __name__ == "__main__":

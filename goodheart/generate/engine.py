@@ -22,10 +22,11 @@ from torch import Tensor
 
 from goodheart.errors import ConfigError, HealthError
 from goodheart.generate.cache import KVCache, round_up
-from goodheart.generate.compiled import CompiledCache, CompiledRunner, CompiledSampler
+from goodheart.generate.compiled import CompiledRunner, CompiledSampler
 from goodheart.generate.runners import HFRunner, NativeRunner, RecomputingRunner, Runner, hf_runner
 from goodheart.generate.sampling import Sampler, SamplingParams, UniformRows
 from goodheart.generate.scheduler import Row, Scheduler, compact, requests
+from goodheart.generate.structures import CompiledCache
 from goodheart.models.causal import CausalLM
 from goodheart.models.transformer import Transformer
 
@@ -61,9 +62,9 @@ class Engine:
         self._hf_runner: type[HFRunner] | type[RecomputingRunner] | None = None  # unknown until first used
 
     @property
-    def way(self) -> Literal["C", "PyTorch"]:
+    def way(self) -> str:
         """What computes: results of the two differ by rounding."""
-        return "C" if CompiledRunner.serves(self.model) else "PyTorch"
+        return CompiledRunner.way(self.model) or "PyTorch"
 
     def generate(
         self,
@@ -124,7 +125,7 @@ class Engine:
         autocast = torch.is_autocast_enabled(device.type)
         dtype = torch.get_autocast_dtype(device.type) if autocast else first.dtype
         # What does not fit is freed here, before its successor is made: nobody else may hold it.
-        if isinstance(kept, CompiledCache) and not kept.fits(c, slots, length):
+        if isinstance(kept, CompiledCache) and not kept.fits(c, first.dtype, slots, length):
             kept = None
         if isinstance(kept, KVCache) and (not kept.fits(slots, length, dtype, device) or CompiledRunner.serves(model)):
             kept = None
@@ -197,7 +198,11 @@ class _Call:
             self.tokens_N = torch.cat((self.tokens_N, tokens_P))
             return started, self._record(started, drawn)
         rows, runner, sampler = self.running, self.runner, self.sampler
-        if isinstance(runner, CompiledRunner) and isinstance(sampler, CompiledSampler):
+        if (
+            isinstance(runner, CompiledRunner)
+            and isinstance(sampler, CompiledSampler)
+            and runner.library is sampler.library  # not of two dtypes
+        ):
             steps = 1 if self.one_by_one else runner.steps_at_once(sampler, len(self.scheduler) > 0)
             return rows, self._run(runner, sampler, steps)
         self.tokens_N, drawn = self._draw(runner.step(self.tokens_N), 0)

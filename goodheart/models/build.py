@@ -34,13 +34,15 @@ class Code:
     """The C code of one folder.
 
     name: what its compiled form is called in the cache folder. functions: of each its name and the types of its
-    arguments; all return an int. without: what is done where it cannot be compiled, for the log.
+    arguments; all return an int. without: what is done where it cannot be compiled, for the log. flags: more of them
+    for the compiler.
     """
 
     folder: Path
     name: str
     functions: Mapping[str, tuple[Any, ...]]
     without: str
+    flags: tuple[str, ...] = ()
 
 
 @cache
@@ -91,7 +93,9 @@ def _library(code: Code, compiler: Sequence[str]) -> ctypes.CDLL:
     sources = b"".join(path.name.encode() + path.read_bytes() for path in sorted(code.folder.iterdir()))
     version = subprocess.run([*compiler, "--version"], check=True, capture_output=True, timeout=20).stdout
     # Code for one kind of processor must not be loaded by another that shares the home folder.
-    identity = b"\0".join((sources, repr((_FLAGS, *compiler, platform.machine(), _processor())).encode(), version))
+    identity = b"\0".join(
+        (sources, repr((_FLAGS, *code.flags, *compiler, platform.machine(), _processor())).encode(), version)
+    )
     path = cache_folder() / f"{code.name}-{hashlib.sha256(identity).hexdigest()[:16]}.so"
     if path.exists() and _only_ours(path):
         with contextlib.suppress(OSError, AttributeError):  # damaged: it is made again
@@ -106,12 +110,13 @@ def _library(code: Code, compiler: Sequence[str]) -> ctypes.CDLL:
 
 def _compile(code: Code, compiler: Sequence[str], path: Path) -> ctypes.CDLL:
     """Written under another name and moved, so that processes that start together do not read half of it; loaded
-    before that, so that what cannot be is not kept."""
-    handle, temporary = tempfile.mkstemp(suffix=".so", dir=path.parent)
+    before that, so that what cannot be is not kept. That name begins as the others: what is left of a compiler
+    that was killed goes with what was not used."""
+    handle, temporary = tempfile.mkstemp(prefix=f"{code.name}-", suffix=".so", dir=path.parent)
     os.close(handle)
     try:
         sources = [str(source) for source in sorted(code.folder.glob("*.c"))]
-        command = [*compiler, *_FLAGS, "-o", temporary, *sources, "-lm", "-lpthread"]
+        command = [*compiler, *_FLAGS, *code.flags, "-o", temporary, *sources, "-lm", "-lpthread"]
         subprocess.run(command, check=True, capture_output=True, timeout=120)
         os.chmod(temporary, 0o700)
         library = _opened(code, temporary)

@@ -20,6 +20,7 @@ from goodheart.generate.sampling import Sampler, SamplingParams
 from goodheart.models.causal import Unembedding
 from goodheart.models.load import load_causal, new_model
 from goodheart.models.transformer import Transformer
+from tests.generate.test_bfloat16 import portable
 from tests.generate.test_engine import LENGTHS, largest_difference, small_model, some_prompts
 from tests.models.families import NATIVE, saved, some_ids
 
@@ -127,6 +128,14 @@ def test_what_c_cannot_do_is_left_to_pytorch() -> None:
     assert CompiledSampler.of(Unembedding(head.weight_VD.t().contiguous().t()), SamplingParams(1)) is None
 
 
+@pytest.fixture(params=["float32", "bfloat16", "bfloat16 without dot products"])
+def dtype(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> torch.dtype:
+    """Of a model; the C code for it is the one that is tested."""
+    if request.param.endswith("products"):
+        monkeypatch.setattr(build, "load", portable)
+    return torch.float32 if request.param == "float32" else torch.bfloat16
+
+
 def runner(model: Transformer, slots: int = 40) -> CompiledRunner:
     made = CompiledRunner.of(model, slots, 90, None)
     assert made is not None
@@ -162,8 +171,8 @@ def test_prompts_and_steps_equal_the_forward_pass(name: str, tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("weights", [0, 10**9])  # 10^9: threads work in teams where rows are few
-def test_a_row_is_the_same_to_the_bit_in_any_company(weights: int, threads: None) -> None:
-    model, prompts = small_model(), some_prompts(LENGTHS * 4)
+def test_a_row_is_the_same_to_the_bit_in_any_company(weights: int, threads: None, dtype: torch.dtype) -> None:
+    model, prompts = small_model().to(dtype), some_prompts(LENGTHS * 4)
     tokens_N = some_ids(1, len(prompts))[0]
     results = []
     for count in (1, 2, 3, 8):
@@ -180,14 +189,14 @@ def test_a_row_is_the_same_to_the_bit_in_any_company(weights: int, threads: None
 
 @pytest.mark.parametrize("weights", [None, 10**9])
 def test_what_is_drawn_depends_on_nothing_beside_it(
-    weights: int | None, threads: None, monkeypatch: pytest.MonkeyPatch
+    weights: int | None, threads: None, monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype
 ) -> None:
     if weights is not None:
         run = CompiledRunner.__init__
         monkeypatch.setattr(
             CompiledRunner, "__init__", lambda self, *given: (run(self, *given), setattr(self, "weights", weights))[0]
         )
-    model, prompts = small_model(), some_prompts(LENGTHS * 4)
+    model, prompts = small_model().to(dtype), some_prompts(LENGTHS * 4)
     params = SamplingParams(list(range(1, 41)), seed=7, eos_ids=(4, 40))
     whole = Engine(model, slots=40).generate(prompts, params)
     for slots, count in ((1, 1), (5, 3), (17, 4), (40, 2)):
@@ -223,8 +232,8 @@ def test_a_stop_in_the_middle_of_several_steps_cuts_there() -> None:
 
 
 @pytest.mark.parametrize("most", [1, 7, 40])
-def test_prompts_in_pieces_are_the_same(most: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    model, prompts = small_model(), some_prompts([40, 3, 64, 17])
+def test_prompts_in_pieces_are_the_same(most: int, monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype) -> None:
+    model, prompts = small_model().to(dtype), some_prompts([40, 3, 64, 17])
     whole, cut = runner(model), runner(model)
     before = whole.admit(prompts)
     monkeypatch.setattr(compiled, "_PROMPT_TOKENS", most)
@@ -289,7 +298,7 @@ def test_draws_do_not_depend_on_threads(threads: None) -> None:
 def test_the_engine_says_the_same_without_it(monkeypatch: pytest.MonkeyPatch) -> None:
     prompts, params = some_prompts(LENGTHS * 2), SamplingParams(30, seed=1, eos_ids=(4,))
     fast = Engine(small_model(), slots=7).generate(prompts, params)
-    monkeypatch.setattr(build, "load", lambda: None)
+    monkeypatch.setattr(build, "load", lambda dtype: None)
     slow = Engine(small_model(), slots=7).generate(prompts, params)
     assert [g.ids for g in fast] == [g.ids for g in slow]
     assert (

@@ -13,11 +13,12 @@ import torch
 
 from goodheart.errors import ConfigError, HealthError, ModelError
 from goodheart.generate import build
-from goodheart.generate.compiled import CompiledCache, CompiledRunner
+from goodheart.generate.compiled import CompiledRunner
 from goodheart.generate.engine import Engine, Generation
 from goodheart.generate.layers import plain_model
 from goodheart.generate.runners import NativeRunner
 from goodheart.generate.sampling import SamplingParams
+from goodheart.generate.structures import CompiledCache
 from goodheart.models.causal import CausalLM, completion_logprobs
 from goodheart.models.load import LoraSpec, add_lora, load_causal
 from goodheart.models.new import new_model
@@ -111,7 +112,7 @@ def test_a_real_model_greedy_and_every_eos(stories260k: Path) -> None:
 def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """The engine with its C code and without."""
     if request.param == "PyTorch":
-        monkeypatch.setattr(build, "load", lambda: None)
+        monkeypatch.setattr(build, "load", lambda dtype: None)
     return request.param
 
 

@@ -1,4 +1,4 @@
-/* Generation with our decoder in float32: prompts into the cache, and steps of one token per row. See compiled.py.
+/* Generation with our decoder in float32 or bfloat16 (numbers.h): prompts into the cache, and steps of one token per row. See compiled.py.
 
    Threads own tokens, not parts of a matrix, where there are enough of them: nobody waits for anybody then. Weights are
    read in the layout that training uses. Every sum adds in one fixed order, so the result of a row does not depend on
@@ -38,7 +38,7 @@ typedef struct {
     const Model *model;
     const int64_t *tokens, *starts; /* tokens of row r: starts[r] to starts[r + 1] */
     const int64_t *slots, *bases;   /* of row r: its place in the cache, and the position of its first token here */
-    float *hidden;                  /* (rows, D) of the last token of each row */
+    number *hidden;                 /* (rows, D) of the last token of each row */
     int64_t rows, chunk;
     atomic_llong *stored; /* of each chunk: see `run_layer`; then how many chunks are taken */
 } Prompts;
@@ -68,7 +68,7 @@ static void read_prompts(Member *me) {
         norm(c.x, m->final_norm, c.h, c.count, m->width, m->eps);
         for (int64_t i = me->index; i < c.count; i += me->team->size)
             for (int64_t k = 0; k < m->width; k++)
-                p->hidden[c.row[i] * m->width + k] = column(c.h, i, m->width)[k * PANEL];
+                p->hidden[c.row[i] * m->width + k] = *entry(c.h, i, k, m->width);
     }
 }
 
@@ -89,7 +89,7 @@ int goodheart_read(const Prompts *asked, int64_t weights, int64_t threads) {
 typedef struct {
     const Model *model;
     const Head *head;
-    const float *hidden; /* (rows, D) to draw one token from each; NULL = tokens go through the model first */
+    const number *hidden; /* (rows, D) to draw one token from each; NULL = tokens go through the model first */
     const int64_t *tokens, *slots, *positions; /* last token of each row, not in the cache yet, and its place there */
     const int64_t *limits;                     /* most new tokens of each row */
     const double *uniforms;                    /* NULL = greedy */
@@ -113,7 +113,7 @@ static void draw_rows(const Draws *d, Chunk *c, Member *me, float *logits, float
     const Head *h = d->head;
     int64_t V = h->vocabulary;
     PART(me, V, OUTS, first, end);
-    linear(&h->layer, c->h, h->width, logits, V, c->count, h->width, first, end);
+    linear(&h->layer, c->h, logits, V, c->count, h->width, first, end);
     meet(me);
     for (int64_t p = me->index; p < panels_of(c->count); p += me->team->size) {
         int64_t drawn[PANEL], n = c->count - p * PANEL < PANEL ? c->count - p * PANEL : PANEL;
@@ -149,7 +149,7 @@ static void draw_tokens(Member *me) {
                     embed(m, &c, i, step ? d->drawn[r * d->steps + step - 1] : d->tokens[r], d->slots[r],
                           d->positions[r] + step, r, me);
                 for (int64_t k = 0; d->hidden && k < m->width; k++)
-                    column(c.h, i, m->width)[k * PANEL] = d->hidden[r * m->width + k];
+                    *entry(c.h, i, k, m->width) = d->hidden[r * m->width + k];
             }
             if (!d->hidden) {
                 meet(me);
@@ -176,3 +176,6 @@ int goodheart_draw(const Draws *asked, int64_t weights, int64_t threads) {
                      shared_room(d.model) + panels_of(d.chunk) * PANEL * d.head->vocabulary,
                      own_room(d.model) + blocks_of(d.head) * PANEL);
 }
+
+/* Whether the processor multiplies two bfloat16 at once here. */
+int goodheart_in_pairs(void) { return IN_PAIRS; }
