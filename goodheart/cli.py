@@ -147,11 +147,24 @@ def data_convert(
     source: Annotated[str, typer.Argument(help="File, folder, pattern or Hub id.")],
     out: Annotated[Path, typer.Argument(help="File to write; its suffix says how (.jsonl, .csv, .parquet, .gz ...).")],
     to: Annotated[str, typer.Option("--to", help="Shape of the rows, for example trl-preference.")] = "trl-preference",
+    map_: Annotated[
+        str | None, typer.Option("--map", help="YAML file that says which column is what, or a known data set.")
+    ] = None,
+    labels: Annotated[
+        str, typer.Option("--labels", help="Several people's labels of the same answers: each, majority or soft.")
+    ] = "each",
+    weights: Annotated[Path | None, typer.Option("--weights", help="File of rater and weight: trust in each.")] = None,
 ) -> None:
     """Convert data from any readable shape to another."""
-    from goodheart.data.formats import convert
+    from goodheart.data.formats import convert, read_weights
 
-    typer.echo(convert([source], out, to=to))
+    mapping = None
+    if map_ is not None:
+        from goodheart.data.mapping import load_mapping  # pydantic and YAML: only where asked for
+
+        mapping = load_mapping(map_)
+    trust = None if weights is None else read_weights(weights)
+    typer.echo(convert([source], out, to=to, mapping=mapping, labels=labels, weights=trust))
 
 
 @data_app.command("show")

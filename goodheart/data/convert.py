@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from goodheart.data.gather import LABELS, Labels, gather
+from goodheart.data.gather import LABELS, gather
 from goodheart.data.layouts import LAYOUTS, losses, to_rows
 from goodheart.data.messages import RowError
 from goodheart.data.reading import BadRow, Loaded, Sources, as_sources, iter_records
@@ -54,7 +54,7 @@ def convert(
     split: str | None = None,
     subset: str | None = None,
     mapping: ColumnMap | None = None,
-    labels: Labels = "each",
+    labels: str = "each",
     weights: Mapping[str, float] | None = None,
 ) -> Converted:
     """Read rows of any known shape and write them in one layout.

@@ -119,6 +119,7 @@ class Compared:
     """K answers to one prompt as token examples; K = 1 carries a `target` instead of an order.
 
     ranks: one per answer, 0 best, equal = tie.  target: a score, or 1.0 / 0.0 for a thumb.
+    probability: that the order of a pair is right, 1/2 or more: `ranks` has the likelier one; None = a hard label.
     """
 
     answers: tuple[Example, ...]
@@ -129,6 +130,7 @@ class Compared:
     prompt_key: str = ""
     sizes: tuple[int, ...] = ()  # length of each answer in characters, for the "always the longest" baseline
     shown_order: tuple[int, ...] | None = None
+    probability: float | None = None
 
     @property
     def tokens(self) -> int:
@@ -189,24 +191,33 @@ def comparisons(
         if isinstance(record, Judgement):
             if all(e.ids == examples[0].ids for e in examples):
                 raise TemplateError(SAME)
+            ranks, probability = _likelier_order(record)
             items.append(
                 Compared(
                     examples,
-                    record.ranks,
+                    ranks,
                     margin=record.margin,
                     weight=record.weight,
                     prompt_key=record.prompt.key,
                     sizes=sizes,
                     shown_order=record.shown_order,
+                    probability=probability,
                 )
             )
         else:
             target = record.score if isinstance(record, Rating) else float(record.label)
-            weight = record.weight if isinstance(record, Thumb) else 1.0
-            items.append(Compared(examples, target=target, weight=weight, prompt_key=record.prompt.key, sizes=sizes))
+            key = record.prompt.key
+            items.append(Compared(examples, target=target, weight=record.weight, prompt_key=key, sizes=sizes))
         return any(len(e) > max_length for e in whole)
 
     return _each(records, skipped, make, items)
+
+
+def _likelier_order(record: Judgement) -> tuple[tuple[int, ...], float | None]:
+    """The ranks of a judgement and how likely they are right; turned round where the other order is likelier."""
+    if record.probability is None or record.probability >= 0.5:
+        return record.ranks, record.probability
+    return tuple(max(record.ranks) - rank for rank in record.ranks), 1 - record.probability
 
 
 def answer_example(prompt: Prompt, answer: Answer, template: Template, max_length: int) -> Example:

@@ -174,7 +174,7 @@ def _one(alike: Sequence[Judgement], ranks: tuple[int, ...], **more: Any) -> Jud
     margins = [each.margin for each in agree if each.margin is not None]
     sources = {each.source for each in alike}
     return Judgement(
-        replace(first.prompt, meta={**first.prompt.meta, "raters": len(alike), "agree": len(agree)}),
+        replace(first.prompt, meta={**first.prompt.meta, "votes": len(alike), "agree": len(agree)}),
         first.answers,
         ranks,
         strength=round(sum(strengths) / len(strengths)) if strengths else None,

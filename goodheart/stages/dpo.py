@@ -69,8 +69,8 @@ def train(config: DPOConfig) -> Run:
         require(prepared.items, work.skipped, "preference", listed(config.data))
 
         known = _labelled(prepared, config)
-        if config.soft_labels is not None:
-            _take_likelier_orders(work.measured, config.soft_labels, needed=False)
+        if config.soft_column is not None:
+            _take_likelier_orders(work.measured, config.soft_column, needed=False)
         items, unseen = known.items, work.measured.items
         total = total_steps(len(items), config)
         order = row_order(prepared, config.curriculum, config, steps=total)
@@ -179,13 +179,23 @@ def _labelled(prepared: Prepared[Compared], config: DPOConfig) -> Comparisons:
     """The items with their weights, leads and doubts.
 
     Raises:
-        DataError: no row has a weight, or a soft label is missing or no probability.
+        DataError: no row has a weight, a soft label is missing or no probability, or the loss knows only hard ones.
     """
     wrong_P = margin_P = None
-    if config.label_smoothing:
+    soft = next((n for n, item in enumerate(prepared.items) if item.probability is not None), None)
+    if config.soft_column is not None:
+        wrong_P = 1 - torch.tensor(_take_likelier_orders(prepared, config.soft_column))
+    elif soft is not None:
+        if config.loss == "robust" or config.ranking != "pairs" or not config.traits.smooths:
+            what = f"loss: {config.loss}" if config.ranking == "pairs" else f"ranking: {config.ranking}"
+            raise DataError(
+                f"{prepared.where(soft)}: the row has a `probability`, and `{what}` knows no soft labels: use "
+                "`loss: sigmoid`, or make them hard (goodheart data convert --labels majority)"
+            )
+        usual = config.label_smoothing
+        wrong_P = torch.tensor([usual if i.probability is None else 1 - i.probability for i in prepared.items])
+    elif config.label_smoothing:
         wrong_P = torch.full((len(prepared.items),), config.label_smoothing)
-    elif config.soft_labels is not None:
-        wrong_P = 1 - torch.tensor(_take_likelier_orders(prepared, config.soft_labels))
     items = prepared.items
     trust_P = torch.tensor([i.weight for i in items])
     if not trust_P.any():

@@ -50,6 +50,13 @@ class LabelBatch:
         self.valid_PK, self.ranks_PK = valid_PK.to(device), ranks_PK.to(device)
         self.margin_P = torch.tensor([i.margin or 0.0 for i in items], device=device)
         self.target_P = torch.tensor([i.target or 0.0 for i in items], device=device)
+        self._probabilities = [i.probability for i in items]
+
+    def wrong_P(self, usual: float) -> Tensor | None:
+        """Probability that each order is wrong, `usual` for hard labels; None where there are no soft ones."""
+        if all(p is None for p in self._probabilities):
+            return None
+        return torch.tensor([usual if p is None else 1 - p for p in self._probabilities], device=self.ids_BT.device)
 
     def scores(self, model: RewardModel | RewardEnsemble) -> Tensor:
         """(N, P, K) scores; entries that are not valid are 0."""
@@ -66,7 +73,7 @@ Report = Callable[[Sequence[Compared], Sequence[Sequence[float]]], dict[str, Any
 def objective(kind: Kind, items: Sequence[Compared], config: RewardConfig) -> tuple[HeadLoss, Report]:
     """Loss of one head, and the held-out report, of a kind of label.
 
-    Raises DataError where all ratings or thumbs are the same.
+    Raises DataError where all ratings or thumbs are the same, or labels are soft and the loss knows only hard ones.
     """
     targets = {item.target for item in items}
     if kind in ("rating", "thumb") and len(targets) == 1:
@@ -76,6 +83,8 @@ def objective(kind: Kind, items: Sequence[Compared], config: RewardConfig) -> tu
         return _rating_objective(items)
     if kind == "thumb":
         return _thumb_objective(items)
+    if config.ranking == "plackett-luce" and any(item.probability is not None for item in items):
+        raise DataError("rows have a `probability`, and Plackett-Luce knows no soft labels: use `ranking: pairs`")
     return partial(_ranking_loss, config=config), pair_report
 
 
@@ -104,6 +113,7 @@ def _ranking_loss(
             tie_margin=config.tie_margin,
             margin_P=batch.margin_P,
             label_smoothing=config.label_smoothing,
+            flipped_P=batch.wrong_P(config.label_smoothing),
             weight_P=trust_P,
         )
     else:

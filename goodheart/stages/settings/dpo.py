@@ -21,7 +21,7 @@ class DPOConfig(ReferenceSettings):
     sft_coef: float | None = Field(None, ge=0)  # times the negative log-likelihood per token of the best answer
     margin_scale: float = Field(1.0, ge=0)  # times the rows' `margin`, added to the lead; 0 = margins are not used
     label_smoothing: float = Field(0.0, ge=0, lt=0.5)  # share of labels taken to be wrong
-    soft_labels: str | None = None  # column with the probability that the order given is right
+    soft_labels: str | None = None  # column with the probability that the order given is right; None = `probability`
     ranking: Literal["pairs", "plackett-luce"] = "pairs"  # what K > 2 answers to a prompt are taken as
 
     @property
@@ -33,6 +33,11 @@ class DPOConfig(ReferenceSettings):
         """What was set, else what the loss's paper takes."""
         given = getattr(self, setting)
         return getattr(self.traits, setting) if given is None else given
+
+    @property
+    def soft_column(self) -> str | None:
+        """The column of soft labels where that is not `probability`, which every reader of comparisons knows."""
+        return None if self.soft_labels == "probability" else self.soft_labels
 
     @property
     def per_token(self) -> bool:
