@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from itertools import islice
 from typing import Any
 
-from sqlalchemy import Connection, insert, select, update
+from sqlalchemy import Connection, bindparam, insert, select, update
 
 from goodheart.data.records import Judgement
 from goodheart.errors import FeedbackError
@@ -252,9 +252,12 @@ def _count(connection: Connection, campaign: Campaign, touched: Iterable[Any]) -
         counts[label.item_id] += label.kind == "label"
         if label.kind == "adjudication":
             settled.add(label.item_id)
+    changes = []
     for item, done in counts.items():
         row = rows[item]
         wanted = max(row.wanted, done + row.held)
         state = "settled" if item in settled else "done" if done >= wanted else "open"
         state = row.state if row.state == "closed" else state
-        connection.execute(update(items).where(items.c.id == item).values(done=done, wanted=wanted, state=state))
+        changes.append({"of": item, "now_done": done, "now_wanted": wanted, "now_state": state})
+    values = {"done": bindparam("now_done"), "wanted": bindparam("now_wanted"), "state": bindparam("now_state")}
+    connection.execute(update(items).where(items.c.id == bindparam("of")).values(**values), changes)

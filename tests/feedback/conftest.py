@@ -1,61 +1,18 @@
-"""A store in each of the two databases. PostgreSQL is started privately: its own folder, a socket, no port."""
+"""A store in each of the two databases."""
 
 from __future__ import annotations
 
 import os
-import pwd
 import shutil
-import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from bench.private_postgres import Server, programs
 from goodheart.feedback import passwords
 from goodheart.feedback.store import Store, open_store
-
-
-def _programs() -> Path | None:
-    """The folder with initdb: on the path, or where Debian puts it."""
-    found = shutil.which("initdb")
-    places = [Path(found).parent] if found else []
-    places += sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)
-    return next((place for place in places if (place / "initdb").exists()), None)
-
-
-class Server:
-    """A private PostgreSQL server. It refuses to run as root: then it runs as the user `postgres`."""
-
-    def __init__(self, programs: Path, folder: Path) -> None:
-        self.programs, self.folder = programs, folder
-        self.user = "postgres" if os.getuid() == 0 else None
-        if self.user is not None:
-            account = pwd.getpwnam(self.user)
-            os.chown(folder, account.pw_uid, account.pw_gid)
-        self._run("initdb", "-D", str(folder / "data"), "-U", "goodheart", "-A", "trust", "-E", "UTF8", "--no-sync")
-        # fsync stays on: what is promised about a kill is tested with it.
-        options = f"-c listen_addresses='' -c unix_socket_directories='{folder}' -c max_connections=200"
-        self._run("pg_ctl", "-D", str(folder / "data"), "-w", "-l", str(folder / "log"), "-o", options, "start")
-
-    def _run(self, program: str, *arguments: str) -> None:
-        command = [str(self.programs / program), *arguments]
-        done = subprocess.run(
-            command, check=False, user=self.user, group=self.user, cwd=self.folder, capture_output=True, text=True
-        )
-        assert done.returncode == 0, f"{program}: {done.stderr}{done.stdout}"
-
-    def new_schema(self, name: str) -> str:
-        """The address of an empty schema: much quicker to make than a database, and as good to be alone in."""
-        import psycopg
-
-        address = f"postgresql://goodheart@/postgres?host={self.folder}"
-        with psycopg.connect(address, autocommit=True) as connection:
-            connection.execute(f'CREATE SCHEMA "{name}"')
-        return f"{address}&options=-csearch_path%3D{name}"
-
-    def stop(self) -> None:
-        self._run("pg_ctl", "-D", str(self.folder / "data"), "-m", "immediate", "stop")
 
 
 def quick_folder(parent: Path | None = None) -> Path:
@@ -71,15 +28,14 @@ def quick_folder(parent: Path | None = None) -> Path:
 
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[Server]:
-    programs = _programs()
-    if programs is None:
+    if programs() is None:
         message = "PostgreSQL is not installed (apt-get install postgresql); the store is tested on SQLite only"
         if os.environ.get("CI"):
             pytest.fail(message)
         pytest.skip(message)
     folder = quick_folder()
     try:
-        server = Server(programs, folder)
+        server = Server(folder)
         yield server
         server.stop()
     finally:

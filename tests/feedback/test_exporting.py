@@ -94,7 +94,7 @@ def test_what_cannot_be_compared_is_counted(store: Store) -> None:
 def test_people_go_on_where_an_import_ended(store: Store) -> None:
     made = empty(store, overlap=2, gold_share=0)
     other = Judgement(Prompt(text="other"), PAIR, (0, 1), rater="Ann")
-    import_judgements(store, made, [FULL, other, replace(other, rater="Bob\n")])
+    import_judgements(store, made, [FULL, other, replace(other, rater="Bo\nb")])
     ann = people.find_person(store, "Ann")
     assert ann is not None
     people.join(store, made, ann.id)
