@@ -37,6 +37,11 @@ def takes(*tensors: Tensor) -> bool:
     return fits and not torch.is_autocast_enabled("cpu") and build.load(CODE) is not None
 
 
+def way() -> str:
+    """What computes a training step on the CPU, for a run's records: results of the two differ by rounding."""
+    return "PyTorch" if build.load(CODE) is None else "PyTorch, parts in C"
+
+
 class _Struct(ctypes.Structure):
     """Arguments as the C code reads them; a tensor is its address, None is NULL."""
 

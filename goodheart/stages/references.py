@@ -20,6 +20,7 @@ from torch import Tensor
 from goodheart.data.batches import Batch, Example, micro_batches, pad
 from goodheart.data.template import Template
 from goodheart.errors import ConfigError
+from goodheart.models import native
 from goodheart.models.architecture import NotNative, TransformerConfig
 from goodheart.models.causal import CausalLM, completion_logprobs
 from goodheart.models.load import load_causal, resolve
@@ -199,6 +200,7 @@ def _circumstances(config: ReferenceSettings, session: Session) -> str:
         "own start": _is_policy(config),
         "adapter": config.lora is not None,
         "code": code_hash(),
+        "in C": native.way(),
         "torch": torch.__version__,
         "transformers": packages().get("transformers"),  # computes the models that are not our own
         **{name: machine[name] for name in ("machine", "cpu", "cpu_capability", "threads", "gpus")},

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import glob
+import hashlib
 import json
 import os
 import platform
@@ -186,7 +187,8 @@ def _git(root: Path, *arguments: str) -> str:
 
 def code_hash() -> str:
     """One hash over all of goodheart's own source files."""
-    return sha256_of_folder(Path(goodheart.__file__).parent, "*.py")
+    parts = (sha256_of_folder(Path(goodheart.__file__).parent, files) for files in ("*.py", "*.[ch]"))
+    return hashlib.sha256("".join(parts).encode()).hexdigest()
 
 
 def hardware() -> dict[str, Any]:

@@ -25,6 +25,7 @@ import torch
 
 from goodheart.data.examples import Skipped
 from goodheart.errors import Interrupted
+from goodheart.models import native
 from goodheart.train import memory
 from goodheart.train.checkpoint import TrainState
 from goodheart.train.config import TrainingSettings
@@ -263,6 +264,8 @@ def open_session(
         run.trackers.append(tensorboard_tracker(run.path / "tensorboard"))
     with run, stop_signal() as stop:
         session = Session(run, world, config, stop)
+        if world.device.type == "cpu" and not run.finished:
+            run.record("training", native.way())
         if config.profile and world.is_main:
             session.profiler = StepProfiler(run.path / "profile", session.state, world.device)
         try:

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 
+from goodheart.models import native
 from goodheart.stages import references
 from goodheart.stages.dpo import DPOConfig
 from goodheart.train import lineage
@@ -25,6 +26,7 @@ CIRCUMSTANCES: dict[str, dict[str, Any]] = {
     "own start": {"reference": "the other"},
     "adapter": {"lora": {"rank": 2}},
     "code": {"code": "of tomorrow"},
+    "in C": {"way": "PyTorch, parts in C"},
     "torch": {"torch_version": "9"},
     "transformers": {"transformers": "9"},
     "machine": {"hardware": {"machine": "aarch64"}},
@@ -45,12 +47,14 @@ def circumstances(
         processes: int = 1,
         device: str = "cpu",
         code: str = "of today",
+        way: str = "PyTorch",
         torch_version: str = "2",
         transformers: str = "5",
         hardware: Mapping[str, Any] = MappingProxyType({}),
         **settings: Any,
     ) -> dict[str, Any]:
         monkeypatch.setattr(references, "code_hash", lambda: code)
+        monkeypatch.setattr(native, "way", lambda: way)
         monkeypatch.setattr(references, "packages", lambda: {"transformers": transformers, "peft": "1"})
         monkeypatch.setattr(references, "hardware", lambda: HERE | hardware)
         monkeypatch.setattr(torch, "__version__", torch_version)
