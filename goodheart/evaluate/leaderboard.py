@@ -10,11 +10,12 @@ from typing import Any
 import numpy as np
 
 from goodheart.evaluate.interval import Array, Bootstrap
+from goodheart.feedback.scores import MEAN, SCALE, strengths
+from goodheart.feedback.votes import FIRST, SECOND
 from goodheart.losses.reward import wilson_interval
 
 _PRIOR = 1.0  # comparisons added to every pair, won half by each
 _RESAMPLES = 1000  # of the bootstrap's, because each is solved anew
-_SCALE, _MEAN = 400.0, 1000.0  # of Elo: 400 points more are odds of 10 to 1; the models' mean is 1000
 
 
 def leaderboard(
@@ -71,17 +72,13 @@ def _at_the_bounds(
 
 
 def _ratings(names: Sequence[str], pairs: Sequence[tuple[str, str]], won: Array, counted: Array) -> Array:
-    from evalica import Winner, bradley_terry  # loads pandas, which takes its time
-
     place = {name: i for i, name in enumerate(names)}
-    ends = [(place[a], place[b]) for a, b in combinations(names, 2)]
-    wins = dict(zip(((place[a], place[b]) for a, b in pairs), zip(won, counted - won, strict=True), strict=True))
-    winners, losers, weights = [], [], []
-    for a, b in ends:
-        first, second = wins.get((a, b), (0.0, 0.0))
-        winners += [a, b]
-        losers += [b, a]
-        weights += [float(first) + _PRIOR / 2, float(second) + _PRIOR / 2]
-    result = bradley_terry(winners, losers, [Winner.X] * len(winners), weights=weights, tolerance=1e-9, limit=10_000)
-    strengths = np.log10(result.scores.reindex(range(len(names))).to_numpy())
-    return _MEAN + _SCALE * (strengths - strengths.mean())
+    wins = {(place[a], place[b]): (w, c - w) for (a, b), w, c in zip(pairs, won, counted, strict=True)}
+    rows, weights = [], []
+    for pair in combinations(range(len(names)), 2):
+        for outcome, sure in zip((FIRST, SECOND), wins.get(pair, (0.0, 0.0)), strict=True):
+            rows.append((*pair, outcome))
+            weights.append(float(sure) + _PRIOR / 2)
+    found, _ = strengths(rows, weights, len(names), prior=0)
+    logs = np.log10(found)
+    return MEAN + SCALE * (logs - logs.mean())

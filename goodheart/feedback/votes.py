@@ -129,17 +129,16 @@ class Comparisons:
         """Those where somebody has an opinion."""
         return self.where(self.outcome_N != TIE)
 
-    def pair_N(self) -> Codes:
-        """Which pair of its item each comparison is about, whichever way round: numbers from 0."""
-        return self._pairs()[1]
-
     def votes(self) -> Votes:
-        """Each pair of answers as an item of the values -1, 0 and 1, once from either side.
+        """Each pair of answers as an item of the values -1, 0 and 1, once from either side: items P to 2P are 0 to P.
 
         Which of two answers is listed first means nothing, so either side counts once: 1 is as frequent as -1, and two
         people who toss coins agree on half of the pairs. Pairs of one prompt are one group.
+
+        Raises:
+            DataError: two judgements of one person on one pair.
         """
-        keys_P, pair_N = self._pairs()
+        keys_P, pair_N = self.pairs()
         sign_N = np.rint(2 * self.outcome_N - 1).astype(np.int64)
         sign_N = np.where(self.first_N <= self.second_N, sign_N, -sign_N)
         _once(pair_N, self.labeller_N, tuple(map(tuple, keys_P.tolist())), self.labellers)
@@ -155,7 +154,7 @@ class Comparisons:
             np.concatenate([keys_P[:, 0], keys_P[:, 0]]),
         )
 
-    def _pairs(self) -> tuple[Codes, Codes]:
+    def pairs(self) -> tuple[Codes, Codes]:
         """(P, 3) item and the two compared, lower number first; (N,) the pair of each comparison."""
         low_N, high_N = np.minimum(self.first_N, self.second_N), np.maximum(self.first_N, self.second_N)
         keys_P, pair_N = np.unique(np.stack([self.item_N, low_N, high_N], axis=1), axis=0, return_inverse=True)
@@ -165,25 +164,35 @@ class Comparisons:
 def comparisons(judgements: Iterable[Judgement], *, models: bool = False) -> Comparisons:
     """The K(K-1)/2 pairs of each ranking, as shown from first to last where that is recorded.
 
+    Of several judgements of one person on one pair the last counts; who is not named is a person of their own.
+
     models: compare the models that wrote the answers, not the answers; pairs of one model are then left out.
 
     Raises:
         DataError: none is left, or a model is not named.
     """
-    return Comparisons.of(row for judgement in judgements for row in _rows(judgement, models))
+    found = {}
+    for place, judgement in enumerate(judgements):
+        who = f"{NOBODY} {place}" if judgement.rater is None else judgement.rater
+        order = judgement.shown_order or range(len(judgement.answers))
+        for a, b in combinations(order, 2):
+            first, second = (_named(judgement, k, models) for k in (a, b))
+            if first != second:
+                better = judgement.ranks[b] - judgement.ranks[a]
+                texts = (judgement.answers[a].words, judgement.answers[b].words)
+                outcome = FIRST if better > 0 else SECOND if better < 0 else TIE
+                row = (judgement.prompt.key, who, first, second, outcome)
+                found[judgement.prompt.key, who, frozenset(texts)] = row
+    return Comparisons.of(found.values())
 
 
-def _rows(judgement: Judgement, models: bool) -> Iterable[tuple[Hashable, Hashable, Hashable, Hashable, float]]:
-    item, who = judgement.prompt.key, judgement.rater or NOBODY
-    order = judgement.shown_order or range(len(judgement.answers))
-    for a, b in combinations(order, 2):
-        first, second = judgement.answers[a], judgement.answers[b]
-        if models and (first.model is None or second.model is None):
-            raise DataError(f"an answer to prompt {item} does not say which model it is of: models cannot be ranked")
-        names = (first.model, second.model) if models else ((item, first.words), (item, second.words))
-        if names[0] != names[1]:
-            better = judgement.ranks[b] - judgement.ranks[a]
-            yield item, who, *names, FIRST if better > 0 else SECOND if better < 0 else TIE
+def _named(judgement: Judgement, k: int, models: bool) -> Hashable:
+    answer = judgement.answers[k]
+    if not models:
+        return judgement.prompt.key, answer.words
+    if answer.model is None:
+        raise DataError(f"answer {k + 1} to prompt {judgement.prompt.key} names no model: models cannot be ranked")
+    return answer.model
 
 
 def _coded(column: Sequence[Hashable]) -> tuple[Codes, Names]:

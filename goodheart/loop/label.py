@@ -24,10 +24,11 @@ from goodheart.data.messages import RowError, as_list
 from goodheart.data.reading import as_sources, bad_row
 from goodheart.data.records import Answer, Judgement, Prompt
 from goodheart.errors import ConfigError, DataError
+from goodheart.feedback.agreement import agreement_with_others, raw_agreement
+from goodheart.feedback.votes import TIE, comparisons
 from goodheart.judges.combined import says
 from goodheart.judges.function import FunctionJudge, import_function
 from goodheart.judges.reliability import pair_report
-from goodheart.loop.agreement import agreement
 from goodheart.loop.settings import LabelConfig
 from goodheart.playground.labellers import Aspects, Guideline, Labeller
 from goodheart.playground.population import assign, population
@@ -249,7 +250,24 @@ def _quality(judgements: Sequence[Judgement], truths: Sequence[Sequence[float]])
     report = pair_report(compared, truths)
     names = [f"{name}{end}" for name in ("accuracy", "always_longest", "always_first") for end in ("", "_low", "_high")]
     numbers = {name: report[name] for name in ("prompts", "pairs", "ties", *names) if name in report}
-    return numbers | agreement(judgements)
+    return numbers | _agreement(judgements)
+
+
+def _agreement(judgements: Sequence[Judgement]) -> dict[str, Any]:
+    """Between two people, and of each with most of the others, on pairs that both have an opinion of; each prompt
+    weighs one. By chance both are 0.5. None where no two people judged the same answers."""
+    found: dict[str, Any] = {"agreement": None, "agreement_with_majority": None}
+    pairs = comparisons(judgements)
+    if (pairs.outcome_N == TIE).all():
+        return found
+    votes = pairs.untied().votes()
+    for name, measure in (
+        ("agreement", raw_agreement(votes)),
+        ("agreement_with_majority", agreement_with_others(votes)),
+    ):
+        if measure.value is not None:
+            found |= {name: measure.value, f"{name}_low": measure.low, f"{name}_high": measure.high}
+    return found
 
 
 def _rate(name: str, found: Mapping[str, Any]) -> str:

@@ -1,4 +1,4 @@
-"""The stage `label`: files that the readers read, and agreement that is counted by hand here."""
+"""The stage `label`: files that the readers read, and how good the labels are."""
 
 from __future__ import annotations
 
@@ -8,9 +8,8 @@ from pathlib import Path
 import pytest
 
 from goodheart.data.formats import read_records
-from goodheart.data.records import Answer, Judgement, Message, Prompt
+from goodheart.data.records import Judgement
 from goodheart.errors import ConfigError, DataError
-from goodheart.loop.agreement import agreement
 from goodheart.loop.label import LabelConfig, label
 from goodheart.train.config import build
 
@@ -224,24 +223,3 @@ def test_a_file_that_holds_no_labels_is_refused_before_the_work(folder: Path, ou
     with pytest.raises(ConfigError, match=r"`out`: unknown kind of file for rows; use \.jsonl, \.json, \.csv"):
         config(out=out)
     assert config(out="x.csv.gz").out == Path("x.csv.gz")
-
-
-def by(*ranks: tuple[int, ...], question: str = "q") -> list[Judgement]:
-    answers = tuple(Answer(text) for text in "abc"[: len(ranks[0])])
-    return [Judgement(Prompt(messages=(Message("user", question),)), answers, r) for r in ranks]
-
-
-def test_agreement_counted_by_hand() -> None:
-    # pairs ab, ac, bc. 1st: a a b; 2nd: a c c (ranks 1,2,0: a over b, c over both); 3rd: tied ab, a over c, b over c
-    found = agreement(by((0, 1, 2), (1, 2, 0), (0, 0, 1)))
-    # 1-2: yes no no; 1-3: (tie) yes yes; 2-3: (tie) no no -> 3 of 7
-    assert found["agreement"] == pytest.approx(3 / 7)
-    # ab: 1 and 2 agree with each other, the 3rd has no say -> 2 yes.
-    # ac (+ - +): 1st's others (- +) are split, out; 2nd's (+ +) -> no; 3rd's split. bc the same -> 2 yes of 4
-    assert found["agreement_with_majority"] == pytest.approx(2 / 4)
-
-
-def test_each_prompt_weighs_one() -> None:
-    one = by((0, 1, 2), (0, 1, 2), (0, 1, 2), question="many")  # 9 of 9
-    other = by((0, 1), (1, 0), question="few")  # 0 of 1
-    assert agreement(one + other)["agreement"] == 0.5
