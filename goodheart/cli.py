@@ -151,7 +151,7 @@ def data_convert(
         str | None, typer.Option("--map", help="YAML file that says which column is what, or a known data set.")
     ] = None,
     labels: Annotated[
-        str, typer.Option("--labels", help="Several people's labels of the same answers: each, majority or soft.")
+        str, typer.Option("--labels", help="What several people said becomes: each, majority, soft or scores.")
     ] = "each",
     weights: Annotated[Path | None, typer.Option("--weights", help="File of rater and weight: trust in each.")] = None,
 ) -> None:
@@ -163,8 +163,12 @@ def data_convert(
         from goodheart.data.mapping import load_mapping  # pydantic and YAML: only where asked for
 
         mapping = load_mapping(map_)
-    trust = None if weights is None else read_weights(weights)
-    typer.echo(convert([source], out, to=to, mapping=mapping, labels=labels, weights=trust))
+    through = None
+    if labels != "each" or weights is not None:
+        from goodheart.feedback import targets
+
+        through = targets.through(labels, None if weights is None else read_weights(weights))
+    typer.echo(convert([source], out, to=to, mapping=mapping, through=through))
 
 
 @data_app.command("show")

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from goodheart.data.gather import LABELS, gather
 from goodheart.data.layouts import LAYOUTS, losses, to_rows
 from goodheart.data.messages import RowError
 from goodheart.data.reading import BadRow, Loaded, Sources, as_sources, iter_records
+from goodheart.data.shapes import Record
 from goodheart.data.sources import file_kind
 from goodheart.data.writing import is_read, write_rows
 from goodheart.errors import ConfigError, DataError
@@ -54,8 +54,7 @@ def convert(
     split: str | None = None,
     subset: str | None = None,
     mapping: ColumnMap | None = None,
-    labels: str = "each",
-    weights: Mapping[str, float] | None = None,
+    through: Callable[[Iterable[Record]], Iterable[Record]] | None = None,
 ) -> Converted:
     """Read rows of any known shape and write them in one layout.
 
@@ -67,21 +66,17 @@ def convert(
         split: split of folders and Hub data sets.
         subset: configuration of a Hub data set.
         mapping: which columns are what, for files of other columns than known, see `mapping.load_mapping`.
-        labels: what becomes of several people's labels of the same answers, see `gather.gather`. All but "each" hold
-            the records in memory.
-        weights: trust in each rater, see `gather.gather`.
+        through: what is done to all records together on the way, such as `partial(gather, labels="majority")`.
 
     Returns:
         Counts of what was written, left out and lost.
 
     Raises:
-        ConfigError: unknown layout, or unknown labels.
+        ConfigError: unknown layout.
         DataError: unreadable or unwritable files, or no record that the layout can hold.
     """
     if to not in LAYOUTS:
         raise ConfigError(f"unknown layout {to!r}; known are {', '.join(LAYOUTS)}")
-    if labels not in LABELS:
-        raise ConfigError(f"unknown labels {labels!r}; known are {', '.join(LABELS)}")
     if is_read(Path(out), as_sources(sources)):
         raise DataError(f"{out} is what is read; choose another file")
     loaded = Loaded()
@@ -92,8 +87,7 @@ def convert(
     def rows() -> Iterator[dict[str, Any]]:
         count = 0
         read = iter_records(sources, "any", loaded=loaded, columns=columns, split=split, subset=subset, mapping=mapping)
-        plainly = labels == "each" and weights is None
-        for record in read if plainly else gather(read, labels, weights):
+        for record in read if through is None else through(read):
             try:
                 made = to_rows(record, to)
                 if flat:

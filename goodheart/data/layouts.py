@@ -7,6 +7,7 @@ without that part, and `LOSES` says which; `docs/formats.md` has the same as a t
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import Any
 
 from goodheart.data import arena, argilla, crowd, labelstudio, openwebui, summaries, trees
 from goodheart.data import training_layouts as training
@@ -17,7 +18,7 @@ from goodheart.data.rows import Rows, row, said
 from goodheart.data.shapes import Record
 
 
-def to_rows(record: Record, layout: str) -> list[dict[str, object]]:
+def to_rows(record: Record, layout: str) -> list[dict[str, Any]]:
     """Rows of `layout` that hold `record`; several for a ranking of many answers, none where all are tied.
 
     Raises:

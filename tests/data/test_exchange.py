@@ -82,7 +82,7 @@ class TestArgilla:
 
     def test_ratings_and_chats(self) -> None:
         chat = [{"role": "user", "content": "Hi"}]
-        data = {"id": "a", "fields": {"chat": chat, "response": "Hello!"}, "metadata": {},
+        data: dict[str, Any] = {"id": "a", "fields": {"chat": chat, "response": "Hello!"}, "metadata": {},
                 "responses": {"quality": [{"value": 4, "user_id": "ann"}]}}  # fmt: skip
         assert read(data) == [Rating(Prompt(messages=(U("Hi"),)), Answer("Hello!"), 4.0, "ann")]
         more = {**data["responses"], "truth": [{"value": 1, "user_id": "ann"}]}

@@ -6,6 +6,7 @@ import itertools
 import json
 import random
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from typer.testing import CliRunner
 from goodheart.cli import app
 from goodheart.data.formats import convert, gather, read_records, read_rows, read_weights, write_rows
 from goodheart.data.records import Answer, Judgement, Prompt, Rating, Thumb
-from goodheart.errors import ConfigError, DataError
+from goodheart.errors import DataError
 
 PROMPT = Prompt(text="Name a fruit.")
 X, Y, Z = Answer("Apple"), Answer("Stone"), Answer("Pear")
@@ -180,12 +181,10 @@ class TestConvert:
 
     def test_soft_rows_train_as_they_come_back(self, tmp_path: Path) -> None:
         source = self.rows(tmp_path)
-        done = convert(source, tmp_path / "out.jsonl", to="trl-preference", labels="soft")
+        done = convert(source, tmp_path / "out.jsonl", to="trl-preference", through=partial(gather, labels="soft"))
         assert (done.rows, done.written, len(done.bad)) == (10, 3, 1)
         rows = [row.data for row in read_rows(tmp_path / "out.jsonl")]
         assert rows[0] == {"prompt": "p0", "chosen": "a", "rejected": "b", "probability": pytest.approx(2 / 3),
                            "votes": 3, "agree": 2}  # fmt: skip
         back = read_records(tmp_path / "out.jsonl", "preference").records
         assert back[0].probability == pytest.approx(2 / 3)
-        with pytest.raises(ConfigError, match="unknown labels 'some'; known are each, majority, soft"):
-            convert(source, tmp_path / "x.jsonl", to="ranked", labels="some")
