@@ -12,7 +12,7 @@
 #include "parallel.h"
 #include "product.h"
 
-#define BLOCK 32 /* queries at once */
+#define BLOCK 16 /* queries at once */
 
 typedef struct {
     int64_t first, shared, own; /* first own token; tokens shared with the row before; own tokens */

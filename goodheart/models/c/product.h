@@ -6,8 +6,8 @@
 #include "vectors.h"
 
 /* A tile of sums is held in TILE_ROWS x TILE_VECS registers. */
-#define TILE_ROWS 6
-#define TILE_VECS (LANES == 16 ? 4 : 2)
+#define TILE_ROWS (LANES == 16 ? 8 : 6)
+#define TILE_VECS (LANES == 16 ? 3 : 2)
 
 /* Matrices are given by where they begin and how far their rows (and, of a, columns) are apart. */
 INLINE void tile(const int rows, const int vecs, int64_t depth, const float *a, int64_t down, int64_t along,
