@@ -83,13 +83,12 @@ def prompts_report(
     measured: Sequence[AnswersMeasured], bar: float, kinds: Mapping[str, Sequence[int]]
 ) -> dict[str, Any]:
     """What all prompts are like, and those of each kind (name -> places)."""
-    shares = [each.pass_rate for each in measured]
     return {
         **_prompts(measured),
         "answers": sum(each.answers for each in measured),
         "bar": bar,
         "reliability": reliability(measured),
-        "histogram": histogram(shares, 0.0, 1.0),
+        "histogram": _of_rates([each.pass_rate for each in measured], max(each.answers for each in measured)),
         **_apart(kinds, lambda places: _prompts([measured[i] for i in places])),
     }
 
@@ -103,13 +102,21 @@ def pairs_report(margins: Sequence[float], kinds: Mapping[str, Sequence[int]]) -
     }
 
 
-def histogram(values: Sequence[float], low: float, high: float) -> dict[str, Any]:
-    """Counts in ten bins of equal width from `low` to `high`; the last takes in its upper end."""
-    width = (high - low) / _BINS or 1.0
-    counts = [0] * _BINS
+def histogram(values: Sequence[float], low: float, high: float, bins: int = _BINS) -> dict[str, Any]:
+    """Counts in bins of equal width from `low` to `high`; the last takes in its upper end."""
+    width = (high - low) / bins or 1.0
+    counts = [0] * bins
     for value in values:
-        counts[min(int((value - low) / width + 1e-9), _BINS - 1)] += 1
-    return {"low": low, "high": low + _BINS * width, "counts": counts}
+        counts[min(int((value - low) / width + 1e-9), bins - 1)] += 1
+    return {"low": low, "high": low + bins * width, "counts": counts}
+
+
+def _of_rates(rates: Sequence[float], answers: int) -> dict[str, Any]:
+    """Pass rates of so many answers at most: of few there are few rates, and each is the middle of a bin of its own."""
+    if answers > _BINS:
+        return histogram(rates, 0.0, 1.0)
+    half = 0.5 / answers
+    return histogram(rates, -half, 1.0 + half, answers + 1)
 
 
 def middles(found: Mapping[str, Any]) -> list[float]:

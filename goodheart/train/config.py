@@ -24,9 +24,11 @@ NOT_RESULTS = frozenset(
 
 
 class Settings(BaseModel):
-    """Base of every block of settings: unknown keys are errors, values are checked on assignment."""
+    """Base of every block of settings: unknown keys are errors, values are checked on assignment, numbers finite."""
 
-    model_config = ConfigDict(extra="forbid", validate_default=True, validate_assignment=True, protected_namespaces=())
+    model_config = ConfigDict(
+        extra="forbid", validate_default=True, validate_assignment=True, protected_namespaces=(), allow_inf_nan=False
+    )
 
 
 class LoraSettings(Settings):
@@ -59,7 +61,7 @@ class TrainingSettings(RunSettings):
     weight_decay: float = Field(0.0, ge=0)
     adam_betas: tuple[float, float] = (0.9, 0.95)
     adam_eps: float = Field(1e-8, gt=0)
-    max_grad_norm: float = Field(1.0, gt=0)
+    max_grad_norm: float = Field(1.0, gt=0, allow_inf_nan=True)  # .inf = gradients are not clipped
     batch_size: int = Field(32, ge=1)  # rows per optimizer step
     max_tokens: int = Field(16384, ge=1)  # padded tokens per forward pass: the memory knob, results do not depend on it
     epochs: float = Field(1.0, gt=0)

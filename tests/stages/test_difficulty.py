@@ -15,7 +15,7 @@ from pydantic import ValidationError
 
 from goodheart.data.formats import read_rows, write_rows
 from goodheart.errors import DataError
-from goodheart.judges.difficulty import histogram, middles, of_answers, ranking_margin, reliability
+from goodheart.judges.difficulty import histogram, middles, of_answers, prompts_report, ranking_margin, reliability
 from goodheart.loop.step import results_of
 from goodheart.stages.difficulty import _ABOUT_ANSWERS, DifficultyConfig, Measured, difficulty
 from goodheart.stages.score import ScoreConfig, score
@@ -51,7 +51,9 @@ def test_prompts_by_hand(tmp_path: Path) -> None:
     assert results["pass_rate"] == pytest.approx(0.5)
     assert [results[name] for name in ("all_pass", "none_pass", "no_spread")] == pytest.approx([1 / 3, 1 / 3, 2 / 3])
     assert results["reward_std"] == pytest.approx(half / 3)
-    assert results["histogram"]["counts"] == [1, 0, 0, 0, 0, 1, 0, 0, 0, 1]
+    # of four answers 0, 1, 2, 3 or 4 pass
+    assert results["histogram"]["counts"] == [1, 0, 1, 0, 1]
+    assert middles(results["histogram"]) == pytest.approx([0, 0.25, 0.5, 0.75, 1])
     assert results["kinds"]["x"]["pass_rate"] == 0.75
     assert results["kinds"]["y"]["prompts"] == 1
     assert json.loads((tmp_path / "out.difficulty.json").read_text()) == results
@@ -209,6 +211,15 @@ def test_histogram_takes_in_both_ends() -> None:
     assert found["counts"] == [1, 1, 0, 1, 0, 0, 0, 0, 0, 1]
     assert middles(found) == pytest.approx([0.05, 0.15, 0.25, 0.35, 0.45, 0.55, 0.65, 0.75, 0.85, 0.95])
     assert sum(histogram([2.0, 2.0], 2.0, 2.0)["counts"]) == 2
+
+
+@pytest.mark.parametrize(("answers", "bins"), [(1, 2), (3, 4), (10, 11), (11, 10), (64, 10)])
+def test_no_bin_of_pass_rates_is_empty_because_no_rate_falls_into_it(answers: int, bins: int) -> None:
+    every = [of_answers([1.0] * passed + [0.0] * (answers - passed), 0.5) for passed in range(answers + 1)]
+    counts = prompts_report(every, 0.5, {})["histogram"]["counts"]
+    assert len(counts) == bins
+    assert min(counts) >= 1
+    assert sum(counts) == answers + 1
 
 
 # Pairs -----------------------------------------------------------------------------------------------------------

@@ -139,3 +139,17 @@ def test_what_is_wrong_with_several_settings_names_them_and_no_class(tmp_path: P
 def test_a_word_in_the_place_of_a_block_is_told_of() -> None:
     with pytest.raises(ConfigError, match=r"^`inner`: must be a block of `key: value` \(got 'deep'\)$"):
         build(Paired, sets=["low=1", "high=2", "inner=deep"])
+
+
+@pytest.mark.parametrize("value", [".inf", "-.inf", ".nan"])
+def test_numbers_are_finite(value: str) -> None:
+    named = ["model=m", "data=d", "out=o"]
+    with pytest.raises(ConfigError, match="`learning_rate`: input should be a finite number"):
+        build(Example, sets=[*named, f"learning_rate={value}"])
+
+
+def test_a_limit_may_be_infinite() -> None:
+    named = ["model=m", "data=d", "out=o"]
+    assert build(Example, sets=[*named, "max_grad_norm=.inf"]).max_grad_norm == float("inf")
+    with pytest.raises(ConfigError, match="max_grad_norm"):
+        build(Example, sets=[*named, "max_grad_norm=.nan"])
