@@ -21,6 +21,7 @@ from torch import Tensor
 from goodheart.models import build
 
 _ROWS = 64  # CHUNK of c/rows.c
+_GRAIN = 2**15  # numbers that a thread should have to work on; PyTorch's own
 _FUNCTIONS = ("attend", "attend_backward", "norm", "norm_backward", "gate", "gate_backward")
 CODE = build.Code(
     Path(__file__).with_name("c"),
@@ -84,10 +85,11 @@ def _threads() -> int | None:
         return None
 
 
-def _call(name: str, arguments: _Struct) -> None:
+def _call(name: str, arguments: _Struct, numbers: int) -> None:
+    """numbers: that the work is done on, which tells how many threads it is worth waking."""
     library = build.load(CODE)
     assert library is not None  # the caller asked `takes`
-    crew = _Crew(_threads(), torch.get_num_threads())
+    crew = _Crew(_threads(), min(torch.get_num_threads(), 1 + numbers // _GRAIN))
     if getattr(library, f"goodheart_{name}")(ctypes.byref(arguments), ctypes.byref(crew)):
         raise MemoryError("no memory for a training step: use smaller micro-batches (max_tokens)")
 
@@ -99,9 +101,8 @@ def norm(x_ND: Tensor, more_ND: Tensor | None, weight_D: Tensor, eps: float) -> 
     sum_ND = x_ND if more_ND is None else torch.empty_like(x_ND)
     out_ND, inverse_N = torch.empty_like(x_ND), x_ND.new_empty(rows)
     told = {"more": more_ND, "sum": None if more_ND is None else sum_ND}
-    _call(
-        "norm", _Norm(rows=rows, width=width, eps=eps, x=x_ND, weight=weight_D, out=out_ND, inverse=inverse_N, **told)
-    )
+    given = {"rows": rows, "width": width, "eps": eps, "x": x_ND, "weight": weight_D}
+    _call("norm", _Norm(out=out_ND, inverse=inverse_N, **given, **told), x_ND.numel())
     return sum_ND, out_ND, inverse_N
 
 
@@ -112,7 +113,11 @@ def norm_backward(
     width, rows = len(weight_D), len(inverse_N)
     grad_x_ND, parts = torch.empty_like(x_ND), x_ND.new_empty(-(-rows // _ROWS), width)
     given = {"grad_out": grad_ND, "grad_sum": grad_sum_ND, "grad_x": grad_x_ND, "grad_weight": parts}
-    _call("norm_backward", _Norm(rows=rows, width=width, x=x_ND, weight=weight_D, inverse=inverse_N, **given))
+    _call(
+        "norm_backward",
+        _Norm(rows=rows, width=width, x=x_ND, weight=weight_D, inverse=inverse_N, **given),
+        x_ND.numel(),
+    )
     return grad_x_ND, parts.sum(0)
 
 
@@ -120,7 +125,7 @@ def gate(gate_up_N2F: Tensor) -> Tensor:
     """silu of the first half, times the second. -> (..., F)"""
     width = gate_up_N2F.shape[-1] // 2
     out_NF = gate_up_N2F.new_empty(*gate_up_N2F.shape[:-1], width)
-    _call("gate", _Gate(rows=out_NF.numel() // width, width=width, gate_up=gate_up_N2F, out=out_NF))
+    _call("gate", _Gate(rows=out_NF.numel() // width, width=width, gate_up=gate_up_N2F, out=out_NF), out_NF.numel())
     return out_NF
 
 
@@ -128,7 +133,9 @@ def gate_backward(gate_up_N2F: Tensor, grad_NF: Tensor) -> Tensor:
     """-> the gradient of gate_up."""
     width, grad_N2F = grad_NF.shape[-1], torch.empty_like(gate_up_N2F)
     told = {"grad_out": grad_NF, "grad_gate_up": grad_N2F}
-    _call("gate_backward", _Gate(rows=grad_NF.numel() // width, width=width, gate_up=gate_up_N2F, **told))
+    _call(
+        "gate_backward", _Gate(rows=grad_NF.numel() // width, width=width, gate_up=gate_up_N2F, **told), grad_NF.numel()
+    )
     return grad_N2F
 
 
@@ -138,7 +145,8 @@ def softmax(logits_NV: Tensor, targets_N: Tensor, *, with_entropy: bool) -> tupl
     logps_N, log_sum_N = logits_NV.new_empty(2, rows).unbind(0)
     entropy_N = logits_NV.new_empty(rows) if with_entropy else None
     made = {"logps": logps_N, "log_sum": log_sum_N, "entropy": entropy_N}
-    _call("softmax", _Softmax(rows=rows, columns=columns, logits=logits_NV, targets=targets_N, **made))
+    given = {"rows": rows, "columns": columns, "logits": logits_NV, "targets": targets_N}
+    _call("softmax", _Softmax(**given, **made), logits_NV.numel())
     return logps_N, log_sum_N, entropy_N
 
 
@@ -153,9 +161,9 @@ def softmax_backward(
     """-> the gradient of the logits."""
     rows, columns = logits_NV.shape
     grad_NV = torch.empty_like(logits_NV)
-    given = {"targets": targets_N, "log_sum": log_sum_N, "entropy": entropy_N}
+    given = {"logits": logits_NV, "targets": targets_N, "log_sum": log_sum_N, "entropy": entropy_N}
     grads = {"grad_logps": grad_logps_N, "grad_entropy": grad_entropy_N, "grad": grad_NV}
-    _call("softmax_backward", _Softmax(rows=rows, columns=columns, logits=logits_NV, **given, **grads))
+    _call("softmax_backward", _Softmax(rows=rows, columns=columns, **given, **grads), logits_NV.numel())
     return grad_NV
 
 
@@ -194,12 +202,12 @@ class Attending:
         """qkv_NE: query, key and value heads side by side, not turned yet. -> out (N, H d), log-sums (N, H)"""
         width = qkv_NE.shape[-1] // (self.heads + 2 * self.kv_heads) * self.heads
         out, log_sum = qkv_NE.new_empty(len(qkv_NE), width), qkv_NE.new_empty(len(qkv_NE), self.heads)
-        _call("attend", self._arguments(qkv_NE, out=out, log_sum=log_sum))
+        _call("attend", self._arguments(qkv_NE, out=out, log_sum=log_sum), qkv_NE.numel())
         return out, log_sum
 
     def backward(self, qkv_NE: Tensor, out: Tensor, log_sum: Tensor, grad: Tensor) -> Tensor:
         """-> the gradient of qkv."""
         grad_NE = torch.empty_like(qkv_NE)
         given = self._arguments(qkv_NE, out=out, log_sum=log_sum, grad_out=grad, grad_qkv=grad_NE)
-        _call("attend_backward", given)
+        _call("attend_backward", given, qkv_NE.numel())
         return grad_NE

@@ -181,6 +181,7 @@ def test_the_number_of_threads_changes_no_bit(monkeypatch: pytest.MonkeyPatch) -
     batch, model = pad(examples(random.Random(5)), 0), heated(SMALL)
     found = []
     for threads in (1, 3):
+        monkeypatch.setattr(native, "_GRAIN", 1)
         monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)  # those of the C code only
         found.append(gradients(model, batch))
     for one, three in zip(*(values + grads for values, grads in found), strict=True):
