@@ -236,8 +236,9 @@ def _turns(prompt: Prompt) -> Sequence[Message]:
 
 def _text(text: str) -> dict[str, Any]:
     shown = render(text)
+    raw = None if shown.raw == shown.html else shown.raw
     about = {"characters": shown.characters, "left_out": shown.left_out, "folded": shown.folded}
-    return {"html": shown.html, "raw": shown.raw, "language": script_of(text), **about}
+    return {"html": shown.html, "raw": raw, "language": script_of(text), **about}
 
 
 def _draft(draft: Mapping[str, Any] | None, shown: Sequence[int]) -> dict[str, Any] | None:

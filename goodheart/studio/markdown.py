@@ -27,7 +27,7 @@ from goodheart.studio import maths
 from goodheart.studio.marks import show, sound
 
 MARKDOWN_MOST = 40_000  # characters; a longer text is shown as plain text
-SHOWN_MOST = 400_000  # characters; of a longer text the rest is left out, and how much that is is said
+SHOWN_MOST = 100_000  # characters; of a longer text the rest is left out, and how much that is is said
 FOLDED_FROM = 6_000  # characters from which an answer is folded until the reader asks for all of it
 _FOLDED_LINES = 60
 _HTML_MOST = 2_000_000  # characters of HTML; tables and nesting can blow a short text up
@@ -35,7 +35,7 @@ _NESTING = 20
 _PARAGRAPH_MOST = 1_000  # delimiters in one paragraph: the inline rules take quadratic time on them
 _DELIMITERS_MOST = 8_000  # in a text
 _LINES_MOST = 2_500
-_CELLS_MOST = 10_000  # lines with bars times bars of the longest: short rows of a wide table are filled up
+_CELLS_MOST = 4_000  # lines with bars times bars of the longest: short rows of a wide table are filled up
 _FORMULAS_MOST = 300
 _DELIMITER = re.compile(r"[*_~\[\]!`$<\\&]")
 _CODE = re.compile(r"[\w.+#-]{1,30}")
@@ -183,6 +183,12 @@ class _Renderer(RendererHTML):
     def link_close(self, tokens: Sequence[Token], idx: int, options: Any, env: Any) -> str:
         return "</a>" if env.get("out") else "</span>"
 
+    def heading_open(self, tokens: Sequence[Token], idx: int, options: Any, env: Any) -> str:
+        return f"<{_heading(tokens[idx].tag)}>"
+
+    def heading_close(self, tokens: Sequence[Token], idx: int, options: Any, env: Any) -> str:
+        return f"</{_heading(tokens[idx].tag)}>\n"
+
     def _aligned(self, tokens: Sequence[Token], idx: int) -> str:
         token = tokens[idx]
         side = str(token.attrs.get("style", "")).removeprefix("text-align:").strip()
@@ -193,6 +199,11 @@ class _Renderer(RendererHTML):
 
     def td_open(self, tokens: Sequence[Token], idx: int, options: Any, env: Any) -> str:
         return self._aligned(tokens, idx)
+
+
+def _heading(tag: str) -> str:
+    """Headings of a text stand below the two levels of the page it is shown on."""
+    return f"h{min(6, int(tag[1:]) + 2)}"
 
 
 def _formula(self: RendererHTML, tokens: Sequence[Token], idx: int, options: Any, env: Any) -> str:

@@ -125,7 +125,9 @@ def chromium() -> Iterator[Any]:
         if os.environ.get("CI"):
             pytest.fail(message)
         pytest.skip(message)
-    from playwright.sync_api import sync_playwright
+    from playwright.sync_api import expect, sync_playwright
+
+    expect.set_options(timeout=30_000)
 
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
@@ -141,7 +143,7 @@ def tab(chromium: Any) -> Iterator[Callable[..., Any]]:
 
     def open_tab(width: int = 1280, height: int = 800, **more: Any) -> Any:
         context = chromium.new_context(viewport={"width": width, "height": height}, **more)
-        context.set_default_timeout(10_000)
+        context.set_default_timeout(30_000)
         contexts.append(context)
         page = context.new_page()
         page.on("dialog", lambda dialog: _answer(wrong, dialog))

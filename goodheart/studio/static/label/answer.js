@@ -99,9 +99,14 @@ export function body(answer, request, seconds, settings) {
     both_bad: answer.bothBad,
     flags: answer.flags,
     ratings: settings.rubric.length ? answer.ratings : null,
-    comment: answer.comment,
+    comment: wellFormed(answer.comment),
     seconds: Math.round(seconds * 10) / 10,
   };
+}
+
+// Half an emoji, left by a broken editor, is no text that can be sent.
+export function wellFormed(text) {
+  return text.toWellFormed?.() ?? text;
 }
 
 // A draft kept elsewhere, read back; null where it is not of this task's shape.

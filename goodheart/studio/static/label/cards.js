@@ -83,7 +83,7 @@ export class Cards {
 
   setRaw(raw) {
     this.raw = raw;
-    this.cards.forEach((card, i) => fill(card, this.task.answers[i], raw ? this.task.answers[i].raw : this.task.answers[i].html));
+    this.cards.forEach((card, i) => fill(card, this.task.answers[i], (raw && this.task.answers[i].raw) || this.task.answers[i].html));
   }
 
   // Moves the focus to a card and brings it into view.

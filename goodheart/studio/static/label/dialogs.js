@@ -1,5 +1,6 @@
 // Small windows over the page. Each resolves when it is closed, so that the page can wait for it.
 
+import { wellFormed } from "./answer.js";
 import { $, $$, make, say, setHtml } from "./page.js";
 
 export const isOpen = () => document.querySelector("dialog[open]") !== null;
@@ -18,7 +19,7 @@ export async function skipping() {
   const more = $("#skipping textarea");
   more.value = "";
   if ((await ask("skipping")) !== "skip") return null;
-  return { reason: $("#skipping [name=reason]:checked").value, more: more.value };
+  return { reason: $("#skipping [name=reason]:checked").value, more: wellFormed(more.value) };
 }
 
 // Two answers side by side with what differs marked. load(a, b) -> {sides: [html, html]}
@@ -69,6 +70,6 @@ export function guardLinks(root) {
     const open = $("#leaving a");
     open.href = link.href;
     open.onclick = () => $("#leaving").close();
-    ask("leaving");
+    ask("leaving").then(() => $("#main").focus({ preventScroll: true }));
   });
 }
