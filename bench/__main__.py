@@ -1,6 +1,6 @@
 """`python -m bench` runs every benchmark; `python -m bench NAME [OPTIONS]` runs one (see `python -m bench NAME -h`).
 
-Only when named: vllm, which takes gigabytes, and gpu, which needs one.
+Only when named: vllm, which takes gigabytes. A GPU has a benchmark of its own: `python -m bench.gpu`.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import importlib
 import sys
 
 NAMES = ("generation", "ppo", "trainers", "losses", "growth", "store")
-APART = ("vllm", "gpu")
+APART = ("vllm",)
 
 
 def main() -> int:

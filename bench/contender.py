@@ -23,19 +23,23 @@ def arguments() -> tuple[dict[str, Any], Path, float]:
 
 
 class Watch:
-    """Times of one process. `step_done` is called at the end of each step, at the same point by every contender."""
+    """Times of one process. `step_done` is called at the end of each step, at the same point by every contender.
 
-    def __init__(self, started: float) -> None:
-        self.started = started
+    started: the process, seconds since 1970. device: that is worked on; a GPU is waited for, and its memory measured.
+    """
+
+    def __init__(self, started: float, device: str = "cpu") -> None:
+        self.started, self.device = started, device
         self.ends: list[tuple[float, float]] = []  # wall clock, processor seconds
         self.first_step = 0.0  # seconds from process start to the end of the first step
         self.peak_mib = 0.0
 
     def step_done(self) -> None:
+        wait_for(self.device)
         if not self.ends:
             self.first_step = time.time() - self.started
         self.ends.append((time.perf_counter(), time.process_time()))
-        self.peak_mib = peak_mib()
+        self.peak_mib = peak_mib(self.device)
 
     def result(self) -> dict[str, Any]:
         """Seconds of each step after the first, on the wall and on the processor, and the peak up to the last."""
@@ -49,11 +53,24 @@ class Watch:
         }
 
 
-def peak_mib() -> float:
-    """Most memory this process has held at once.
+def wait_for(device: str) -> None:
+    """Until a GPU has done what it was asked to."""
+    if device != "cpu":
+        import torch
 
-    The kernel's own high-water mark where it tells: `ru_maxrss` starts from that of the process that forked us.
+        torch.cuda.synchronize()
+
+
+def peak_mib(device: str = "cpu") -> float:
+    """Most memory this process has held at once; on a GPU: of tensors there.
+
+    On the CPU the kernel's own high-water mark where it tells: `ru_maxrss` starts from that of the process that forked
+    us.
     """
+    if device != "cpu":
+        import torch
+
+        return torch.cuda.max_memory_allocated() / 2**20
     status = Path("/proc/self/status")
     if status.exists():
         for line in status.read_text(encoding="utf-8").splitlines():

@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 import venv
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 _CONSTRAINTS = Path(__file__).parents[1] / "constraints.txt"
@@ -17,11 +17,14 @@ def default_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "goodheart" / "bench"
 
 
-def python_with(folder: Path, packages: Mapping[str, str]) -> Path:
+def python_with(
+    folder: Path, packages: Mapping[str, str], *, constrained: bool = True, without: Sequence[str] = ()
+) -> Path:
     """The interpreter of an environment that holds these packages; made, or completed, where it does not.
 
-    folder: of the environment. packages: name -> version. Whatever they need besides comes in the versions of
-    constraints.txt, so that peers and we stand on the same torch and transformers.
+    folder: of the environment. packages: name -> version. constrained: whatever they need besides comes in the versions
+    of constraints.txt, so that peers and we stand on the same torch and transformers. without: of what comes with them,
+    packages that are taken out again.
     """
     python = folder / "bin" / "python"
     if not python.exists():
@@ -31,7 +34,10 @@ def python_with(folder: Path, packages: Mapping[str, str]) -> Path:
         wanted = [f"{name}=={version}" for name, version in packages.items()]
         print(f"installing {', '.join(wanted)} there", file=sys.stderr)
         command = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-        subprocess.run([*command, "--constraint", str(_CONSTRAINTS), *wanted], check=True)
+        limits = ["--constraint", str(_CONSTRAINTS)] if constrained else []
+        subprocess.run([*command, *limits, *wanted], check=True)
+        if without:
+            subprocess.run([str(python), "-m", "pip", "uninstall", "--quiet", "--yes", *without], check=True)
     return python
 
 

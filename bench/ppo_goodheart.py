@@ -12,7 +12,7 @@ from bench.contender import Watch, arguments
 
 def main() -> None:
     settings, result_file, started = arguments()
-    watch = Watch(started)
+    watch = Watch(started, settings["device"])
     import torch
 
     torch.set_num_threads(settings["threads"])
@@ -51,7 +51,8 @@ def main() -> None:
             vf_coef=settings["vf_coef"],
             normalize_reward=False,
             dtype=settings["dtype"],
-            device="cpu",
+            device=settings["device"],
+            max_tokens=settings["max_tokens"],
             seed=settings["seed"],
             quiet=True,
         )
@@ -80,9 +81,10 @@ def fixed(torch: Any, settings: dict[str, Any], folder: Path, trained: Path) -> 
 
     template = Template(load_tokenizer(folder / "policy"))
     prompts = read_records(str(folder / "prompts.jsonl"), "prompt").records
-    judge = RewardJudge.load(str(folder / "reward"), dtype=torch.float32, device=torch.device("cpu"))
-    start, end = (load_causal(path, dtype=torch.float32) for path in (folder / "policy", trained))
-    ids_BT = torch.tensor(settings["fixed_rows"])
+    judge = RewardJudge.load(str(folder / "reward"), dtype=torch.float32, device=torch.device(settings["device"]))
+    where = {"dtype": torch.float32, "device": settings["device"]}
+    start, end = (load_causal(path, **where) for path in (folder / "policy", trained))
+    ids_BT = torch.tensor(settings["fixed_rows"], device=settings["device"])
     mask_BT = torch.zeros_like(ids_BT, dtype=torch.bool)
     mask_BT[:, settings["prompt_tokens"] :] = True
     with torch.no_grad():

@@ -34,6 +34,8 @@ class Settings:
     new_tokens: int = 64
     ppo_epochs: int = 4
     mini_batches: int = 1
+    device: str = "cpu"
+    max_tokens: int = 16384  # of a forward pass of ours, at most
     learning_rate: float = 1e-5
     kl_coef: float = 0.05
     temperature: float = 1.0

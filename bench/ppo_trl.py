@@ -16,7 +16,7 @@ from bench.contender import Watch, arguments
 
 def main() -> None:
     settings, result_file, started = arguments()
-    watch = Watch(started)
+    watch = Watch(started, settings["device"])
     import torch
 
     torch.set_num_threads(settings["threads"])
@@ -67,7 +67,7 @@ def main() -> None:
             weight_decay=0.0,
             seed=settings["seed"],
             bf16=settings["dtype"] == "bfloat16",
-            use_cpu=True,
+            use_cpu=settings["device"] == "cpu",
             gradient_checkpointing=False,
             num_sample_generations=0,
             save_strategy="no",
@@ -87,9 +87,9 @@ def main() -> None:
     measured = watch.result()
     first = trainer.state.log_history[0]
     start = AutoModelForCausalLM.from_pretrained(f"{folder}/policy")
-    moved = [
-        (a.detach() - b.detach()).abs().mean() for a, b in zip(policy.parameters(), start.parameters(), strict=True)
-    ]
+    start, reward = start.to(settings["device"]), reward.to(settings["device"])
+    pairs = zip(policy.parameters(), start.parameters(), strict=True)
+    moved = [(a.detach() - b.detach()).abs().mean() for a, b in pairs]
     measured |= {
         "split": split.medians(),
         "prompt_tokens": sorted({len(p) for p in prompts}),
@@ -151,7 +151,7 @@ def fixed(
     torch: Any, module: Any, policy: Any, reward: Any, tokenizer: Any, rows: list[list[int]], prompt: int
 ) -> dict[str, list[float]]:
     """Scores and log-probabilities of fixed rows, computed the way its trainer does."""
-    ids = torch.tensor(rows)
+    ids = torch.tensor(rows, device=policy.device)
     with torch.no_grad():
         _, scores, _ = module.get_reward(reward, ids, tokenizer.pad_token_id, prompt)
         logits = module.forward(policy, ids, tokenizer.pad_token_id).logits[:, prompt - 1 : -1]

@@ -31,6 +31,7 @@ class Contender:
     module: str
     python: Path
     changes: dict[str, Any] = field(default_factory=dict)
+    packages: Sequence[Path] = ()  # folders that packages are looked for in first
 
 
 def race(contenders: Sequence[Contender], job: Mapping[str, Any], folder: Path, rounds: int) -> tuple[Results, str]:
@@ -59,6 +60,7 @@ def _run(contender: Contender, settings: dict[str, Any], own: Path) -> Run:
         "HF_HUB_OFFLINE": "1",
         "TOKENIZERS_PARALLELISM": "false",
         "TRL_EXPERIMENTAL_SILENCE": "1",
+        "PYTHONPATH": os.pathsep.join([*map(str, contender.packages), os.environ.get("PYTHONPATH", "")]),
     }
     told, result = own.with_suffix(".settings.json"), own.with_suffix(".json")
     told.write_text(json.dumps(settings), encoding="utf-8")

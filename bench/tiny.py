@@ -8,13 +8,16 @@ from typing import Any
 
 SPECIALS = ("<unk>", "<pad>", "<s>", "</s>")
 
-# Hidden width, layers, heads, MLP width, vocabulary: 1.07, 5.34, 13.2 and 110 million parameters.
+# Hidden width, layers, heads, MLP width, vocabulary: 1.07, 5.34, 13.2 and 110 million parameters, and for GPUs 751
+# million in the shape of Qwen3-0.6B (without its norms of queries and keys, and with an output layer of its own).
 SIZES = {
     "1M": (128, 4, 4, 352, 1024),
     "5M": (256, 6, 8, 704, 1024),
     "15M": (384, 7, 6, 1024, 1024),
     "110M": (768, 12, 12, 2048, 16384),
+    "0.6B": (1024, 28, 16, 3072, 151_936),
 }
+_FURTHER = {"0.6B": {"num_key_value_heads": 8, "head_dim": 128, "max_position_embeddings": 4096}}
 
 _CONSTANT = 0.05  # hidden dimension 0, about as large as the others
 _SHUT = -200.0  # output weight of special tokens on it: log-probability under -50
@@ -27,21 +30,20 @@ def llama(size: str, seed: int) -> Any:
 
     width, layers, heads, mlp, vocabulary = SIZES[size]
     torch.manual_seed(seed)
-    return LlamaForCausalLM(
-        LlamaConfig(
-            vocab_size=vocabulary,
-            hidden_size=width,
-            num_hidden_layers=layers,
-            num_attention_heads=heads,
-            num_key_value_heads=heads,
-            intermediate_size=mlp,
-            max_position_embeddings=512,
-            tie_word_embeddings=False,
-            pad_token_id=SPECIALS.index("<pad>"),
-            bos_token_id=SPECIALS.index("<s>"),
-            eos_token_id=SPECIALS.index("</s>"),
-        )
-    )
+    settings = {
+        "vocab_size": vocabulary,
+        "hidden_size": width,
+        "num_hidden_layers": layers,
+        "num_attention_heads": heads,
+        "num_key_value_heads": heads,
+        "intermediate_size": mlp,
+        "max_position_embeddings": 512,
+        "tie_word_embeddings": False,
+        "pad_token_id": SPECIALS.index("<pad>"),
+        "bos_token_id": SPECIALS.index("<s>"),
+        "eos_token_id": SPECIALS.index("</s>"),
+    }
+    return LlamaForCausalLM(LlamaConfig(**settings | _FURTHER.get(size, {})))
 
 
 def shut_specials(model: Any) -> None:

@@ -16,7 +16,7 @@ from bench.contender import Watch, arguments, count_positions
 
 def main() -> None:
     settings, result_file, started = arguments()
-    watch = Watch(started)
+    watch = Watch(started, settings["device"])
     import torch
 
     torch.set_num_threads(settings["threads"])
@@ -66,8 +66,9 @@ def _shared(settings: dict[str, Any], out: Path) -> dict[str, Any]:
         "warmup_ratio": 0.0,
         "adam_betas": (0.9, 0.999),
         "max_grad_norm": settings["max_grad_norm"],
-        "dtype": "float32",
-        "device": "cpu",
+        "max_tokens": settings["max_tokens"],
+        "dtype": settings["dtype"],
+        "device": settings["device"],
         "seed": settings["seed"],
         "quiet": True,
     }
@@ -167,17 +168,18 @@ def _compared(torch: Any, settings: dict[str, Any], folder: Path, trained: Path)
     from goodheart.models.causal import completion_logprobs
     from goodheart.models.load import load_causal, load_reward
 
-    start = load_causal(folder / "policy", dtype=torch.float32)
-    ids_BT = torch.tensor(settings["fixed_rows"])
+    where = {"dtype": torch.float32, "device": settings["device"]}
+    start = load_causal(folder / "policy", **where)
+    ids_BT = torch.tensor(settings["fixed_rows"], device=settings["device"])
     mask_BT = torch.zeros_like(ids_BT, dtype=torch.bool)
     mask_BT[:, settings["prompt_tokens"] :] = True
     with torch.no_grad():
         logps_B = completion_logprobs(start, ids_BT, mask_BT).logps_BT.sum(1)
     before, after = start, trained
     if settings["task"] == "reward":
-        before, after = (load_reward(place) for place in (folder / "reward", trained))
+        before, after = (load_reward(place, **where) for place in (folder / "reward", trained))
     else:
-        after = load_causal(trained, dtype=torch.float32)
+        after = load_causal(trained, **where)
     moved = [
         (a.detach() - b.detach()).abs().mean() for a, b in zip(before.parameters(), after.parameters(), strict=True)
     ]

@@ -47,6 +47,10 @@ class Settings:
     kl_in_reward: float = 0.05  # rloo
     center_coefficient: float = 0.01  # reward
     precomputed: bool = False  # TRL passes its reference over the data once, as we do, and not at every step
+    device: str = "cpu"
+    dtype: str = "float32"  # that is computed in
+    peer_weights: str = "float32"  # that TRL keeps its weights in; ours are in `dtype`, with a float32 copy to update
+    max_tokens: int = 16384  # of a forward pass of ours, at most
     seed: int = 1
     fixed_rows: list[list[int]] = field(default_factory=list)  # both score these, to compare models
 

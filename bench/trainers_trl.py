@@ -18,7 +18,7 @@ from bench.trainers_reward import low_words
 
 def main() -> None:
     settings, result_file, started = arguments()
-    watch = Watch(started)
+    watch = Watch(started, settings["device"])
     import torch
 
     torch.set_num_threads(settings["threads"])
@@ -50,9 +50,8 @@ def main() -> None:
     trained = trainer.model
     kind = AutoModelForSequenceClassification if task == "reward" else AutoModelForCausalLM
     start = kind.from_pretrained(f"{folder}/{'reward' if task == 'reward' else 'policy'}")
-    moved = [
-        (a.detach() - b.detach()).abs().mean() for a, b in zip(trained.parameters(), start.parameters(), strict=True)
-    ]
+    pairs = zip(trained.parameters(), start.to(trained.device).parameters(), strict=True)
+    moved = [(a.detach().float() - b.detach()).abs().mean() for a, b in pairs]
     measured = watch.result() | {
         "losses": losses,
         "baseline": [row["kl"] for row in trainer.state.log_history if "kl" in row],
@@ -77,10 +76,10 @@ def _shared(settings: dict[str, Any], out: str) -> dict[str, Any]:
         "weight_decay": 0.0,
         "max_grad_norm": settings["max_grad_norm"],
         "seed": settings["seed"],
-        "bf16": False,
-        "use_cpu": True,
+        "bf16": settings["dtype"] == "bfloat16",
+        "use_cpu": settings["device"] == "cpu",
         "gradient_checkpointing": False,
-        "model_init_kwargs": {"dtype": "float32"},
+        "model_init_kwargs": {"dtype": settings["peer_weights"]},
         "logging_steps": 1,
         "save_strategy": "no",
         "report_to": "none",
@@ -208,9 +207,9 @@ def _first(seen: dict[str, Any], name: str, values: Any) -> None:
 
 def _fixed(torch: Any, policy: Any, settings: dict[str, Any]) -> list[float]:
     """Log-probabilities of the answers in fixed rows, by transformers alone."""
-    ids = torch.tensor(settings["fixed_rows"])
+    ids = torch.tensor(settings["fixed_rows"], device=settings["device"])
     with torch.no_grad():
-        logps = policy(ids).logits[:, :-1].log_softmax(-1).gather(2, ids[:, 1:, None])[..., 0]
+        logps = policy.to(ids.device)(ids).logits[:, :-1].log_softmax(-1).gather(2, ids[:, 1:, None])[..., 0]
     return logps[:, settings["prompt_tokens"] - 1 :].sum(1).tolist()
 
 
