@@ -131,6 +131,7 @@ class Compared:
     sizes: tuple[int, ...] = ()  # length of each answer in characters, for the "always the longest" baseline
     shown_order: tuple[int, ...] | None = None
     probability: float | None = None
+    strength: int | None = None  # how much better, as said, 1 to 4
 
     @property
     def tokens(self) -> int:
@@ -202,6 +203,7 @@ def comparisons(
                     sizes=sizes,
                     shown_order=record.shown_order,
                     probability=probability,
+                    strength=record.strength,
                 )
             )
         else:

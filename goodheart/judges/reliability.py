@@ -42,7 +42,7 @@ def pairs_of(item: Compared, scores: Sequence[float]) -> list[Pair]:
                 scores[good] - scores[bad],
                 _half(item.sizes[good] - item.sizes[bad]),
                 None if shown is None else float(shown.index(good) < shown.index(bad)),
-                item.margin,
+                item.margin if item.strength is None else float(item.strength),
                 item.sizes[good] + item.sizes[bad],
             )
         )
