@@ -18,7 +18,7 @@ def programs() -> Path | None:
 
 
 class Server:
-    """PostgreSQL in a folder that is given, with fsync on. It refuses to run as root: then it is the user `postgres`."""
+    """PostgreSQL in a given folder, with fsync on. It refuses to run as root: then it runs as the user `postgres`."""
 
     def __init__(self, folder: Path) -> None:
         place = programs()

@@ -126,9 +126,8 @@ def run_kills(place: str, options: argparse.Namespace, log: Path) -> None:
 def run_pause() -> None:
     """Share of people whom each rule pauses within 100 gold items, by how often they are right."""
     chance = random.Random(0)
-    print(
-        "| right | paused by the interval | after (median) | paused by the threshold | after (median) |\n|---|---|---|---|---|"
-    )
+    print("| right | paused by the interval | after (median) | paused by the threshold | after (median) |")
+    print("|---|---|---|---|---|")
     for right in (0.95, 0.9, 0.85, 0.8, 0.7, 0.6, 0.5, 0.3):
         after: dict[str, list[int]] = {"interval": [], "threshold": []}
         for _ in range(2000):

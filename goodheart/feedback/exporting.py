@@ -11,7 +11,7 @@ shown orders are in the order of the item. Nothing is held in memory but a few h
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,9 @@ from sqlalchemy import Connection, select
 
 from goodheart.data.layouts import to_rows
 from goodheart.data.messages import RowError
+from goodheart.data.notes import write_notes
 from goodheart.data.records import Answer, Judgement, Prompt
+from goodheart.data.rows import row
 from goodheart.data.writing import write_rows
 from goodheart.feedback.campaigns import load
 from goodheart.feedback.items import unpack_answer, unpack_prompt
@@ -67,16 +69,32 @@ def export(
     """
     done = Exported()
 
-    def rows() -> Iterator[dict[str, Any]]:
-        for judgement in judgements(store, campaign, weights=weights, soft=soft, phases=phases, overruled=overruled):
-            done.judgements += 1
-            try:
-                yield from to_rows(judgement, layout)
-            except RowError:
-                done.left_out += 1
-
-    done.rows = write_rows(path, rows())
+    found = judgements(store, campaign, weights=weights, soft=soft, phases=phases, overruled=overruled)
+    done.rows = write_rows(path, ranked_rows(found, done) if layout == "ranked" else _rows(found, layout, done))
     return done
+
+
+def _rows(found: Iterable[Judgement], layout: str, done: Exported) -> Iterator[dict[str, Any]]:
+    for judgement in found:
+        done.judgements += 1
+        try:
+            yield from to_rows(judgement, layout)
+        except RowError:
+            done.left_out += 1
+
+
+def ranked_rows(found: Iterable[Judgement], done: Exported) -> Iterator[dict[str, Any]]:
+    """What `to_rows` gives in layout "ranked", quicker: the texts that all labels of an item share are made once."""
+    last: Judgement | None = None
+    texts: dict[str, Any] = {}
+    for each in found:
+        done.judgements += 1
+        if last is None or each.answers is not last.answers or each.prompt is not last.prompt:
+            (whole,) = to_rows(each, "ranked")
+            texts, last = {name: whole[name] for name in ("prompt", "completions")}, each
+            yield whole
+        else:
+            yield row({**texts, "ranks": list(each.ranks), **write_notes(each)}, each.prompt.meta)
 
 
 def judgements(
@@ -122,8 +140,8 @@ def _by_item(connection: Connection, campaign: int, phases: Sequence[str]) -> It
         near = (labels.c.item_id >= first) & (labels.c.item_id <= last)
         said = select(labels).where(near, labels.c.campaign_id == campaign, labels.c.live)
         given: defaultdict[int, list[Any]] = defaultdict(list)
-        for row in connection.execute(said.order_by(labels.c.item_id, labels.c.id)):
-            given[row.item_id].append(row)
+        for label in connection.execute(said.order_by(labels.c.item_id, labels.c.id)):
+            given[label.item_id].append(label)
         for item in found:
             if item.id in given:
                 yield item, given[item.id]

@@ -259,5 +259,9 @@ def _count(connection: Connection, campaign: Campaign, touched: Iterable[Any]) -
         state = "settled" if item in settled else "done" if done >= wanted else "open"
         state = row.state if row.state == "closed" else state
         changes.append({"of": item, "now_done": done, "now_wanted": wanted, "now_state": state})
-    values = {"done": bindparam("now_done"), "wanted": bindparam("now_wanted"), "state": bindparam("now_state")}
+    values: dict[str, Any] = {
+        "done": bindparam("now_done"),
+        "wanted": bindparam("now_wanted"),
+        "state": bindparam("now_state"),
+    }
     connection.execute(update(items).where(items.c.id == bindparam("of")).values(**values), changes)

@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 
 from goodheart.data.formats import read_records
-from goodheart.data.layouts import LAYOUTS
+from goodheart.data.layouts import LAYOUTS, to_rows
 from goodheart.data.records import Answer, Judgement, Message, Prompt
 from goodheart.errors import MissingError
 from goodheart.feedback import campaigns, people
 from goodheart.feedback.assignment import Idle, next_task
-from goodheart.feedback.exporting import export, judgements
+from goodheart.feedback.exporting import Exported, export, judgements, ranked_rows
 from goodheart.feedback.importing import import_judgements
 from goodheart.feedback.labels import Answered, adjudicate, history, live_labels, save
 from goodheart.feedback.store import Store
@@ -155,6 +155,16 @@ def test_an_adjudication_takes_the_place_of_the_labels(store: Store) -> None:
     import_judgements(store, back, every)
     assert [j.ranks for j in judgements(store, back)] == [(0, 0)]
     assert [j.ranks for j in judgements(store, back, overruled=True)] == [j.ranks for j in every]
+
+
+def test_the_quick_way_to_rows_is_the_slow_way(store: Store) -> None:
+    made = empty(store, overlap=2)
+    again = replace(FULL, rater="Bob", ranks=(0, 1), comment=None, flags={}, shown_order=None, gold=False)
+    clash = replace(FULL, prompt=Prompt(text="raw", meta={"batch": "of the row", "ranks": "x", "rater": "me"}))
+    bare = Judgement(clash.prompt, clash.answers, (1, 0))
+    import_judgements(store, made, [FULL, again, clash, replace(again, prompt=clash.prompt), bare])
+    found = list(judgements(store, made))
+    assert list(ranked_rows(judgements(store, made), Exported())) == [to_rows(each, "ranked")[0] for each in found]
 
 
 def test_gold_is_left_out_unless_asked_for(store: Store) -> None:

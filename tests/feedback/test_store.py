@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 import threading
@@ -137,6 +138,18 @@ def test_every_text_comes_back_as_it_was(store: Store) -> None:
     for i, words in enumerate(HOSTILE):
         save(store, found.id, person, Answered([0, 1], comment=words, request=f"r{i}"))
     assert [row.comment for row in history(store, found.item)] == HOSTILE
+
+
+def test_short_json_is_read_like_long_json() -> None:
+    texts = ("[0, 1]", "[]", "{}", "null", "1", '"x"', "[0.5, 1]", "[true]", '{"a": [1]}', "[[0], 1]", f"{[1] * 9}")
+    for given in texts:
+        for raw in (given, given.encode()):
+            assert repr(store_module._from_json(raw)) == repr(json.loads(given))
+    first = store_module._from_json("[0, 1]")
+    first.append(2)
+    assert store_module._from_json("[0, 1]") == [0, 1]
+    store_module._from_json("{}")["a"] = 1
+    assert store_module._from_json("{}") == {}
 
 
 def test_plain_columns_get_what_they_can_hold() -> None:
