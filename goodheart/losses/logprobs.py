@@ -67,7 +67,7 @@ def token_logprobs(
     scale: factor on the logits (1.0 = off). softcap: cap * tanh(logits / cap), Gemma 2 arXiv:2408.00118 (None = off).
     temperature: divides the logits last; the entropy is that of the tempered distribution, the one sampled from.
     max_elements: largest number of logits alive at once.
-    softmax: compiled, for float32 and whole rows; None = PyTorch.
+    softmax: compiled, for float32 logits and whole rows; None = PyTorch.
     -> logps_N, entropy_N (None without `with_entropy`), float32.
     Raises ValueError for shapes that do not fit, a target outside [0, V) (checked on CPU), or a non-positive setting.
     Differentiable once; a second derivative raises RuntimeError.
@@ -77,7 +77,7 @@ def token_logprobs(
     if torch.is_autocast_enabled(hidden_ND.device.type):
         dtype = torch.get_autocast_dtype(hidden_ND.device.type)
     hidden_ND, weight_VD = hidden_ND.to(dtype), weight_VD.to(dtype)
-    if weight_VD.dtype != torch.float32 or _MIN_TILE_ROWS * len(weight_VD) > max_elements:
+    if _wide(weight_VD.dtype) != torch.float32 or _MIN_TILE_ROWS * len(weight_VD) > max_elements:
         softmax = None
     head = _Head(scale, softcap, temperature, with_entropy, max_elements, softmax)
     inputs = (hidden_ND, weight_VD, bias_V)
@@ -275,7 +275,7 @@ def _compiled_forward(
 ) -> tuple[Tensor, Tensor | None, Tensor, list[Tensor]]:
     """As `_forward`, each tile in one go; all tiles are kept, or none."""
     assert head.softmax is not None  # the caller looked
-    logps_N, logsumexp_N = hidden_ND.new_empty(2, len(hidden_ND)).unbind(0)
+    logps_N, logsumexp_N = hidden_ND.new_empty(2, len(hidden_ND), dtype=torch.float32).unbind(0)
     entropy_N = torch.empty_like(logps_N) if head.with_entropy else None
     keep = keep and len(hidden_ND) * len(weight_VD) <= head.max_elements
     kept = []

@@ -21,6 +21,7 @@ from torch import Tensor
 from goodheart.models import build
 
 _ROWS = 64  # CHUNK of c/rows.c
+CONVERTED = (torch.float32, torch.bfloat16)
 _GRAIN = 2**15  # numbers that a thread should have to work on; PyTorch's own
 _FUNCTIONS = ("attend", "attend_backward", "norm", "norm_backward", "gate", "gate_backward")
 CODE = build.Code(
@@ -31,10 +32,13 @@ CODE = build.Code(
 )
 
 
-def takes(*tensors: Tensor) -> bool:
-    """Whether these can be given to the functions here: plain float32 tensors on the CPU, and the code is there."""
+def takes(*tensors: Tensor, dtypes: tuple[torch.dtype, ...] = (torch.float32,)) -> bool:
+    """Whether these can be given to the functions here: plain tensors on the CPU, and the code is there.
+
+    dtypes: more than float32 where the caller converts them.
+    """
     plain = (torch.Tensor, torch.nn.Parameter)
-    fits = all(x.device.type == "cpu" and x.dtype == torch.float32 and type(x) in plain for x in tensors)
+    fits = all(x.device.type == "cpu" and x.dtype in dtypes and type(x) in plain for x in tensors)
     return fits and not torch.is_autocast_enabled("cpu") and build.load(CODE) is not None
 
 

@@ -283,7 +283,8 @@ class Transformer(CausalLM):
     def _packs(self, ids_BT: Tensor) -> bool:
         """Whether c/attention.c computes what this model needs."""
         weight = self.model.norm.weight
-        return ids_BT.device.type == "cpu" and self.config.attention_softcap is None and native.takes(weight)
+        ours = ids_BT.device.type == "cpu" and self.config.attention_softcap is None
+        return ours and native.takes(weight, dtypes=native.CONVERTED)
 
     def unembed(self) -> Unembedding:
         """See `CausalLM.unembed`."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import random
 from typing import Any
 
@@ -139,6 +140,22 @@ def test_values_and_gradients_are_those_of_padded_rows_in_float64(family: dict[s
 
 
 @compiled
+def test_bfloat16_is_no_farther_from_float64_than_padded_rows_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    batch = pad(examples(random.Random(3)), 0)
+    model = new_model(SMALL | {"num_key_value_heads": 2}, 97, 1, dtype=torch.bfloat16)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(2)
+    exact = gradients(copy.deepcopy(model).double(), batch)
+    assert model._packs(batch.ids_BT)
+    found = gradients(model, batch)
+    monkeypatch.setattr(native, "takes", lambda *tensors, **dtypes: False)
+    plain = gradients(model, batch)
+    for ours, padded, true in zip(*(values + grads for values, grads in (found, plain, exact)), strict=True):
+        assert (ours - true).norm() <= 1.3 * (padded - true).norm()
+
+
+@compiled
 def test_what_is_shared_changes_no_bit_of_a_state() -> None:
     # One row alone, and behind another that begins alike: products of fewer rows may differ in PyTorch, so only the
     # attention is compared, whose numbers depend on nothing beside them.
@@ -194,7 +211,7 @@ def test_rewards_of_pairs_are_those_of_the_plain_pass(monkeypatch: pytest.Monkey
     results = []
     for fast in (True, False):
         if not fast:
-            monkeypatch.setattr(native, "takes", lambda *tensors: False)
+            monkeypatch.setattr(native, "takes", lambda *tensors, **dtypes: False)
         model: RewardModel = reward_from_causal(heated(SMALL))
         scores_BN = model(batch.ids_BT, batch.lengths_B)
         scores_BN.square().sum().backward()
