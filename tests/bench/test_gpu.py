@@ -28,7 +28,7 @@ def test_small_models_on_a_cpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     for name in parts[1:]:
         for row in found[name]["rows"]:
             assert row["goodheart"] > 0, row
-            assert 0 < row["roofline"] < 1, row
+            assert row["roofline"] > 0, row
             assert row["mib"] > 0, row
     assert found["generation"]["rows"][1]["peer"] > 0
     text = (tmp_path / "gpu.md").read_text(encoding="utf-8")
