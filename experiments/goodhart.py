@@ -119,7 +119,7 @@ def one_seed(seed: int, arguments: argparse.Namespace) -> dict[str, Any]:
 
 def weak_reward(seed: int, arguments: argparse.Namespace, out: Path) -> str:
     """A reward model of few and careless labels."""
-    from goodheart.loop.label import LabelConfig, label
+    from goodheart.loop.simulate import SimulateConfig, simulate
     from goodheart.stages.reward import RewardConfig, train
 
     labels = out / "labels.jsonl"
@@ -127,7 +127,9 @@ def weak_reward(seed: int, arguments: argparse.Namespace, out: Path) -> str:
         answers = part(arguments.base, "answers")
         crowd: Any = WEAK
         out.mkdir(parents=True, exist_ok=True)
-        label(LabelConfig(answers=answers, out=labels, population=crowd, limit=arguments.labels, seed=seed, quiet=True))
+        simulate(
+            SimulateConfig(answers=answers, out=labels, population=crowd, limit=arguments.labels, seed=seed, quiet=True)
+        )
     run = train(
         RewardConfig(
             model=part(arguments.base, "sft"),

@@ -42,7 +42,7 @@ def test_help_loads_nothing_heavy() -> None:
 
 def test_every_command_has_help() -> None:
     commands = typer.main.get_command(app).commands  # type: ignore[attr-defined]
-    assert {"sft", "ppo", "label", "evaluate", "run", "init", "demo", "report", "lineage", "data"} <= set(commands)
+    assert {"sft", "ppo", "simulate", "evaluate", "run", "init", "demo", "report", "lineage", "data"} <= set(commands)
     for name, command in commands.items():
         told = CliRunner().invoke(app, [name, "--help"])
         assert told.exit_code == 0, name
@@ -143,7 +143,7 @@ def test_a_world_is_labelled_and_evaluated(tmp_path: Path) -> None:
     for name, said in (("base", ["No.", "I cannot help you with that."]), ("new", ["Yes.", "Here is how you do it."])):
         answers = [row | {"completions": said} for row in rows[::20]]
         text_file(tmp_path, f"{name}.jsonl", "".join(json.dumps(row) + "\n" for row in answers))
-    done = goodheart("label", "--answers", "base.jsonl", "--answers", "new.jsonl", "--out", "l.jsonl", "--seed", 0,
+    done = goodheart("simulate", "--answers", "base.jsonl", "--answers", "new.jsonl", "--out", "l.jsonl", "--seed", 0,
                      "--population", "careful", "--overlap", 2, cwd=tmp_path)  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert f"{4 * len(answers)} labels of 12 people on {len(answers)} prompts, in l.jsonl" in done.stdout
@@ -169,11 +169,11 @@ def test_a_nought_is_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     assert "`answers`: input should be greater than or equal to 1 (got 0)" in str(refused.exception)
 
 
-@pytest.mark.parametrize(("command", "named"), [("sample", "prompts"), ("score", "data"), ("label", "answers")])
+@pytest.mark.parametrize(("command", "named"), [("sample", "prompts"), ("score", "data"), ("simulate", "answers")])
 def test_what_is_read_is_not_written_over(tmp_path: Path, command: str, named: str) -> None:
     rows = text_file(tmp_path, "rows.jsonl", '{"prompt": "a", "completion": "b"}\n{torn\n')
     before = rows.read_bytes()
-    options = {"sample": ["--model", "m"], "score": ["--reward", "r"], "label": []}[command]
+    options = {"sample": ["--model", "m"], "score": ["--reward", "r"], "simulate": []}[command]
     for source in (rows, tmp_path / "*.jsonl"):
         told = CliRunner().invoke(app, [command, *options, f"--{named}", str(source), "--out", str(rows)])
         assert "rows.jsonl is what is read; choose another file" in str(told.exception)

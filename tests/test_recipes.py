@@ -20,7 +20,7 @@ NEW_TOKENS = 4
 # What makes any stage of its kind quick; sizes only.
 QUICK: dict[str, dict[str, Any]] = {
     "sample": {"limit": 12, "answers": 2, "sampling.max_new_tokens": NEW_TOKENS},
-    "label": {"limit": 6},
+    "simulate": {"limit": 6},
     "reward": {"max_steps": 2, "batch_size": 4},
     "dpo": {"max_steps": 2, "batch_size": 4},
     "kto": {"max_steps": 2, "batch_size": 4},
@@ -84,7 +84,7 @@ def test_it_is_sound(recipe: str, demo: Path, tmp_path: Path) -> None:
     # it is judged by prompts and by a judge that nothing was trained on
     test = str(demo / "world" / "prompts-test.jsonl")
     for step in loaded.steps:
-        trained = step.kind_name not in ("sample", "evaluate", "label")
+        trained = step.kind_name not in ("sample", "evaluate", "simulate")
         named = [text for _, text, _ in step.kind.inputs(step.settings.model_dump(mode="json"))]
         assert not (trained and test in named), step.name
         assert str(getattr(step.settings, "reward", None)) != last.settings.score

@@ -116,7 +116,7 @@ def _content(story: Story) -> dict[str, Any]:
         "charts": drawn_of_it,
         "goodhart": [chart for run in story.runs for chart in _of(run, charts.goodhart_charts)],
         "kept": [run.name for run in story.runs if run.done and (run.settings.get("audit") or {}).get("keep")],
-        "labels": [run for run in story.runs if run.stage == "label" and run.results],
+        "labels": [run for run in story.runs if run.stage == "simulate" and run.results],
         "measured": [
             (run, _of(run, lambda each: charts.difficulty_chart(each.name, each.results)))
             for run in story.runs

@@ -118,7 +118,7 @@ COMMANDS = (
         "answers",
     ),
     Command(
-        "label",
+        "simulate",
         "Let simulated people rank answers.",
         (
             Option("answers", list[str], "Answers as `goodheart sample` writes them; may be repeated."),

@@ -80,9 +80,9 @@ STAGES = {
         data=("prompts",),
         suffix=".jsonl",
     ),
-    "label": Stage(
-        "goodheart.loop.settings:LabelConfig",
-        "goodheart.loop.label:label",
+    "simulate": Stage(
+        "goodheart.loop.settings:SimulateConfig",
+        "goodheart.loop.simulate:simulate",
         models=("aspects", "truth"),
         data=("answers",),
         suffix=".jsonl",
@@ -157,6 +157,8 @@ def stage(name: str, where: str = "") -> Stage:
     Raises:
         ConfigError: there is none, with the nearest name.
     """
+    if name == "label":  # what `simulate` was called; `goodheart label` is where people label
+        raise ConfigError(f"{where}unknown stage `label`: simulated people rank answers in the stage `simulate`")
     if name not in STAGES:
         raise ConfigError(f"{where}unknown stage `{name}`{nearest(name, list(STAGES))}")
     return STAGES[name]

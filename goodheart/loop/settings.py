@@ -1,4 +1,4 @@
-"""Settings of the stages that the loop brings itself: playground and label."""
+"""Settings of the stages that the loop brings itself: playground and simulate."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class PlaygroundConfig(Settings):
     demonstrations: int | None = Field(None, ge=1)
 
 
-class LabelConfig(Settings):
+class SimulateConfig(Settings):
     """Settings of simulated labelling."""
 
     answers: str | list[str]  # files of `goodheart sample`: rows with prompt and completions
@@ -41,7 +41,7 @@ class LabelConfig(Settings):
     quiet: bool = False
 
     @model_validator(mode="after")
-    def _possible(self) -> LabelConfig:
+    def _possible(self) -> SimulateConfig:
         if why := unwritable(self.out, listed(self.answers)):
             raise ValueError(f"`out`: {why}")
         if self.margin and self.at_once != 2:

@@ -145,7 +145,7 @@ def write_pipeline(folder: Path) -> Path:
             "made": {"seconds": 3.0},
         },
         "labels": {
-            "stage": "label",
+            "stage": "simulate",
             "settings": {"out": str(folder / "labels.jsonl")},
             "made": {"seconds": 1.0},
             "results": LABELS,

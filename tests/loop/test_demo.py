@@ -59,7 +59,7 @@ def test_the_packaged_pipeline_is_sound(tmp_path: Path) -> None:
     assert all(plan.runs for plan in pipeline.plan())
     kinds = [step.kind_name for step in pipeline.steps]
     assert [kind for i, kind in enumerate(kinds) if kind not in kinds[:i]] == [
-        "playground", "tokenizer", "pretrain", "sft", "sample", "label", "reward", "ppo", "evaluate",
+        "playground", "tokenizer", "pretrain", "sft", "sample", "simulate", "reward", "ppo", "evaluate",
     ]  # fmt: skip
     assert {step.settings.seed for step in pipeline.steps if hasattr(step.settings, "seed")} == {7}
 

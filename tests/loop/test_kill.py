@@ -39,7 +39,7 @@ stages:
     limit: 60
     answers: 3
     sampling: {max_new_tokens: 16}
-  labels: {stage: label, answers: "${answers}", overlap: 2}
+  labels: {stage: simulate, answers: "${answers}", overlap: 2}
   reward: {model: "${sft}", data: "${labels}", batch_size: 16, checkpoint_every: 2}
   ppo:
     model: ${sft}

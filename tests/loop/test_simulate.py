@@ -10,7 +10,7 @@ import pytest
 from goodheart.data.formats import read_records
 from goodheart.data.records import Judgement
 from goodheart.errors import ConfigError, DataError
-from goodheart.loop.label import LabelConfig, label
+from goodheart.loop.simulate import SimulateConfig, simulate
 from goodheart.train.config import build
 
 ASPECTS = """\
@@ -45,13 +45,13 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def config(**settings: object) -> LabelConfig:
+def config(**settings: object) -> SimulateConfig:
     given = {"answers": "answers.jsonl", "aspects": "label_aspects:aspects", "out": "labels.jsonl"}
-    return build(LabelConfig, overrides=given | {"population": WEIGHTS} | settings)
+    return build(SimulateConfig, overrides=given | {"population": WEIGHTS} | settings)
 
 
 def test_labels_are_read_as_rankings(folder: Path) -> None:
-    done = label(config(overlap=2))
+    done = simulate(config(overlap=2))
     judgements = read_records("labels.jsonl", "preference").records
     assert len(judgements) == 20 == done.results["labels"]
     for judgement in judgements:
@@ -72,19 +72,19 @@ def test_labels_are_read_as_rankings(folder: Path) -> None:
 
 
 def test_quality_beside_rulers(folder: Path) -> None:
-    found = label(config(overlap=3)).results
+    found = simulate(config(overlap=3)).results
     assert (found["prompts"], found["pairs"], found["ties"]) == (10, 90, 0)
     assert found["accuracy"] == 1.0
     assert found["always_longest"] == 0.5  # all are equally long
     assert found["agreement"] == found["agreement_with_majority"] == 1.0
     # against a truth that is the opposite
-    assert label(config(truth="label_aspects:total")).results["accuracy"] == 0.0
+    assert simulate(config(truth="label_aspects:total")).results["accuracy"] == 0.0
     # one person per prompt has nobody to agree with
-    assert label(config()).results["agreement"] is None
+    assert simulate(config()).results["agreement"] is None
 
 
 def test_noise_shows_in_the_quality(folder: Path) -> None:
-    found = label(config(overlap=4, population=WEIGHTS | {"temperature": 50.0})).results
+    found = simulate(config(overlap=4, population=WEIGHTS | {"temperature": 50.0})).results
     # 120 labels of coin tosses: an accuracy of 0.5, standard deviation about sqrt(0.25 / 120) = 0.046 or a little more
     assert 0.3 < found["accuracy"] < 0.7
     assert 0.3 < found["agreement"] < 0.7
@@ -94,7 +94,7 @@ def test_the_seed_decides(folder: Path) -> None:
     noisy = WEIGHTS | {"temperature": 0.3}
     texts = []
     for seed in (1, 1, 2):
-        label(config(seed=seed, population=noisy))
+        simulate(config(seed=seed, population=noisy))
         texts.append((folder / "labels.jsonl").read_text(encoding="utf-8"))
     assert texts[0] == texts[1] != texts[2]
 
@@ -109,7 +109,7 @@ def test_a_few_answers_at_a_time(folder: Path) -> None:
         {"prompt": "c", "completions": ["x", "x", "yz"], "topic": "how"},  # none with two that differ
     ]
     (folder / "odd.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    done = label(config(answers="odd.jsonl", at_once=2))
+    done = simulate(config(answers="odd.jsonl", at_once=2))
     found = read_records("labels.jsonl", "preference").records
     assert [[a.text for a in j.answers] for j in found if isinstance(j, Judgement)] == [
         ["x", "yz"],
@@ -126,13 +126,13 @@ def test_how_much_better_people_say_it_is(folder: Path) -> None:
     said = ["ab", "abcd", "abcdefg", "abcdefghi"]
     rows = [{"prompt": f"question {i}", "completions": ["a", text], "topic": "how"} for i, text in enumerate(said)]
     (folder / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    label(config(answers="pairs.jsonl", at_once=2, margin=3, population=PAIRS))
+    simulate(config(answers="pairs.jsonl", at_once=2, margin=3, population=PAIRS))
     found = [j for j in read_records("labels.jsonl", "preference").records if isinstance(j, Judgement)]
     assert [j.margin or 0 for j in found] == pytest.approx([0, 1, 2, 3])
     assert all(j.ranks == (1, 0) for j in found)
     # who chooses against their own taste is not sure
     hasty = PAIRS | {"temperature": 50.0, "people": 1}
-    label(config(answers="pairs.jsonl", at_once=2, margin=3, population=hasty, overlap=1, seed=4))
+    simulate(config(answers="pairs.jsonl", at_once=2, margin=3, population=hasty, overlap=1, seed=4))
     found = [j for j in read_records("labels.jsonl", "preference").records if isinstance(j, Judgement)]
     assert {j.ranks for j in found} == {(0, 1), (1, 0)}
     for j, margin in zip(found, (0, 1, 2, 3), strict=True):
@@ -142,7 +142,7 @@ def test_how_much_better_people_say_it_is(folder: Path) -> None:
 def test_equal_answers_have_no_margin(folder: Path) -> None:
     rows = [{"prompt": "a", "completions": ["ab", "ba"], "topic": "how"}]
     (folder / "same.jsonl").write_text(json.dumps(rows[0]) + "\n", encoding="utf-8")
-    label(config(answers="same.jsonl", at_once=2, margin=1, population=PAIRS | {"tie": 0.1}))
+    simulate(config(answers="same.jsonl", at_once=2, margin=1, population=PAIRS | {"tie": 0.1}))
     (judgement,) = read_records("labels.jsonl", "preference").records
     assert isinstance(judgement, Judgement)
     assert (judgement.ranks, judgement.margin) == ((0, 0), None)
@@ -154,7 +154,7 @@ def test_a_margin_is_of_pairs(folder: Path) -> None:
 
 
 def test_only_some_prompts(folder: Path) -> None:
-    done = label(config(only={"topic": ["sum"]}, limit=3))
+    done = simulate(config(only={"topic": ["sum"]}, limit=3))
     found = read_records("labels.jsonl", "preference").records
     assert [j.prompt.text or j.prompt.messages[0].content for j in found if isinstance(j, Judgement)] == [
         "question 1",
@@ -173,7 +173,7 @@ def test_empty_answers_are_shown_to_nobody(folder: Path) -> None:
         {"prompt": "e", "completions": ["x", "yz"], "models": ["m"], "topic": "how"},
     ]
     (folder / "odd.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    done = label(config(answers="odd.jsonl"))
+    done = simulate(config(answers="odd.jsonl"))
     (judgement,) = read_records("labels.jsonl", "preference").records
     assert isinstance(judgement, Judgement)
     assert [a.text for a in judgement.answers] == ["x", "yy"]
@@ -206,7 +206,7 @@ def test_empty_answers_are_shown_to_nobody(folder: Path) -> None:
 )
 def test_wrong_settings(folder: Path, settings: dict[str, object], kind: type[Exception], message: str) -> None:
     with pytest.raises(kind) as error:
-        label(config(**settings))
+        simulate(config(**settings))
     assert message in str(error.value)
     assert not (folder / "labels.jsonl").exists()
 

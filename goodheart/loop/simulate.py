@@ -1,4 +1,4 @@
-"""Stage `label`: simulated people rank the answers that a model gave, and what they say is compared with the truth.
+"""Stage `simulate`: simulated people rank the answers that a model gave, and what they say is compared with the truth.
 
 Writes one row per labeller and prompt, {"prompt", "completions", "ranks", "rater", ...}, which every stage that learns
 from preferences reads; who the people are is written beside it (`NAME.labellers.json`). Pairs may carry a `margin`: how
@@ -29,13 +29,13 @@ from goodheart.feedback.votes import TIE, comparisons
 from goodheart.judges.combined import says
 from goodheart.judges.function import FunctionJudge, import_function
 from goodheart.judges.reliability import pair_report
-from goodheart.loop.settings import LabelConfig
+from goodheart.loop.settings import SimulateConfig
 from goodheart.playground.labellers import Aspects, Guideline, Labeller
 from goodheart.playground.population import assign, population
 from goodheart.train.config import nearest
 from goodheart.train.files import replace_text
 
-__all__ = ["LabelConfig", "label"]
+__all__ = ["SimulateConfig", "simulate"]
 
 # Columns of an answer file that say how each answer was made; a labeller's row may hold fewer answers.
 _ABOUT_ANSWERS = ("models", "finish", "tokens", "settings", "ranks", "scores")
@@ -70,7 +70,7 @@ class Labelled:
         return "\n".join(lines)
 
 
-def label(config: LabelConfig) -> Labelled:
+def simulate(config: SimulateConfig) -> Labelled:
     """Writes the labels; returns where they are, how far people agree with each other and with the truth.
 
     Raises:
@@ -131,7 +131,7 @@ def beside(out: Path, what: str) -> Path:
     return out.with_name(f"{Path(name).stem}.{what}.json")
 
 
-def _read(config: LabelConfig, skipped: Skipped) -> Iterator[Asked]:
+def _read(config: SimulateConfig, skipped: Skipped) -> Iterator[Asked]:
     """What is shown at a time: at least two different answers; an empty answer is not shown to anybody."""
     count = 0
     for source in as_sources(config.answers):
@@ -197,7 +197,7 @@ def _rows(judgements: Sequence[Judgement]) -> Iterator[dict[str, Any]]:
             yield row | ({"finish": ends} if all(ends) else {})
 
 
-def _aspects(config: LabelConfig, asked: Sequence[Asked]) -> list[list[Aspects]]:
+def _aspects(config: SimulateConfig, asked: Sequence[Asked]) -> list[list[Aspects]]:
     """For each row, each answer's aspects, from one call of the user's function."""
     function = _function("aspects", config.aspects)
     prompts = [question for _, question, answers in asked for _ in answers]
