@@ -47,22 +47,23 @@ _PROBE = "Goodheart"  # short, and no template trims or rewrites it
 _MARKS = [chr(c) for c in range(0xE700, 0xE710)]  # private use: one that the conversation lacks breaks up literals
 
 
+def plain_template(begin: str | None = "bos_token", end: str = "eos_token") -> str:
+    """The plain transcript with other special tokens at the begin (None = none) and at the end of answers."""
+    template = PLAIN_TEMPLATE.replace("eos_token", end)
+    return template.replace("{{- bos_token -}}\n", "") if begin is None else template.replace("bos_token", begin)
+
+
 def install_plain(tokenizer: Any, tokens: TokenText) -> None:
     """Gives a tokenizer without a chat template ours, in terms of the special tokens it has.
 
     Raises:
         ModelError: the tokenizer has neither an end token nor a separator to end a turn with.
     """
-    template = PLAIN_TEMPLATE
-    if tokenizer.eos_token is None:
-        if tokenizer.sep_token is None:
-            raise ModelError("the tokenizer has no eos_token, so no turn could ever end; set one in its config")
-        template = template.replace("eos_token", "sep_token")
-    if not tokens.leading_ids:
-        template = template.replace("{{- bos_token -}}\n", "")
-    elif tokens.leading_ids != [tokenizer.bos_token_id]:
-        template = template.replace("bos_token", "cls_token")
-    tokenizer.chat_template = template
+    if tokenizer.eos_token is None and tokenizer.sep_token is None:
+        raise ModelError("the tokenizer has no eos_token, so no turn could ever end; set one in its config")
+    begin: str | None = "bos_token" if tokens.leading_ids == [tokenizer.bos_token_id] else "cls_token"
+    end = "sep_token" if tokenizer.eos_token is None else "eos_token"
+    tokenizer.chat_template = plain_template(begin if tokens.leading_ids else None, end)
 
 
 class ChatText:

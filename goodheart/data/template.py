@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from goodheart.data.batches import Example
 from goodheart.data.chat_text import PLAIN_TEMPLATE, ChatText
+from goodheart.data.own_tokenizer import OwnTokenizer
 from goodheart.data.records import Message, Prompt
 from goodheart.data.streams import visible
 from goodheart.data.token_text import TokenText
@@ -46,7 +47,9 @@ class Template:
         plain_prompts: what a prompt given as text (not messages) is: "raw" text to continue, or what a "user" says.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, *, plain_prompts: Literal["raw", "user"] = "raw") -> None:
+    def __init__(
+        self, tokenizer: PreTrainedTokenizerBase | OwnTokenizer, *, plain_prompts: Literal["raw", "user"] = "raw"
+    ) -> None:
         self.tokenizer: Any = tokenizer
         self.plain_prompts = plain_prompts
         self._tokens = TokenText(self.tokenizer)
