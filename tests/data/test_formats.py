@@ -412,11 +412,17 @@ class TestOtherShapes:
                 "chosen", "rejected", "completion", "completions", "label", "score", "messages", "conversations",
                 "instruction", "input", "output", "history", "ranks", "scores", "system", "response", "instances",
                 "tools", "margin", "shown_order", "kto_tag", "preferred_output", "non_preferred_output",
+                "fields", "responses", "q.responses", "q.responses.users", "data", "annotations", "meta", "type",
+                "states", "info", "summaries", "summary", "choice", "winner", "conversation_a", "conversation_b",
+                "probability", "strength", "flags", "group_id", "snapshot", "extra", "notes", "worker", "tstamp",
             })),
             st.recursive(
                 st.none() | st.booleans() | st.integers() | st.floats() | st.text("[{Humanssit:\n} ", max_size=30),
                 lambda inner: st.lists(inner, max_size=3)
-                | st.dictionaries(st.sampled_from(["role", "content", "from", "value", "messages", "user"]), inner),
+                | st.dictionaries(st.sampled_from([
+                    "role", "content", "from", "value", "messages", "user", "rating", "message_id", "replies", "text",
+                    "axes", "overall", "post", "prompt", "items", "id", "result", "ranker", "chat", "history", "status",
+                ]), inner),
                 max_leaves=6,
             ),
         )
