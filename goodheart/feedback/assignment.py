@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from types import SimpleNamespace
 from typing import Any, Literal
 
 from sqlalchemy import Connection, Row, func, select, text, update
@@ -259,8 +260,8 @@ def _give(connection: Connection, campaign: Campaign, item: Row[Any], person: in
     values |= {"given_at": now, "expires_at": expires, "state": "given"}
     assignment = insert_row(connection, assignments, values)
     connection.execute(update(items).where(items.c.id == item.id).values(held=items.c.held + 1))
-    row = connection.execute(select(assignments).where(assignments.c.id == assignment)).one()
-    return task_of(connection, campaign, item, row, expires)
+    own = SimpleNamespace(id=assignment, person_id=person, shown=shown, draft=None, given_at=now)
+    return task_of(connection, campaign, item, own, expires)
 
 
 def shown_order(seed: int, campaign: int, item: int, person: int, count: int, turn: int) -> tuple[int, ...]:
@@ -275,7 +276,7 @@ def shown_order(seed: int, campaign: int, item: int, person: int, count: int, tu
     return (first, *rest)
 
 
-def task_of(connection: Connection, campaign: Campaign, item: Row[Any], own: Row[Any], expires: datetime) -> Task:
+def task_of(connection: Connection, campaign: Campaign, item: Any, own: Any, expires: datetime) -> Task:
     """An assignment with what belongs to it."""
     answers = tuple(unpack_answer(each) for each in item.answers)
     if campaign.settings.blind:
