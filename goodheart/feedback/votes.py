@@ -174,24 +174,23 @@ def comparisons(judgements: Iterable[Judgement], *, models: bool = False) -> Com
     found = {}
     for place, judgement in enumerate(judgements):
         who = f"{NOBODY} {place}" if judgement.rater is None else judgement.rater
-        order = judgement.shown_order or range(len(judgement.answers))
+        order, item = judgement.shown_order or range(len(judgement.answers)), judgement.prompt.key
         for a, b in combinations(order, 2):
-            first, second = (_named(judgement, k, models) for k in (a, b))
+            first, second = (_named(judgement, item, k, models) for k in (a, b))
             if first != second:
                 better = judgement.ranks[b] - judgement.ranks[a]
                 texts = (judgement.answers[a].words, judgement.answers[b].words)
                 outcome = FIRST if better > 0 else SECOND if better < 0 else TIE
-                row = (judgement.prompt.key, who, first, second, outcome)
-                found[judgement.prompt.key, who, frozenset(texts)] = row
+                found[item, who, frozenset(texts)] = (item, who, first, second, outcome)
     return Comparisons.of(found.values())
 
 
-def _named(judgement: Judgement, k: int, models: bool) -> Hashable:
+def _named(judgement: Judgement, item: str, k: int, models: bool) -> Hashable:
     answer = judgement.answers[k]
     if not models:
-        return judgement.prompt.key, answer.words
+        return item, answer.words
     if answer.model is None:
-        raise DataError(f"answer {k + 1} to prompt {judgement.prompt.key} names no model: models cannot be ranked")
+        raise DataError(f"answer {k + 1} to prompt {item} names no model: models cannot be ranked")
     return answer.model
 
 
