@@ -16,6 +16,7 @@ import { Status } from "./status.js";
 import { Timer } from "./timer.js";
 
 const PATIENCE_MS = 10_000; // how long undo and training wait for what is on its way
+const LOCK_MS = setup.lock_minutes * 60_000; // how long the server keeps a task for its reader
 const mine = `${setup.person} ${setup.campaign}`;
 const api = new Api(setup);
 const status = new Status();
@@ -40,6 +41,8 @@ let task = null; // on the page
 let answer = null; // what is said of it so far
 let past = []; // answers before each change, for undo
 let ahead = null; // promise of the next task
+let aheadSince = 0; // when it was fetched
+let draftSince = 0; // when the draft was last sent
 let busy = false; // an answer is handed in, or taken back: no key may change anything
 
 // --- what is done -------------------------------------------------------------------------------------------------
@@ -67,6 +70,7 @@ function set(next, kept = true) {
 }
 
 function keepDraft() {
+  draftSince = Date.now();
   drafts.keep(task.id, `/api/tasks/${task.id}/draft`, { answer, seconds: timer.seconds() });
 }
 
@@ -208,7 +212,7 @@ function fetchTask(besides = null) {
 // The next task: the one that was fetched ahead, or a new one.
 async function next() {
   setBusy(true);
-  const waiting = ahead;
+  const waiting = Date.now() - aheadSince < LOCK_MS / 2 ? ahead : null;
   ahead = null;
   let found = waiting === null ? null : await waiting.catch(() => null);
   if (found === null || found.task === null || found.task.id === task?.id) {
@@ -263,10 +267,12 @@ function show({ task: given, idle }) {
   $("#main").scrollTop = 0;
   $("#main").focus({ preventScroll: true });
   timer.start(seconds);
+  draftSince = Date.now();
   announce(say("new_task", { n: given.answers.length }));
   guide.inForce(given.guideline);
   if (given.phase === "work") {
     ahead = prefetched(given.id);
+    aheadSince = Date.now();
     ahead.catch(() => {});
   }
 }
@@ -346,6 +352,10 @@ window.addEventListener("beforeunload", (event) => {
   if (outbox.waiting > 0) event.preventDefault();
 });
 dialogs.guardLinks(document);
+// Who reads for long without touching anything keeps the task as long as they give signs of life.
+setInterval(() => {
+  if (task !== null && !busy && timer.isRunning && Date.now() - draftSince > LOCK_MS / 3) keepDraft();
+}, 15_000);
 
 async function begin() {
   await outbox.idle(PATIENCE_MS / 3); // answers of an earlier visit that never arrived

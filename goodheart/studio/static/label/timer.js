@@ -31,6 +31,10 @@ export class Timer {
     this.since = now;
   }
 
+  get isRunning() {
+    return this.now() < this.until;
+  }
+
   seconds() {
     this.settle();
     return this.counted / 1000;
