@@ -2,7 +2,7 @@
 
 A small model's step is bound by the number of operations, not by arithmetic, and a forward built for training spends
 half of its time in modules, autograd functions and pointer checks. Here each layer is about twenty plain operations on
-tensors looked up beforehand. For any device and dtype; `compiled.py` is faster for float32 on CPU.
+tensors looked up beforehand. For any device and dtype; `compiled.py` is faster on CPU.
 
 Shapes: N running rows, D width, H query heads, G key/value heads, d head size, A = H + 2G, F MLP width,
 X = N * G, g = H / G.
