@@ -32,11 +32,11 @@ INLINE void strip(const int vecs, int64_t m, int64_t depth, const float *a, int6
     int64_t i = 0;
     for (; i + TILE_ROWS <= m; i += TILE_ROWS)
         tile(TILE_ROWS, vecs, depth, a + i * down, down, along, b, b_rows, c + i * c_rows, c_rows, add);
-    for (; i + 2 <= m; i += 2) tile(2, vecs, depth, a + i * down, down, along, b, b_rows, c + i * c_rows, c_rows, add);
-    if (i < m) tile(1, vecs, depth, a + i * down, down, along, b, b_rows, c + i * c_rows, c_rows, add);
+    for (; i < m; i += 2) tile(2, vecs, depth, a + i * down, down, along, b, b_rows, c + i * c_rows, c_rows, add);
 }
 
-/* c (m x n) = a (m x depth) b (depth x n), or added to c; n a multiple of LANES. Every sum runs over the depth from
+/* c (m x n) = a (m x depth) b (depth x n), or added to c; n a multiple of LANES. With an odd m there must be room for one
+   row more. (Tiles of a single row GCC rounds otherwise than the others: multiplied, then added.) Every sum runs over the depth from
    first to last, whatever m and n, so that no number depends on which others are computed beside it. */
 static void product(int64_t m, int64_t n, int64_t depth, const float *a, int64_t down, int64_t along, const float *b,
                     int64_t b_rows, float *c, int64_t c_rows, int add) {
