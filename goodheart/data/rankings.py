@@ -22,8 +22,9 @@ def said_by(answer: Answer) -> _Said:
 def ranking_of(pairs: Sequence[Judgement]) -> Judgement | None:
     """The one ranking whose pairs these are; a pair that is not there is a tie, which many layouts leave out.
 
-    None where they are no such pairs: of several prompts or people, soft labels, or in a circle (a over b, b over c, c
-    over a). Notes are those of the first pair; the answers stand in the order in which they stand in the pairs.
+    None where they are no such pairs: of several prompts or people, the same two answers twice, soft labels, or in a
+    circle (a over b, b over c, c over a). Notes are those of the first pair; the answers stand in the order in which
+    they stand in the pairs.
     """
     first = pairs[0]
     if len(pairs) < 2 or any(
@@ -40,6 +41,8 @@ def ranking_of(pairs: Sequence[Judgement]) -> Judgement | None:
         earlier[right] += 1
         if pair.ranks[0] != pair.ranks[1]:
             better.add((left, right) if pair.ranks[0] < pair.ranks[1] else (right, left))
+    if len({frozenset(map(said_by, pair.answers)) for pair in pairs}) < len(pairs):
+        return None
     lead = {said: sum(a == said for a, _ in better) - sum(b == said for _, b in better) for said in answers}
     for one, other in itertools.combinations(answers, 2):
         found = ((one, other) in better) - ((other, one) in better)

@@ -230,8 +230,8 @@ def test_pairs_that_are_no_ranking_stay_pairs(tmp_path: Path) -> None:
     write_rows(tmp_path / "a.jsonl", [{"prompt": "p", "chosen": x, "rejected": y, "group_id": "g"} for x, y in pairs])
     records = read_records(tmp_path / "a.jsonl", "preference").records
     assert [tuple(answer.text for answer in each.answers) for each in records] == pairs
-    # of two people; of two prompts; one that says the opposite of another
-    for other in ({"rater": "bob"}, {"prompt": "q"}, {"chosen": "b", "rejected": "a"}):
+    # of two people; of two prompts; one that says the opposite of another; one that says the same again
+    for other in ({"rater": "bob"}, {"prompt": "q"}, {"chosen": "b", "rejected": "a"}, {}):
         row = {"prompt": "p", "chosen": "a", "rejected": "b", "group_id": "g"}
         write_rows(tmp_path / "a.jsonl", [row, {**row, **other}])
         assert len(read_records(tmp_path / "a.jsonl", "preference").records) == 2
