@@ -106,15 +106,18 @@ def taken(data: Data, used: Sequence[str], answers: int = 2) -> tuple[dict[str, 
 
 def write_notes(judgement: Judgement, *but: str) -> dict[str, Any]:
     """Every note that says something, as columns. A margin of 0 or no seconds do, False and an empty object do not."""
-    found = {name: getattr(judgement, name) for name in (*_NUMBERS, *_READ) if name not in but}
-    said = {name: value for name, value in found.items() if value != DEFAULTS[name] and not _is_empty(value)}
+    said = {
+        name: value
+        for name, usual in DEFAULTS.items()
+        if (value := getattr(judgement, name)) != usual and not _is_empty(value) and name not in but
+    }
     if judgement.shown_order is not None and "shown_order" not in but:
         said["shown_order"] = list(judgement.shown_order)
     return said
 
 
 def _is_empty(value: Any) -> bool:
-    return value is None or value is False or (isinstance(value, Mapping) and not value)
+    return not value and (value is None or value is False or isinstance(value, Mapping))
 
 
 def group_of(judgement: Judgement) -> str:
