@@ -30,6 +30,14 @@ from goodheart.feedback.store import Store
 from goodheart.feedback.tables import guidelines, items, labels, people
 
 _ITEMS = 500  # read at a time, with their labels
+_COLUMNS = tuple(
+    labels.c[name]
+    for name in (
+        "campaign_id", "item_id", "person_id", "guideline_id", "ranks", "shown", "seconds", "flags", "gold", "batch",
+        "strength", "ratings", "comment", "source", "kind", "created_at", "notes",
+    )
+)  # fmt: skip
+_NO_NOTES: Mapping[str, Any] = {}
 
 
 @dataclass(slots=True)
@@ -138,7 +146,7 @@ def _by_item(connection: Connection, campaign: int, phases: Sequence[str]) -> It
     while found := connection.execute(of_item.where(items.c.id > last)).all():
         first, last = found[0].id, found[-1].id
         near = (labels.c.item_id >= first) & (labels.c.item_id <= last)
-        said = select(labels).where(near, labels.c.campaign_id == campaign, labels.c.live)
+        said = select(*_COLUMNS).where(near, labels.c.campaign_id == campaign, labels.c.live)
         given: defaultdict[int, list[Any]] = defaultdict(list)
         for label in connection.execute(said.order_by(labels.c.item_id, labels.c.id)):
             given[label.item_id].append(label)
@@ -158,7 +166,7 @@ def _judgements(
     if not overruled and any(row.kind == "adjudication" for row in given):
         given = [row for row in given if row.kind == "adjudication"]
     asked, answers = unpack_prompt(item.prompt), tuple(unpack_answer(each) for each in item.answers)
-    made = [_judgement(row, asked, answers, raters.get(row.person_id), versions.get(row.guideline_id)) for row in given]
+    made = [_judgement(each, asked, answers, raters, versions) for each in given]
     if weights is None:
         return made
     weighed = [replace(each, weight=each.weight * weights.get(each.rater or "", 1.0)) for each in made]
@@ -166,31 +174,35 @@ def _judgements(
 
 
 def _judgement(
-    row: Any, asked: Prompt, answers: tuple[Answer, ...], rater: _Rater | None, guideline: str | None
+    row: Any, asked: Prompt, answers: tuple[Answer, ...], raters: Mapping[int, _Rater], versions: Mapping[int, str]
 ) -> Judgement:
-    notes = row.notes or {}
+    # Taken apart at once: asking a row for each column by its name is slower.
+    (campaign, item, person, guideline, ranks, shown, seconds, flags, gold, batch, strength, ratings, comment, source,
+     kind, created_at, notes) = row  # fmt: skip
+    rater = raters.get(person)
+    notes = notes or _NO_NOTES
     return Judgement(
         asked,
         answers,
-        tuple(row.ranks),
+        tuple(ranks),
         margin=notes.get("margin"),
         weight=notes.get("weight", 1.0),
         rater=None if rater is None else rater.name,
         rater_attributes=notes.get("rater_attributes", {} if rater is None else rater.attributes),
-        guideline=guideline,
-        shown_order=None if row.shown is None else tuple(row.shown),
-        seconds=row.seconds,
-        flags=row.flags,
-        gold=row.gold,
-        batch=row.batch,
-        strength=row.strength,
+        guideline=versions.get(guideline),
+        shown_order=None if shown is None else tuple(shown),
+        seconds=seconds,
+        flags=flags,
+        gold=gold,
+        batch=batch,
+        strength=strength,
         probability=notes.get("probability"),
-        ratings=row.ratings or {},
-        comment=row.comment,
-        source=notes.get("source", row.source),
-        kind=row.kind,
-        created_at=notes.get("created_at") or row.created_at.isoformat(),
-        item_id=notes.get("item_id") or f"{row.campaign_id}-{row.item_id}",
+        ratings=ratings or {},
+        comment=comment,
+        source=notes.get("source", source),
+        kind=kind,
+        created_at=notes.get("created_at") or created_at.isoformat(),
+        item_id=notes.get("item_id") or f"{campaign}-{item}",
         group_id=notes.get("group_id"),
     )
 
