@@ -9,7 +9,8 @@ bfloat16, transformers runs in float32 too. What the engine draws is first passe
 float32, on the same weights: its log-probabilities must agree, or the two sides would not do the same work.
 
 Task "full": every row runs to the limit. Task "early": rows end after 1 .. limit tokens, and only those count; peers
-cannot drop finished rows, the engine gives their slots away.
+cannot drop finished rows, the engine gives their slots away. Before them the machine's own peaks are measured, and what
+share of them each contender reaches is told (`roofline.py`).
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from typing import Any
 
 import torch
 
+from bench import machine, roofline
 from goodheart.generate import build
 from goodheart.generate.engine import Engine, Generation
 from goodheart.generate.sampling import SamplingParams
@@ -156,9 +158,11 @@ def main() -> None:
     print(
         f"threads {a.threads} of {os.cpu_count()}, prompt {a.prompt}, new {a.new}, {a.dtype}, torch {torch.__version__}"
     )
+    dtype = getattr(torch, a.dtype)
+    peaks = machine.peaks(a.threads, dict.fromkeys([dtype, torch.float32]))
     print("tokens per second: medians (best); of the engine in brackets the median ratio to each transformers")
     for size in a.sizes:
-        model = model_of(size).to(getattr(torch, a.dtype))
+        model = model_of(size).to(dtype)
         for batch in a.batch:
             generator = torch.Generator().manual_seed(batch)
             prompts = torch.randint(0, model.vocab_size, (batch, a.prompt), generator=generator)
@@ -169,6 +173,10 @@ def main() -> None:
                 seconds = measure(contenders(model, prompts, limits), a.rounds)
                 shown = [shown_rate(name, seconds, sum(limits)) for name in seconds]
                 print(f"{size:8} {batch:4} {task:6} {'   '.join(shown)}", flush=True)
+                for name, took in seconds.items():
+                    in_dtype = torch.float32 if name == FLOAT32 else dtype
+                    job = roofline.generation(model.config, a.prompt, limits, in_dtype)
+                    print(roofline.reached(name, statistics.median(took), sum(limits), job, peaks, in_dtype))
 
 
 def shown_rate(name: str, seconds: dict[str, list[float]], tokens: int) -> str:

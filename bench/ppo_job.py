@@ -89,5 +89,5 @@ def work(job: Settings, dtype: torch.dtype) -> Job:
     part, parts = lengths[:: job.mini_batches], job.ppo_epochs * job.mini_batches
     learning = [roofline.training(config, part, count, dtype) for count in (answered / job.mini_batches, 0)] * parts
     said = [roofline.forward(config, lengths, count, dtype) for count in (answered, 0, 0)]
-    answers = roofline.generation(config, job.batch_size, job.prompt_tokens, job.new_tokens, dtype)
+    answers = roofline.generation(config, job.prompt_tokens, [job.new_tokens] * job.batch_size, dtype)
     return [*answers, *said, *learning]

@@ -172,14 +172,16 @@ def decode_step(config: TransformerConfig, rows: int, context: float, dtype: tor
 
 
 def generation(
-    config: TransformerConfig, rows: int, prompt: int, new: int, dtype: torch.dtype, prompts: int | None = None
+    config: TransformerConfig, prompt: int, limits: Sequence[int], dtype: torch.dtype, prompts: int | None = None
 ) -> Job:
-    """Answers of `new` tokens to prompts of `prompt` tokens: the prompts in one pass, then step after step.
+    """Answers to prompts of `prompt` tokens: the prompts in one pass, then step after step.
 
-    prompts: different ones among the rows (None = all), each of which must be passed only once.
+    limits: new tokens of each row, which is not computed after its last. prompts: different ones among the rows (None =
+    all), each of which must be passed only once.
     """
-    first = forward(config, [prompt] * (prompts or rows), predicted=rows, dtype=dtype)
-    return [first, *(decode_step(config, rows, prompt + i, dtype) for i in range(1, new))]
+    first = forward(config, [prompt] * (prompts or len(limits)), predicted=len(limits), dtype=dtype)
+    running = [sum(limit > i for limit in limits) for i in range(1, max(limits))]
+    return [first, *(decode_step(config, rows, prompt + i, dtype) for i, rows in enumerate(running, 1))]
 
 
 def seconds(job: Job, peaks: Peaks, dtype: torch.dtype) -> float:

@@ -44,7 +44,7 @@ def step_of(task: Settings) -> Step:
     if task.task in jobs:
         return Step(sum(lengths), jobs[task.task])
     prompts = task.batch_size // task.num_generations
-    answers = roofline.generation(config, task.batch_size, task.prompt_tokens, task.new_tokens, dtype, prompts)
+    answers = roofline.generation(config, task.prompt_tokens, [task.new_tokens] * task.batch_size, dtype, prompts)
     return Step(sum(lengths), [*answers, roofline.forward(config, lengths, answered, dtype), *learning])
 
 

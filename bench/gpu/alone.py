@@ -117,7 +117,7 @@ def generation(told: dict[str, Any]) -> Iterator[Row]:
         engine = Engine(model, slots=rows)
         draw = partial(engine.generate, ids_BT[:rows].tolist(), SamplingParams(scale.new, seed=0))
         seconds, mib = timed(draw, scale.rounds, device)
-        job = roofline.generation(config, rows, scale.prompt, scale.new, dtype)
+        job = roofline.generation(config, scale.prompt, [scale.new] * rows, dtype)
         row: Row = {
             "what": f"generation, {rows} row{'s' if rows > 1 else ''} of {scale.new} tokens",
             "unit": "tokens/s",

@@ -74,6 +74,15 @@ def test_bytes_by_hand() -> None:
     assert roofline.training(config, [4], 4, torch.bfloat16).moved == weights * (2 * 3 + 4 * (1 + 7) + 2)
 
 
+def test_rows_that_have_ended_are_not_computed() -> None:
+    config, dtype = model().config, torch.float32
+    first, second, third = roofline.generation(config, 4, [1, 3, 2], dtype)
+    assert first == roofline.forward(config, [4] * 3, 3, dtype)  # its tokens are the first new ones of all three
+    assert second == roofline.decode_step(config, 2, 5, dtype)
+    assert third == roofline.decode_step(config, 1, 6, dtype)
+    assert roofline.generation(config, 4, [1, 1], dtype, prompts=1) == [roofline.forward(config, [4], 2, dtype)]
+
+
 def test_the_slower_of_the_two_decides() -> None:
     peaks = Peaks({torch.float32: 100.0}, ((10.0, 50.0), (1000.0, 5.0)), 1)
     assert Work(flops=200, moved=40, resident=8).seconds(peaks, torch.float32) == 2  # 200 / 100 over 40 / 50
