@@ -8,8 +8,8 @@ in, and it may be put on a network, behind a proxy that speaks HTTPS.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Collection
-from contextlib import asynccontextmanager
+import socket
+from collections.abc import Callable, Collection
 
 import uvicorn
 from fastapi import FastAPI
@@ -36,29 +36,19 @@ from goodheart.studio.security import LOCAL_HOSTS, Guard, Limit, new_token
 ME = "me"  # name of the one person where there are no accounts
 
 
-def create_app(
-    store: Store, *, single_user: bool, hosts: Collection[str] | None = None, ready: Callable[[], None] | None = None
-) -> FastAPI:
+def create_app(store: Store, *, single_user: bool, hosts: Collection[str] | None = None) -> FastAPI:
     """The application.
 
     Args:
         single_user: no log-in; whoever opens a page is the manager "me". Then only local host names are answered.
         hosts: names the studio is called by; None: any, with accounts.
-        ready: called once when the server has started.
     """
-
-    @asynccontextmanager
-    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        if ready is not None:
-            ready()
-        yield
-
-    app = FastAPI(title="goodheart studio", docs_url=None, redoc_url=None, openapi_url=None, lifespan=lifespan)
+    app = FastAPI(title="goodheart studio", docs_url=None, redoc_url=None, openapi_url=None)
     app.state.store = store
     app.state.me = _me(store) if single_user else None
     app.state.csrf = new_token()
+    app.state.navigation = manage.NAVIGATION
     app.state.invite_limit = Limit(30, 60.0)
-    app.state.write_limit = Limit(600, 60.0)  # writes of one person in a minute, ten times what hands can do
     app.add_middleware(Guard, hosts=LOCAL_HOSTS if single_user else hosts, body_most=manage.BODY_MOST, broken=broken)
     app.add_exception_handler(HTTPException, on_http_error)
     app.add_exception_handler(RequestValidationError, on_bad_request)
@@ -89,6 +79,19 @@ def _me(store: Store) -> people.Person:
     return people.get_person(store, found.id)
 
 
+class _Server(uvicorn.Server):
+    """Says when it answers: after the port is open, not before."""
+
+    def __init__(self, config: uvicorn.Config, ready: Callable[[], None] | None) -> None:
+        super().__init__(config)
+        self._ready = ready
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets=sockets)
+        if self.started and self._ready is not None:
+            self._ready()
+
+
 def serve(
     store: Store,
     host: str = "127.0.0.1",
@@ -114,8 +117,8 @@ def serve(
             f"host {host}: without accounts whoever reaches the page is its manager; "
             "turn accounts on, or leave the host at 127.0.0.1"
         )
-    app = create_app(store, single_user=not accounts, hosts=hosts, ready=ready)
-    server = uvicorn.Server(
+    app = create_app(store, single_user=not accounts, hosts=hosts)
+    server = _Server(
         uvicorn.Config(
             app,
             host=host,
@@ -124,7 +127,8 @@ def serve(
             access_log=False,
             server_header=False,
             timeout_graceful_shutdown=5,
-        )
+        ),
+        ready,
     )
     try:
         server.run()

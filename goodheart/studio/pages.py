@@ -65,7 +65,7 @@ def page(request: Request, template: str, status: int = 200, /, **context: Any) 
     """A page with what every page knows: the visitor, their words (`t`) and whether there are accounts."""
     visitor = visitor_of(request)
     about = {"t": visitor.words, "visitor": visitor, "person": visitor.person, "path": request.url.path}
-    about["single_user"] = request.app.state.me is not None
+    about |= {"single_user": request.app.state.me is not None, "navigation": request.app.state.navigation}
     html = _templates().get_template(template).render(**about, **context)
     response = HTMLResponse(html, status)
     response.headers["Content-Language"] = visitor.words.language
@@ -104,8 +104,8 @@ def error_page(request: Request, status: int, detail: str | None = None) -> Resp
     known = status if status in _ERRORS else 500 if status >= 500 else 422
     message = words(f"error.{known}")
     if wants_json(request):
-        code = detail if detail == "csrf" else str(status)
-        return Json({"error": {"code": code, "message": detail or message}}, status)
+        said = detail if detail and words.language == "en" else f"{message} ({detail})" if detail else message
+        return Json({"error": {"code": str(status), "message": sound(said)}}, status)
     return page(request, "error.html", status, status=status, message=message, detail=detail)
 
 
@@ -114,10 +114,10 @@ def on_http_error(request: Request, error: Exception) -> Response:
     if error.status_code == 401 and not wants_json(request):
         back = URL("/login").include_query_params(next=request.url.path) if request.method == "GET" else URL("/login")
         return RedirectResponse(str(back), 303)
-    detail = error.detail if error.detail == "csrf" else None
-    if detail == "csrf":
-        detail = visitor_of(request).words("error.csrf")
-    response = error_page(request, error.status_code, detail)
+    if error.detail == "csrf":
+        response: Response = error_page(request, 403, visitor_of(request).words("error.csrf"))
+    else:
+        response = error_page(request, error.status_code)
     response.headers.update(error.headers or {})
     return response
 

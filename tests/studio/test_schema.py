@@ -15,7 +15,7 @@ from goodheart.feedback.store import open_store
 from goodheart.studio.app import create_app
 from tests.studio.conftest import pairs
 
-EXAMPLES = 8  # requests to each address
+EXAMPLES = 6  # requests to each address
 
 
 def test_no_request_breaks_the_studio(tmp_path: Path) -> None:
