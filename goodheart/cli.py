@@ -69,6 +69,29 @@ def demo(
 
 
 @app.command()
+def label(
+    campaign: Annotated[
+        str | None,
+        typer.Argument(help="Campaign file (YAML), or the name of a campaign in the database.", show_default=False),
+    ] = None,
+    db: Annotated[
+        str | None, typer.Option("--db", help="File or postgresql:// address that keeps the labels; goodheart.db.")
+    ] = None,
+    host: Annotated[str, typer.Option("--host", help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option("--port", min=1, max=65535, help="Port to listen on.")] = 8000,
+    accounts: Annotated[
+        bool, typer.Option("--accounts", help="People log in; always so with a host that others can reach.")
+    ] = False,
+    example: Annotated[bool, typer.Option("--example", help="Make a campaign with example data.")] = False,
+    out: Annotated[Path, typer.Option("--out", help="Folder of the example.")] = Path("runs/label-example"),
+) -> None:
+    """Start the studio, in which people compare answers and managers look after them."""
+    from goodheart.loop.label import label as start
+
+    start(campaign, db=db, host=host, port=port, accounts=accounts, example=out if example else None)
+
+
+@app.command()
 def report(
     run: Annotated[Path, typer.Argument(help="Run folder, or the folder that a pipeline writes into.")],
     out: Annotated[Path | None, typer.Option("--out", help="HTML file to write.")] = None,
