@@ -23,6 +23,7 @@ import numpy as np
 from goodheart.data.formats import write_rows
 from goodheart.data.records import Answer, Judgement, Message, Prompt
 from goodheart.feedback.aggregation import PairLabels, dawid_skene, dawid_skene_of_pairs, majority, majority_of_pairs
+from goodheart.feedback.effects import pace, too_fast
 from goodheart.feedback.intervals import wilson
 from goodheart.feedback.labellers import judged, table
 from goodheart.feedback.noisy_pairs import noisy_bradley_terry
@@ -108,28 +109,39 @@ def detection(
 Labels = dict[str, PairLabels]
 
 
-def methods(pairs: Comparisons) -> Labels:
+def methods(pairs: Comparisons, judgements: Sequence[Judgement]) -> Labels:
     """One label per pair by each method."""
     return {
         "majority": majority_of_pairs(pairs),
         "Dawid-Skene": dawid_skene_of_pairs(pairs)[0],
         "noisy Bradley-Terry": noisy_bradley_terry(pairs).pairs,
+        "noisy Bradley-Terry, with times": noisy_bradley_terry(pairs, trust_N=read(pairs, judgements)).pairs,
     }
 
 
-def simulated(careless: float, seeds: int, prompts: int) -> list[dict[str, Any]]:
+def read(pairs: Comparisons, judgements: Sequence[Judgement]) -> Any:
+    """(N,) 1 where there was time to read, 0 where not."""
+    seconds = np.array([np.nan if j.seconds is None else j.seconds for j in judgements])
+    characters = np.array([float(sum(len(a.words) for a in j.answers)) for j in judgements])
+    fast = too_fast(pace(seconds, characters))
+    by_name = {(j.prompt.key, j.rater): not each for j, each in zip(judgements, fast, strict=True)}
+    rows = zip(pairs.item_N, pairs.labeller_N, strict=True)
+    return np.array([float(by_name[pairs.items[i], pairs.labellers[k]]) for i, k in rows])
+
+
+def simulated(careless: float, carelessness: float, seeds: int, prompts: int) -> list[dict[str, Any]]:
     """Share of the pairs whose aggregated label points to the truly better answer, over all seeds."""
     right: dict[str, list[float]] = {}
     for seed in range(seeds):
-        judgements, taste, _ = labelled(crowd(careless), prompts, 2, OVERLAP, seed)
+        judgements, taste, _ = labelled(crowd(careless, carelessness=carelessness), prompts, 2, OVERLAP, seed)
         pairs = comparisons(judgements)
         worth = np.array([taste[name] for name in pairs.names])
-        for method, labels in methods(pairs).items():
+        for method, labels in methods(pairs, judgements).items():
             apart = worth[labels.keys_P[:, 1]] - worth[labels.keys_P[:, 2]]
             said = labels.better_P[apart != 0] - 0.5
             half = np.abs(said) < 1e-9
             right.setdefault(method, []).extend(np.where(half, 0.5, (said > 0) == (apart[apart != 0] > 0)).tolist())
-    name = f"playground, {careless:.0%} careless"
+    name = f"playground, {careless:.0%} careless in {carelessness:.0%} of their judgements"
     return [_row(name, method, np.array(found), right["majority"]) for method, found in right.items()]
 
 
@@ -230,7 +242,7 @@ def trained(model: str, out: Path, prompts: int, seeds: int) -> list[dict[str, A
         worth = np.array([taste[name] for name in pairs.names])
         asked = {j.prompt.key: [m.as_dict() for m in j.prompt.messages] for j in judgements}
         held = set(sorted(asked)[::5])
-        for method, labels in methods(pairs).items():
+        for method, labels in methods(pairs, judgements).items():
             folder = out / f"{method.replace(' ', '-').lower()}-{seed}"
             keys = labels.keys_P
             truth_P = worth[keys[:, 1]] - worth[keys[:, 2]]
@@ -272,7 +284,8 @@ def main() -> None:
     parser.add_argument("--prompts", type=int, default=1000)
     a = parser.parse_args()
     found: dict[str, Any] = {"prompts": a.prompts, "seeds": a.seeds}
-    found["labels"] = [row for share in (0.0, 0.2, 0.4) for row in simulated(share, a.seeds, a.prompts)]
+    crowds = ((0.0, 0.5), (CARELESS, 0.5), (CARELESS, 1.0), (0.4, 1.0))
+    found["labels"] = [row for shares in crowds for row in simulated(*shares, a.seeds, a.prompts)]
     shared = Path(os.environ.get("GOODHEART_SHARED", HERE.parents[1] / "shared"))
     if shared.is_dir():
         found["labels"] += real(shared)

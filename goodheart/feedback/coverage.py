@@ -136,8 +136,8 @@ def topics(texts: Sequence[str], count: int, seed: int = 0) -> Topics:
         telling = np.argsort(mean_W - model.cluster_centers_[c], kind="stable")[:_TYPICAL]
         inside = np.flatnonzero(model.labels_ == c)
         near = inside[np.argsort(apart_PC[inside, c], kind="stable")[:3]]
-        telling = [w for w in telling if model.cluster_centers_[c][w] > mean_W[w]]
-        found.append(Topic(tuple(str(words[w]) for w in telling), int(sizes[c]), tuple(int(p) for p in near)))
+        words_of = [w for w in telling if model.cluster_centers_[c][w] > mean_W[w]]
+        found.append(Topic(tuple(str(words[w]) for w in words_of), int(sizes[c]), tuple(int(p) for p in near)))
     return Topics(tuple(found), place_C[model.labels_])
 
 

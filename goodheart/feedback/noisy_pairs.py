@@ -30,8 +30,10 @@ from goodheart.feedback.aggregation import PairLabels, Reliability
 from goodheart.feedback.votes import FIRST, SECOND, Array, Codes, Comparisons
 
 _Z_95 = 1.959963984540054  # standard normal quantile of 0.975
-# What is believed of a labeller before any label, in labels: four of five are made with a look; guesses go either way.
-_LOOKED, _GUESSED, _EITHER_WAY = 2.0, 0.5, 1.0
+# What is believed of a labeller before any label, in labels: half a one made with a look, half a one without; guesses
+# go either way. Stronger priors hide careless people who gave few labels.
+_LOOKED, _GUESSED, _EITHER_WAY = 0.5, 0.5, 1.0
+_START = 0.8  # where the climb begins: most look, so that the scores follow the majority first
 _ROUNDS, _STEPS, _TURNS = 40, 4, 5  # rounds at most; in each, steps of the scores and turns of the labellers
 _SETTLED = 2e-3  # largest change of a labeller's reliability in a round that ends them
 _SMALL = 12  # answers that hang together: up to here their covariance is exact
@@ -44,23 +46,26 @@ class Aggregated:
     """Labels of pairs, and what was found about who made them and what was compared."""
 
     pairs: PairLabels
-    reliability: Reliability  # share of judgements made with a look at the answers
+    reliability: Reliability  # share of judgements made with a look; with few labels per pair too low for all alike
     scores_E: Array  # of the answers, in log odds; 0 is their mean
     guesses_L3: Array  # what a labeller says without a look: first shown, tie, second shown
 
 
-def noisy_bradley_terry(comparisons: Comparisons, *, spread: float = 2.0) -> Aggregated:
+def noisy_bradley_terry(comparisons: Comparisons, *, trust_N: Array | None = None, spread: float = 3.0) -> Aggregated:
     """Scores of answers and reliability of labellers.
 
-    spread: standard deviation of the scores' prior, in log odds; 2 takes two answers to differ by 2.8 typically, that
-        is, the better one to win 19 of 20.
+    trust_N: what is known beforehand of each comparison, 0 to 1: P(looked) is r_k times this. 0 for those that were
+        made faster than anybody reads (`effects.too_fast`); None = 1 for all.
+
+    spread: standard deviation of the scores' prior, in log odds; 3 takes two answers to differ by 4.2 typically, that
+        is, the better one to win 65 of 66. Smaller where people find most pairs hard.
     """
-    fit = _Fit(comparisons, spread)
+    fit = _Fit(comparisons, spread, np.ones(len(comparisons.item_N)) if trust_N is None else trust_N)
     looked_N = fit.climb()
     keys_P, pair_N = comparisons.pairs()
     p_P3 = fit.probabilities(fit.scores_E[keys_P[:, 1]] - fit.scores_E[keys_P[:, 2]])
-    trust_P = np.bincount(pair_N, fit.look_L[comparisons.labeller_N])
-    pairs = PairLabels(keys_P, p_P3[:, 0] + p_P3[:, 1] / 2, p_P3[:, 1], trust_P / trust_P.mean())
+    trust_P = np.bincount(pair_N, fit.look_L[comparisons.labeller_N] * fit.trust_N)
+    pairs = PairLabels(keys_P, p_P3[:, 0] + p_P3[:, 1] / 2, p_P3[:, 1], trust_P / max(float(trust_P.mean()), 1e-12))
     scores_E = fit.scores_E - fit.scores_E.mean()
     return Aggregated(pairs, fit.reliability(looked_N), scores_E, fit.guess_L3)
 
@@ -68,8 +73,10 @@ def noisy_bradley_terry(comparisons: Comparisons, *, spread: float = 2.0) -> Agg
 class _Fit:
     """What is believed, and how it is made better."""
 
-    def __init__(self, comparisons: Comparisons, spread: float) -> None:
+    def __init__(self, comparisons: Comparisons, spread: float, trust_N: Array) -> None:
         c = self.data = comparisons
+        self.trust_N = trust_N
+        self.trusted_L = np.bincount(c.labeller_N, trust_N, len(c.labellers))  # labels that tell of r_k
         self.precision = 1 / spread**2  # of a score, before any label
         self.said_N = np.select([c.outcome_N == FIRST, c.outcome_N == SECOND], [0, 2], 1)
         self.side_N = np.array([0.5, 0.0, -0.5])[self.said_N]
@@ -79,7 +86,7 @@ class _Fit:
         self.nu = float(self.tied_N.any())
         self.cell_N = c.labeller_N * 3 + self.said_N
         self.scores_E = np.zeros(len(c.names))
-        self.look_L = np.full(len(c.labellers), _LOOKED / (_LOOKED + _GUESSED))
+        self.look_L = np.full(len(c.labellers), _START)
         self.guess_L3 = np.tile(self.possible_3 / self.possible_3.sum(), (len(c.labellers), 1))
         self.covariance = _Covariance(comparisons, self.precision)
 
@@ -121,7 +128,7 @@ class _Fit:
 
     def _looked_at(self, p_N: Array) -> Array:
         """(N,) P(looked | what was said), where `p_N` is the probability that who looks says so."""
-        look_N = self.look_L[self.data.labeller_N]
+        look_N = self.look_L[self.data.labeller_N] * self.trust_N
         by_looking_N = look_N * p_N
         return by_looking_N / (by_looking_N + (1 - look_N) * self.guess_L3.reshape(-1)[self.cell_N])
 
@@ -142,8 +149,8 @@ class _Fit:
 
     def _labellers(self, looked_N: Array) -> None:
         c, L = self.data, len(self.look_L)
-        labels_L = np.bincount(c.labeller_N, minlength=L)
-        self.look_L = (np.bincount(c.labeller_N, looked_N, L) + _LOOKED) / (labels_L + _LOOKED + _GUESSED)
+        looks_L = np.bincount(c.labeller_N, looked_N, L) + _LOOKED
+        self.look_L = looks_L / (self.trusted_L + _LOOKED + _GUESSED)
         guessed_L3 = np.bincount(self.cell_N, 1 - looked_N, 3 * L).reshape(L, 3) + _EITHER_WAY * self.possible_3
         self.guess_L3 = guessed_L3 / guessed_L3.sum(1, keepdims=True)
 
@@ -161,7 +168,7 @@ class _Fit:
         by_both_L3 = np.einsum("ly,ycl->lc", unsure_L3, said_33L)
         by_guess_L33 = guesses_L[:, None, None] * (g_L3[:, :, None] * eye_3 - g_L3[:, :, None] * g_L3[:, None])
         by_guess_L33 -= np.einsum("ly,ycl,yel->lce", unsure_L3, said_33L, said_33L)
-        curve_L = self.look_L * (1 - self.look_L) * (labels_L + _LOOKED + _GUESSED) - unsure_L3.sum(1)
+        curve_L = self.look_L * (1 - self.look_L) * (self.trusted_L + _LOOKED + _GUESSED) - unsure_L3.sum(1)
         curve_L -= np.einsum("lc,lce,le->l", by_both_L3, np.linalg.pinv(by_guess_L33, hermitian=True), by_both_L3)
         # at the least, what is believed before any label
         half_L = _Z_95 / np.sqrt(np.maximum(curve_L, _LOOKED * _GUESSED / (_LOOKED + _GUESSED)))

@@ -140,7 +140,7 @@ def test_scores_of_answers_met_by_several_others() -> None:
 def test_soft_labels_are_closer_to_the_truth_than_shares_of_votes() -> None:
     pairs, _ = crowd(3, 1500, 3, 0.0)
     score = np.array([name[1] for name in pairs.names])
-    plain, noisy = majority_of_pairs(pairs), noisy_bradley_terry(pairs).pairs
+    plain, noisy = majority_of_pairs(pairs), noisy_bradley_terry(pairs, spread=1.5).pairs
     truth = 1 / (1 + np.exp(score[plain.keys_P[:, 2]] - score[plain.keys_P[:, 1]]))
     errors = [float(np.sqrt(np.mean((labels.better_P - truth) ** 2))) for labels in (plain, noisy)]
     assert errors[1] < errors[0] - 0.03
@@ -154,6 +154,15 @@ def test_which_side_an_answer_stands_on_means_nothing() -> None:
     )  # fmt: skip
     for method in (majority_of_pairs, lambda c: dawid_skene_of_pairs(c)[0], lambda c: noisy_bradley_terry(c).pairs):
         assert method(pairs).better_P == pytest.approx(method(turned).better_P, abs=1e-6)
+
+
+def test_what_is_known_to_be_no_look_counts_for_nothing() -> None:
+    rows = [("q", "ann", "a", "b", 1.0), ("q", "bob", "a", "b", 0.0), ("q", "cy", "a", "b", 0.0)]
+    trust = np.array([1.0, 0.0, 0.0])
+    found = noisy_bradley_terry(Comparisons.of(rows), trust_N=trust)
+    alone = noisy_bradley_terry(Comparisons.of(rows[:1]))
+    assert found.pairs.better_P == pytest.approx(alone.pairs.better_P, abs=1e-3)
+    assert noisy_bradley_terry(Comparisons.of(rows)).pairs.better_P[0] < 0.5 < found.pairs.better_P[0]
 
 
 def test_disconnected_and_one_sided_data_do_no_harm() -> None:

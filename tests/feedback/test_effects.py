@@ -8,7 +8,16 @@ import numpy as np
 import pytest
 
 from goodheart.errors import DataError
-from goodheart.feedback.effects import by_labeller, hours_at_work, others_lean, pace, preference_effects, regress, trend
+from goodheart.feedback.effects import (
+    by_labeller,
+    hours_at_work,
+    others_lean,
+    pace,
+    preference_effects,
+    regress,
+    too_fast,
+    trend,
+)
 from goodheart.feedback.votes import Comparisons
 
 
@@ -131,6 +140,21 @@ def test_pace_is_against_texts_of_that_length() -> None:
     # the tenth that is fast moves the medians a little
     assert np.nanmean(found[:400]) == pytest.approx(-math.log(4), abs=0.12)
     assert np.nanmean(found[400:]) == pytest.approx(0.04, abs=0.06)
+
+
+@pytest.mark.parametrize("careless", [0.0, 0.2, 0.4])
+def test_what_nobody_reads_so_fast(careless: float) -> None:
+    chance = np.random.default_rng(3)
+    characters = chance.integers(100, 1000, size=4000).astype(float)
+    blind = chance.random(4000) < careless
+    seconds = np.where(
+        blind, chance.uniform(1, 3, 4000), (4 + characters / 20) * np.exp(0.3 * chance.normal(size=4000))
+    )
+    found = too_fast(pace(seconds, characters))
+    assert found[~blind].mean() < 0.01
+    if careless:
+        assert found[blind].mean() > 0.95
+    assert not too_fast(np.full(3, np.nan)).any()
 
 
 def test_what_is_wrong_is_said() -> None:
