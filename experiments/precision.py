@@ -226,7 +226,7 @@ def draw(rows: list[Row], path: Path) -> None:
         panel.set(title=f"{kind}: {title}", xlabel="steps", ylabel=unit)
         panel.title.set_fontsize(9)
         panel.grid(alpha=0.3)
-        if what == "gap_curve":
+        if what == "gap_curve" or kind == "pretrain":  # of several sizes
             panel.set_yscale("log")
     axes[0][0].legend(fontsize=8)
     figure.savefig(path)
