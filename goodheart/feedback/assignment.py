@@ -17,7 +17,7 @@ from datetime import datetime, timedelta
 from types import SimpleNamespace
 from typing import Any, Literal
 
-from sqlalchemy import Connection, Row, func, select, text, update
+from sqlalchemy import Connection, Row, bindparam, func, select, text, update
 
 from goodheart.data.records import Answer, Prompt
 from goodheart.errors import ConflictError, FeedbackError, MissingError
@@ -25,11 +25,32 @@ from goodheart.feedback.campaigns import Campaign, CampaignSettings, keep_quotas
 from goodheart.feedback.guidelines import current_id
 from goodheart.feedback.items import unpack_answer, unpack_prompt
 from goodheart.feedback.store import Store, insert_row, is_id, utcnow
-from goodheart.feedback.tables import WAITING, assignments, items, members
+from goodheart.feedback.tables import WAITING, Moment, assignments, items, members
 
 _LOOK_BACK = 20  # every so many tasks a member's cursor is forgotten, so that items that came free behind it are found
 _RELEASED = 200  # locks that are ended at a time
 DRAFT_BYTES = 200_000
+
+# The two questions that are asked for every task are written out: the conditions stand in the words of their partial
+# indexes, and SQLite, which keeps no statistics, is told to use these (it would sort all items of a campaign).
+_SELECT_NEXT = f"""
+    SELECT items.id FROM items{{hint}} WHERE items.campaign_id = :campaign AND {WAITING} AND place > :cursor
+    AND NOT EXISTS (SELECT 1 FROM assignments WHERE assignments.item_id = items.id AND assignments.person_id = :person)
+    ORDER BY place LIMIT 1{{lock}}"""
+_SELECT_OVER = f"""
+    SELECT id, item_id FROM assignments{{hint}}
+    WHERE state = 'given' AND expires_at <= :now AND campaign_id = :campaign LIMIT {_RELEASED}{{lock}}"""
+_NEXT = {
+    "sqlite": text(_SELECT_NEXT.format(hint=" INDEXED BY ix_items_waiting", lock="")),
+    "postgresql": text(_SELECT_NEXT.format(hint="", lock=" FOR UPDATE OF items SKIP LOCKED")),
+}
+_OVER = {
+    name: text(query).bindparams(bindparam("now", type_=Moment))
+    for name, query in (
+        ("sqlite", _SELECT_OVER.format(hint=" INDEXED BY ix_assignments_locks", lock="")),
+        ("postgresql", _SELECT_OVER.format(hint="", lock=" FOR UPDATE SKIP LOCKED")),
+    )
+}
 
 Why = Literal[
     "finished",  # nothing is left to label in this campaign
@@ -217,11 +238,9 @@ def _work(
 
 
 def _waiting(connection: Connection, campaign: int, person: int, cursor: int | None) -> Row[Any] | None:
-    # The condition stands in the words of the index, or the databases would not use it.
-    query = select(items).where(items.c.campaign_id == campaign, text(WAITING), _unseen(person))
-    if cursor is not None:
-        query = query.where(items.c.place > cursor)
-    return connection.execute(query.order_by(items.c.place).limit(1).with_for_update(skip_locked=True)).first()
+    where = {"campaign": campaign, "person": person, "cursor": -(2**62) if cursor is None else cursor}
+    found = connection.execute(_NEXT[connection.dialect.name], where).scalar()
+    return None if found is None else connection.execute(select(items).where(items.c.id == found)).one()
 
 
 def _gold(connection: Connection, campaign: int, person: int, chance: random.Random) -> Row[Any] | None:
@@ -395,10 +414,7 @@ def release(store: Store, campaign: int, *, now: datetime | None = None) -> int:
 
 
 def _release(connection: Connection, campaign: int, now: datetime) -> int:
-    over = select(assignments.c.id, assignments.c.item_id).where(
-        text("assignments.state = 'given'"), assignments.c.expires_at <= now, assignments.c.campaign_id == campaign
-    )
-    rows = connection.execute(over.limit(_RELEASED).with_for_update(skip_locked=True)).all()
+    rows = connection.execute(_OVER[connection.dialect.name], {"campaign": campaign, "now": now}).all()
     if not rows:
         return 0
     ids = [row.id for row in rows]

@@ -182,8 +182,9 @@ items = Table(
     CheckConstraint("phase <> 'work' OR done + held <= wanted", name="wanted"),
     Index("ix_items_campaign_id_state", "campaign_id", "phase", "state"),
 )
-# Only what can still be handed out, in the order of handing out: stays small and fast as a campaign fills.
-WAITING = "phase = 'work' AND state = 'open' AND done + held < wanted"
+# Only what can still be handed out, in the order of handing out: stays small and fast as a campaign fills. (The column
+# stands first in the last condition: the other way round SQLite does not see that a query has the same one.)
+WAITING = "phase = 'work' AND state = 'open' AND wanted > done + held"
 Index(
     "ix_items_waiting",
     items.c.campaign_id,

@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from sqlalchemy import select
+from sqlalchemy import bindparam, select, text
 
 from goodheart.data.records import Answer
 from goodheart.errors import ConflictError, FeedbackError, MissingError
-from goodheart.feedback import campaigns, people
+from goodheart.feedback import assignment, campaigns, people
 from goodheart.feedback.assignment import (
     Idle,
     Task,
@@ -28,7 +28,7 @@ from goodheart.feedback.assignment import (
 )
 from goodheart.feedback.labels import Answered, save, undo
 from goodheart.feedback.store import Store, utcnow
-from goodheart.feedback.tables import assignments, items, labels, members
+from goodheart.feedback.tables import Moment, assignments, items, labels, members
 from tests.feedback.making import campaign, known, pairs, task
 
 HOUR = timedelta(hours=1)
@@ -514,6 +514,25 @@ def test_many_at_once_lose_and_double_nothing(store: Store, threads: int) -> Non
         if row.phase == "work":
             assert (row.done, row.held, row.state) == (3, 0, "done")
     assert sum(turns) >= len(kept)
+
+
+def test_the_next_item_comes_from_the_index_of_waiting_ones(store: Store) -> None:
+    """Without it a campaign of 100,000 items is read and sorted for each task."""
+    made, (person,) = campaign(store, 50)
+    where = {"campaign": made.id, "person": person, "cursor": 0, "now": utcnow()}
+    explain = "EXPLAIN QUERY PLAN " if store.is_sqlite else "EXPLAIN "
+    with store.begin() as connection:
+        if not store.is_sqlite:
+            connection.exec_driver_sql("SET LOCAL enable_seqscan = off; SET LOCAL enable_sort = off")
+        for query, index in (
+            (assignment._NEXT, "ix_items_waiting"),
+            (assignment._OVER, "ix_assignments_locks"),
+        ):
+            written = query[connection.dialect.name].text
+            names = [bindparam("now", type_=Moment)] if ":now" in written else []
+            plan = connection.execute(text(explain + written).bindparams(*names), where).all()
+            assert index in str(plan)
+            assert "TEMP B-TREE" not in str(plan)
 
 
 def test_now_is_taken_where_it_is_not_given(store: Store) -> None:

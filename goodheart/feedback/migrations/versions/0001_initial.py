@@ -125,8 +125,8 @@ def upgrade() -> None:
         "items",
         ["campaign_id", "place"],
         unique=False,
-        sqlite_where=sa.text("phase = 'work' AND state = 'open' AND done + held < wanted"),
-        postgresql_where=sa.text("phase = 'work' AND state = 'open' AND done + held < wanted"),
+        sqlite_where=sa.text("phase = 'work' AND state = 'open' AND wanted > done + held"),
+        postgresql_where=sa.text("phase = 'work' AND state = 'open' AND wanted > done + held"),
     )
     op.create_table(
         "members",
