@@ -118,7 +118,7 @@ def serving(store: Store) -> Iterator[Callable[..., Running]]:
 
 @pytest.fixture(scope="module")
 def chromium() -> Iterator[Any]:
-    """A real browser. It lives no longer than a file of tests: while it does, nothing else here can run an event loop."""
+    """A real browser. It lives no longer than a file of tests: while it does, nothing else can run an event loop."""
     path = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     if path is None:
         message = "no Chromium on this machine (apt-get install chromium): the pages are not tried in a browser"

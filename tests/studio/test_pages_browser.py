@@ -50,6 +50,8 @@ CHECK = """() => {
   }
   const over = document.documentElement.scrollWidth - innerWidth;
   if (over > 0) wrong.push(`wider than the window by ${over}`);
+  const box = document.querySelector("dialog[open]");
+  if (box && box.scrollWidth > box.clientWidth) wrong.push(`dialog wider than itself by ${box.scrollWidth - box.clientWidth}`);
   return [...new Set(wrong)];
 }"""  # noqa: E501
 
@@ -82,6 +84,12 @@ def test_pages_fit_and_can_be_read(
         page.wait_for_selector(".card")
         page.wait_for_load_state("networkidle")
         assert page.evaluate(CHECK) == [], keys
+        for key, dialog in (("d", "comparing"), ("s", "skipping"), ("?", "help")):
+            page.keyboard.press(key)
+            page.wait_for_selector(f"#{dialog}[open]")
+            page.wait_for_load_state("networkidle")
+            assert page.evaluate(CHECK) == [], dialog
+            page.keyboard.press("Escape")
         for key in "bc" + keys:
             page.keyboard.press(key)
             if key == "c":
