@@ -6,12 +6,15 @@ import os
 import sys
 import traceback
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from goodheart.errors import ConfigError, GoodheartError, Interrupted
 from goodheart.loop.commands import JUDGE, MODEL, SET, add_commands
+
+if TYPE_CHECKING:
+    from goodheart.data.mapping import ColumnMap
 
 app = typer.Typer(
     name="goodheart",
@@ -142,10 +145,22 @@ def plot(run: Annotated[Path, typer.Argument(help="Run folder.")]) -> None:
         typer.echo(path)
 
 
+_MAP = typer.Option("--map", help="YAML file that says which column is what, or a known data set.")
+
+
+def _mapping(name: str | None) -> ColumnMap | None:
+    if name is None:
+        return None
+    from goodheart.data.mapping import load_mapping  # pydantic and YAML: only where asked for
+
+    return load_mapping(name)
+
+
 @data_app.command("check")
 def data_check(
     files: Annotated[list[str], typer.Argument(help="Files, folders, patterns or Hub ids.")],
     tokenizer: Annotated[str | None, typer.Option("--model", help="Count tokens with this model's tokenizer.")] = None,
+    map_: Annotated[str | None, _MAP] = None,
 ) -> None:
     """Report what is in the data and what is wrong with it; exit status 1 where rows cannot be used."""
     from rich.console import Console
@@ -159,7 +174,7 @@ def data_check(
 
         encode = load_tokenizer(resolve(tokenizer))
         count = lambda text: len(encode(text, add_special_tokens=False)["input_ids"])  # noqa: E731
-    report = check_data(files, count_tokens=count)
+    report = check_data(files, count_tokens=count, mapping=_mapping(map_))
     report.render(Console())
     if not report.ok:
         raise typer.Exit(1)
@@ -170,9 +185,7 @@ def data_convert(
     source: Annotated[str, typer.Argument(help="File, folder, pattern or Hub id.")],
     out: Annotated[Path, typer.Argument(help="File to write; its suffix says how (.jsonl, .csv, .parquet, .gz ...).")],
     to: Annotated[str, typer.Option("--to", help="Shape of the rows, for example trl-preference.")] = "trl-preference",
-    map_: Annotated[
-        str | None, typer.Option("--map", help="YAML file that says which column is what, or a known data set.")
-    ] = None,
+    map_: Annotated[str | None, _MAP] = None,
     labels: Annotated[
         str, typer.Option("--labels", help="What several people said becomes: each, majority, soft or scores.")
     ] = "each",
@@ -181,17 +194,12 @@ def data_convert(
     """Convert data from any readable shape to another."""
     from goodheart.data.formats import convert, read_weights
 
-    mapping = None
-    if map_ is not None:
-        from goodheart.data.mapping import load_mapping  # pydantic and YAML: only where asked for
-
-        mapping = load_mapping(map_)
     through = None
     if labels != "each" or weights is not None:
         from goodheart.feedback import targets
 
         through = targets.through(labels, None if weights is None else read_weights(weights))
-    typer.echo(convert([source], out, to=to, mapping=mapping, through=through))
+    typer.echo(convert([source], out, to=to, mapping=_mapping(map_), through=through))
 
 
 @data_app.command("show")

@@ -14,7 +14,7 @@ import re
 from array import array
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from goodheart.data.check_report import CheckReport, Lengths, Overlap, SourceReport
 from goodheart.data.files import Row, read_rows
@@ -26,6 +26,9 @@ from goodheart.data.records import Answer, Demonstration, Judgement, Prompt, Rat
 from goodheart.data.shapes import NoShape, Record, explain
 from goodheart.data.splits import opening
 from goodheart.data.streams import visible
+
+if TYPE_CHECKING:
+    from goodheart.data.mapping import ColumnMap
 
 __all__ = ["CheckReport", "Lengths", "Overlap", "SourceReport", "check_data"]
 
@@ -51,6 +54,7 @@ def check_data(
     subset: str | None = None,
     columns: Mapping[str, str] | None = None,
     count_tokens: Callable[[str], int] | None = None,
+    mapping: ColumnMap | None = None,
 ) -> CheckReport:
     """Read everything once and report what is there.
 
@@ -60,6 +64,7 @@ def check_data(
         subset: configuration of a Hub data set.
         columns: new names of columns on reading, {"found": "accepted"}.
         count_tokens: number of tokens of a text, where lengths in tokens are wanted.
+        mapping: which columns are what, for files of other columns than known, see `mapping.load_mapping`.
 
     Raises:
         DataError: a source is missing or cannot be opened at all. Bad rows never raise.
@@ -68,7 +73,7 @@ def check_data(
     for source, split in itertools.product(as_sources(sources), splits or (None,)):
         tally = _Tally(f"{source}:{split}" if split else str(source), count_tokens)
         for row in read_rows(source, split=split, subset=subset):
-            tally.add(row, columns)
+            tally.add(row, columns, mapping)
         tallies.append(tally)
     overlaps = [
         Overlap(a.part.source, b.part.source, len(a.keys & b.keys), len(a.openings & b.openings))
@@ -92,7 +97,7 @@ class _Tally:
         }
         self._unshaped: dict[str, None] = {}
 
-    def add(self, row: Row, columns: Mapping[str, str] | None) -> None:
+    def add(self, row: Row, columns: Mapping[str, str] | None, mapping: ColumnMap | None) -> None:
         self.part.rows += 1
         self._counters["columns"].update(name for name, value in row.data.items() if value is not None)
         self._look_for_damage(row)
@@ -102,7 +107,7 @@ class _Tally:
             self.part.duplicate_rows += digest in self._rows
             self._rows.add(digest)
         try:
-            shape, records = parse(row, "any", columns)
+            shape, records = parse(row, "any", columns, mapping)
         except RowError as error:
             self._add_bad(row, error)
             return

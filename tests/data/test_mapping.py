@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -107,6 +108,13 @@ class TestColumns:
             ("ann", [0, 1]),
             ("bob", [1, 0]),
         ] * 2
+
+    def test_check_reads_by_a_mapping_too(self, shared: Path) -> None:
+        source = str(shared / "data" / "tulu_human_eval" / "eval_annotations_tulu_1.jsonl.gz")
+        done = CliRunner().invoke(app, ["data", "check", source, "--map", "tulu-human-eval"])
+        assert done.exit_code == 1  # 18 rows cannot be used
+        assert re.search(r"rows +602, usable 584, bad 18", done.output)
+        assert re.search(r"shapes +mapped \(584\)", done.output)
 
 
 class TestVotes:
