@@ -188,28 +188,38 @@ def real(shared: Path) -> list[dict[str, Any]]:
 
 
 def _arguments(arguments: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The same pairs as comparisons: an argument that was compared with several others has one score for all."""
+    """The same pairs as comparisons: with one score for an argument in all its pairs, and with pairs on their own."""
     outcome = {"a1": 1.0, "a2": 0.0, "equal": 0.5}
-    pairs = Comparisons.of(
-        (r["debate_side"], a["worker"], r["a1"], r["a2"], outcome[a["value"]])
-        for r in arguments
-        if r["a1"] != r["a2"]
-        for a in r["annotations"]
-    )
-    better = {(r["a1"], r["a2"]): r["gold"] == "a1" for r in arguments if r["gold"] in ("a1", "a2")}
+    decided = [row for row in arguments if row["gold"] in ("a1", "a2")]
     right = {}
-    for method, labels in (
-        ("majority", majority_of_pairs(pairs)),
-        ("noisy Bradley-Terry", noisy_bradley_terry(pairs).pairs),
-    ):
-        values = []
-        for (_, a, b), share in zip(labels.keys_P.tolist(), labels.better_P, strict=True):
-            names = (pairs.names[a], pairs.names[b])
-            truth = better[names] if names in better else None if names[::-1] not in better else not better[names[::-1]]
-            if truth is not None:
-                values.append(0.5 if abs(share - 0.5) < 1e-9 else float((share > 0.5) == truth))
-        right[method] = values
+    ways = (("majority", False), ("noisy Bradley-Terry", True), ("noisy Bradley-Terry, pair by pair", False))
+    for method, shared in ways:
+        rows = []
+        for r in arguments:
+            whole = r["debate_side"] if shared else r["pair_id"]
+            if r["a1"] != r["a2"]:
+                ends = (whole, r["a1"]), (whole, r["a2"])
+                rows += [(r["pair_id"], a["worker"], *ends, outcome[a["value"]]) for a in r["annotations"]]
+        pairs = Comparisons.of(rows)
+        labels = majority_of_pairs(pairs) if method == "majority" else noisy_bradley_terry(pairs).pairs
+        said = {
+            pairs.items[item]: (share if pairs.names[a][1] == first else 1 - share)
+            for (item, a, _), share, first in zip(
+                labels.keys_P.tolist(), labels.better_P, _firsts(arguments, pairs, labels), strict=True
+            )
+        }
+        right[method] = [
+            0.5 if abs(said[r["pair_id"]] - 0.5) < 1e-9 else float((said[r["pair_id"]] > 0.5) == (r["gold"] == "a1"))
+            for r in decided
+            if r["pair_id"] in said
+        ]
     return [_row("ukp_convarg (better of two)", method, each, right["majority"]) for method, each in right.items()]
+
+
+def _firsts(arguments: Sequence[dict[str, Any]], pairs: Comparisons, labels: PairLabels) -> list[str]:
+    """The text of `a1` of each labelled pair."""
+    first = {r["pair_id"]: r["a1"] for r in arguments}
+    return [first[pairs.items[item]] for item in labels.keys_P[:, 0]]
 
 
 def found_careless(seeds: int, prompts: int) -> list[dict[str, Any]]:
