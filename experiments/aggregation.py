@@ -240,14 +240,14 @@ def found_careless(seeds: int, prompts: int) -> list[dict[str, Any]]:
     return rows
 
 
-def trained(model: str, out: Path, prompts: int, seeds: int) -> list[dict[str, Any]]:
+def trained(model: str, out: Path, prompts: int, seeds: int, carelessness: float) -> list[dict[str, Any]]:
     """Accuracy against truth of reward models that learnt from each kind of labels, on prompts held out from all."""
     from goodheart.stages.reward import RewardConfig
     from goodheart.stages.reward import train as train_reward
 
     rows = []
     for seed in range(seeds):
-        judgements, taste, _ = labelled(crowd(), prompts, 2, OVERLAP, seed)
+        judgements, taste, _ = labelled(crowd(carelessness=carelessness), prompts, 2, OVERLAP, seed)
         pairs = comparisons(judgements)
         worth = np.array([taste[name] for name in pairs.names])
         asked = {j.prompt.key: [m.as_dict() for m in j.prompt.messages] for j in judgements}
@@ -292,6 +292,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/aggregation"))
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--prompts", type=int, default=1000)
+    parser.add_argument("--carelessness", type=float, default=1.0, help="of the reward models' crowd: 1 = never look")
     a = parser.parse_args()
     found: dict[str, Any] = {"prompts": a.prompts, "seeds": a.seeds}
     crowds = ((0.0, 0.5), (CARELESS, 0.5), (CARELESS, 1.0), (0.4, 1.0))
@@ -303,7 +304,7 @@ def main() -> None:
         print({key: round(value, 3) if isinstance(value, float) else value for key, value in row.items()}, flush=True)
     found["careless"] = found_careless(a.seeds, a.prompts)
     if a.model:
-        found["reward"] = trained(a.model, a.out, a.prompts, a.seeds)
+        found["reward"] = trained(a.model, a.out, a.prompts, a.seeds, a.carelessness)
     results = HERE / "results"
     results.mkdir(exist_ok=True)
     (results / "aggregation.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
