@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Form, Request
@@ -31,6 +32,8 @@ router = APIRouter()
 
 # What a labeller may tell of themselves, all of it optional; kept with each label, so that groups can be told apart.
 BACKGROUND = ("culture", "first_language", "country", "age_group", "gender", "education", "occupation")
+# A hash takes a quarter of a second and 32 MiB: guesses wait for each other, and leave memory to the rest.
+_HASHING = threading.BoundedSemaphore(2)
 _LONGEST_PASSWORD = 1000  # characters; hashing more would only cost time
 Text = Annotated[str, Form(max_length=_LONGEST_PASSWORD)]
 
@@ -69,7 +72,8 @@ def log_in(
         raise HTTPException(404)
     address = request.client.host if request.client else ""
     try:
-        session = logins.log_in(store, name, password, address=address)
+        with _HASHING:
+            session = logins.log_in(store, name, password, address=address)
     except logins.TooMany:
         return _again(request, visitor, name, next, "login.too_many", 429)
     except FeedbackError:
@@ -132,7 +136,8 @@ def accept(
         return _invite_form(request, store, token, visitor.words("invite.short", n=LEAST), 422, given)
     chosen = language if language in LANGUAGES else visitor.words.language
     try:
-        person = logins.accept(store, token, name, password, language=chosen, attributes=about)
+        with _HASHING:
+            person = logins.accept(store, token, name, password, language=chosen, attributes=about)
     except MissingError:
         return _invite_form(request, store, token, None, 404, given)
     except ConflictError:

@@ -7,6 +7,7 @@ campaign, nor which items have a known answer.
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
@@ -209,7 +210,7 @@ def differences(
     found = assignment.get_task(store, task, person_of(visitor).id)
     if max(a, b) >= len(found.shown):
         raise HTTPException(404)
-    left, right = (sound(found.answers[found.shown[place]].words)[:SHOWN_MOST] for place in (a, b))
+    left, right = (sound(_words(found.answers[found.shown[place]].turns()))[:SHOWN_MOST] for place in (a, b))
     return Json({"sides": [_marked(parts) for parts in difference(left, right)]})
 
 
@@ -224,14 +225,24 @@ def as_shown(task: Task) -> dict[str, Any]:
         "id": task.id,
         "phase": task.phase,
         "guideline": task.guideline,
-        "prompt": [_text(turn.content) | {"role": sound(turn.role)[:40]} for turn in _turns(task.prompt)],
-        "answers": [_text(each.words) | {"model": each.model and sound(each.model)} for each in answers],
+        "prompt": [_text(_words([turn])) | {"role": sound(turn.role)[:40]} for turn in _turns(task.prompt)],
+        "answers": [_text(_words(each.turns())) | {"model": each.model and sound(each.model)} for each in answers],
         "draft": _draft(task.draft, task.shown),
     }
 
 
 def _turns(prompt: Prompt) -> Sequence[Message]:
     return prompt.messages if prompt.is_chat else (Message("prompt", prompt.text or ""),)
+
+
+def _words(turns: Sequence[Message]) -> str:
+    """What turns say, their calls of tools as JSON: an answer that only calls a tool is not an empty one."""
+    parts = []
+    for turn in turns:
+        parts.append(turn.content)
+        if turn.extra.get("tool_calls"):
+            parts.append(f"````json\n{json.dumps(turn.extra['tool_calls'], indent=1, ensure_ascii=False)}\n````")
+    return "\n\n".join(part for part in parts if part)
 
 
 def _text(text: str) -> dict[str, Any]:

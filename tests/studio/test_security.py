@@ -11,9 +11,11 @@ import pytest
 from fastapi.testclient import TestClient
 from starlette.routing import Mount
 
+from goodheart.data.records import Answer, Message, Prompt
 from goodheart.errors import ConfigError
 from goodheart.feedback import campaigns, labels, logins, people
 from goodheart.feedback.campaigns import Campaign, CampaignSettings
+from goodheart.feedback.items import NewItem
 from goodheart.feedback.store import Store, utcnow
 from goodheart.studio.app import create_app, serve
 from goodheart.studio.security import Limit
@@ -176,6 +178,17 @@ def test_a_blind_task_tells_neither_model_nor_gold(store: Store, visit: Visit) -
         assert answer.json()["feedback"] is None
     assert set(seen) == {"work"}
     assert len(list(labels.live_labels(store, made.id, phases=("gold",)))) == 1
+
+
+def test_calls_of_tools_are_shown(store: Store, visit: Visit) -> None:
+    call = {"tool_calls": [{"type": "function", "function": {"name": "weather", "arguments": {"city": "台北"}}}]}
+    asked = Prompt(messages=(Message("user", "Weather?"), Message("assistant", "", call), Message("tool", "22 °C")))
+    answers = (Answer("22 °C."), Answer(messages=(Message("assistant", "Once more.", call),)))
+    made = campaigns.create(store, CampaignSettings(name="tools"), [NewItem(asked, answers)], "")
+    task = visit("anna", campaign=made.id).get(f"/api/c/{made.id}/task").json()["task"]
+    assert [turn["role"] for turn in task["prompt"]] == ["user", "assistant", "tool"]
+    shown = [task["prompt"][1]["html"], *(each["html"] for each in task["answers"])]
+    assert sum("weather" in html and "台北" in html for html in shown) == 2
 
 
 def test_ranks_are_kept_by_answer_and_not_by_place(store: Store, campaign: Campaign, visit: Visit) -> None:
