@@ -1,0 +1,99 @@
+"""Labels as files, in every layout that goodheart writes."""
+
+from __future__ import annotations
+
+import re
+import tempfile
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Query, Request
+from starlette.background import BackgroundTask
+from starlette.responses import FileResponse, Response
+
+from goodheart.data.gather import LABELS
+from goodheart.data.layouts import LAYOUTS, to_rows
+from goodheart.data.messages import RowError
+from goodheart.data.shapes import Record
+from goodheart.data.writing import write_rows
+from goodheart.errors import DataError
+from goodheart.feedback import campaigns, exporting, targets
+from goodheart.feedback.noisy_pairs import noisy_bradley_terry
+from goodheart.feedback.store import Store
+from goodheart.feedback.votes import comparisons
+from goodheart.studio.manage.frame import manage_page
+from goodheart.studio.visitors import Manager, Number, StoreOf
+
+router = APIRouter()
+TOGETHER = (*LABELS, targets.SCORES)
+SUFFIXES = (".jsonl", ".csv", ".parquet", ".json")
+
+
+@router.get("/c/{campaign}/export")
+def export_page(request: Request, visitor: Manager, store: StoreOf, campaign: Number) -> Response:
+    return _page(request, store, campaign)
+
+
+def _page(
+    request: Request, store: Store, campaign: int, problem: str | None = None, status: int = 200, **chosen: Any
+) -> Response:
+    first = {"layout": "ranked", "labels": "each", "suffix": ".jsonl", "trust": False, **chosen}
+    ways = {"layouts": list(LAYOUTS), "together": TOGETHER, "suffixes": SUFFIXES}
+    return manage_page(request, store, campaign, "export.html", status, problem=problem, chosen=first, **ways)
+
+
+@router.get("/c/{campaign}/export/file")
+def export_file(
+    request: Request,
+    visitor: Manager,
+    store: StoreOf,
+    campaign: Number,
+    layout: Annotated[str, Query(max_length=40)] = "ranked",
+    labels: Annotated[str, Query(max_length=20)] = "each",
+    suffix: Annotated[str, Query(max_length=10)] = ".jsonl",
+    trust: Annotated[bool, Query()] = False,
+) -> Response:
+    """One file with the labels that count; rows that the layout cannot hold are left out."""
+    found = campaigns.get(store, campaign)
+    chosen = {"layout": layout, "labels": labels, "suffix": suffix, "trust": trust}
+    if layout not in LAYOUTS or labels not in TOGETHER or suffix not in SUFFIXES:
+        return _page(request, store, campaign, visitor.words("error.422"), 422)
+    folder = tempfile.TemporaryDirectory(prefix="goodheart-")
+    path = Path(folder.name) / f"labels{suffix}"
+    try:
+        written = write_rows(path, _rows(records(store, campaign, labels, trust), layout))
+    except DataError as error:
+        folder.cleanup()
+        return _page(request, store, campaign, str(error), 422, **chosen)
+    if not written:
+        folder.cleanup()
+        return _page(request, store, campaign, visitor.words("manage.export_nothing"), 422, **chosen)
+    name = re.sub(r"[^\w-]+", "-", found.name) or "labels"
+    done = BackgroundTask(folder.cleanup)
+    kind = "application/octet-stream"
+    return FileResponse(path, media_type=kind, filename=f"{name}-{layout}-{labels}{suffix}", background=done)
+
+
+def records(store: Store, campaign: int, labels: str, trust: bool) -> Iterable[Record]:
+    """The labels as records to train on, each person's weighted by how reliable they are where `trust` is."""
+    found: Iterable[Record] = exporting.judgements(store, campaign, weights=_trust(store, campaign) if trust else None)
+    through = targets.through(labels)
+    return found if through is None else through(found)
+
+
+def _trust(store: Store, campaign: int) -> dict[str, float]:
+    said = [each for each in exporting.judgements(store, campaign, overruled=True) if each.kind == "label"]
+    if not said:
+        return {}
+    reliability = noisy_bradley_terry(comparisons(said)).reliability
+    found = zip(reliability.labellers, reliability.value_L, strict=True)
+    return {str(name): min(max(float(value), 0.0), 1.0) for name, value in found}
+
+
+def _rows(found: Iterable[Record], layout: str) -> Iterator[dict[str, Any]]:
+    for record in found:
+        try:
+            yield from to_rows(record, layout)
+        except RowError:
+            continue

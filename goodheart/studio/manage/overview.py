@@ -1,0 +1,115 @@
+"""The first page of a campaign: how far it is, when it will be done, what it costs, and what needs a look."""
+
+from __future__ import annotations
+
+from collections import Counter
+from datetime import timedelta
+from typing import Any
+
+from fastapi import APIRouter, Request
+from starlette.responses import Response
+
+from goodheart.errors import FeedbackError
+from goodheart.feedback import campaigns, disputes, labels, people, quality
+from goodheart.feedback.campaigns import Campaign
+from goodheart.feedback.progress import Forecast, forecast, progress
+from goodheart.feedback.store import Store, utcnow
+from goodheart.studio.manage.frame import LOW_ALPHA, Line, back_to, decimal, manage_page
+from goodheart.studio.visitors import ByForm, Manager, Number, StoreOf, person_of
+from goodheart.studio.words import Words
+
+router = APIRouter()
+DAYS = 14
+Alert = tuple[str, str]  # words, address below the campaign's
+_STATES = {"open": campaigns.resume, "paused": campaigns.pause, "closed": campaigns.close}
+
+
+@router.get("/c/{campaign}")
+def overview(request: Request, visitor: Manager, store: StoreOf, campaign: Number) -> Response:
+    return _page(request, visitor.words, store, campaign)
+
+
+def _page(
+    request: Request, words: Words, store: Store, campaign: int, problem: str | None = None, status: int = 200
+) -> Response:
+    found = campaigns.get(store, campaign)
+    expected, agreed = forecast(store, campaign), quality.agreement_of(store, campaign)
+    context = {
+        "progress": progress(store, campaign),
+        "forecast": expected,
+        "days": _days(store, campaign),
+        "alpha": None if agreed is None else agreed.whole.alpha,
+        "alerts": alerts(store, found, expected, words),
+        "problem": problem,
+    }
+    return manage_page(request, store, campaign, "overview.html", status, **context)
+
+
+def _days(store: Store, campaign: int) -> list[tuple[Any, int]]:
+    today = utcnow().date()
+    first = utcnow() - timedelta(days=DAYS)
+    given = Counter(row.at.date() for row in labels.live_labels(store, campaign, phases=None, since=first))
+    days = [today - timedelta(days=back) for back in range(DAYS - 1, -1, -1)]
+    return [(day, given[day]) for day in days]
+
+
+def alerts(store: Store, campaign: Campaign, expected: Forecast, words: Words) -> list[Alert]:
+    """What a manager should look at, the most pressing first."""
+    found: list[Alert] = []
+    waiting = disputes.count_disputed(store, campaign.id)
+    if waiting:
+        found.append((words("manage.alert_disputes", n=waiting), "/disputes"))
+    states = Counter(member.state for member in people.list_members(store, campaign.id))
+    if states["paused"]:
+        found.append((words("manage.alert_paused", n=states["paused"]), "/people"))
+    careless = [row.name for row in quality.person_rows(store, campaign.id) if row.quality and row.quality.careless]
+    if careless:
+        found.append((words("manage.alert_careless", names=", ".join(careless)), "/people"))
+    agreed = quality.agreement_of(store, campaign.id)
+    alpha = None if agreed is None else agreed.whole.alpha
+    if alpha is not None and alpha.value is not None and alpha.items >= 10 and alpha.value < LOW_ALPHA:
+        found.append((words("manage.alert_agreement", alpha=decimal(alpha.value)), "/agreement"))
+    if expected.late:
+        found.append((words("manage.alert_late"), ""))
+    if expected.over_budget:
+        found.append((words("manage.alert_budget"), ""))
+    return found
+
+
+@router.post("/c/{campaign}/state", dependencies=[ByForm])
+def set_state(request: Request, visitor: Manager, store: StoreOf, campaign: Number, state: Line = "") -> Response:
+    """Pauses, resumes or closes a campaign."""
+    change = _STATES.get(state)
+    if change is None:
+        return _page(request, visitor.words, store, campaign, visitor.words("error.422"), 422)
+    change(store, campaign, by=person_of(visitor).id)
+    return back_to(campaign)
+
+
+@router.post("/c/{campaign}/rules", dependencies=[ByForm])
+def change_rules(
+    request: Request,
+    visitor: Manager,
+    store: StoreOf,
+    campaign: Number,
+    gold_share: Line = "",
+    pay_per_hour: Line = "",
+    budget: Line = "",
+    deadline: Line = "",
+) -> Response:
+    """Changes what may change while a campaign runs; an empty field takes the rule away."""
+    campaigns.get(store, campaign)
+    given = {"gold_share": gold_share, "pay_per_hour": pay_per_hour, "budget": budget, "deadline": deadline}
+    changes: dict[str, Any] = {name: text.strip() or None for name, text in given.items()}
+    changes["gold_share"] = changes["gold_share"] or 0.0
+    changes["deadline"] = with_zone(changes["deadline"])
+    try:
+        campaigns.change(store, campaign, changes, by=person_of(visitor).id)
+    except FeedbackError as error:
+        return _page(request, visitor.words, store, campaign, str(error), 422)
+    return back_to(campaign)
+
+
+def with_zone(moment: str | None) -> str | None:
+    """The moment of a date field, which knows no zone: UTC."""
+    return f"{moment}Z" if moment and len(moment) in (16, 19) else moment
