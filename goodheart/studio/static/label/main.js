@@ -7,7 +7,7 @@ import { Cards } from "./cards.js";
 import * as dialogs from "./dialogs.js";
 import { Drafts } from "./drafts.js";
 import { Guide } from "./guide.js";
-import { actionOf, isTaken } from "./keys.js";
+import { listen } from "./hands.js";
 import { Outbox } from "./outbox.js";
 import { $, announce, say, setup } from "./page.js";
 import { fromRanks } from "./ranking.js";
@@ -302,7 +302,9 @@ function newRequest() {
   return crypto.randomUUID?.() ?? [...crypto.getRandomValues(new Uint32Array(4))].map((n) => n.toString(16)).join("-");
 }
 
+// What decides the meaning of a key; null where there is no task.
 function context() {
+  if (task === null) return null;
   return {
     count: task.answers.length,
     strength: setup.strength,
@@ -312,26 +314,8 @@ function context() {
   };
 }
 
-document.addEventListener("keydown", (event) => {
-  if (task === null || event.defaultPrevented || isTaken(event)) {
-    if (event.key === "Escape" && event.target === $("#comment")) $("#main").focus();
-    if (event.key === "Enter" && (event.ctrlKey || event.metaKey) && event.target === $("#comment")) act({ do: "submit" });
-    return;
-  }
-  if (event.repeat && event.key === "Enter") return;
-  const action = actionOf(event, context());
-  if (action === null) return;
-  event.preventDefault();
-  act(action);
-});
-
-// A button pressed by mouse or finger gives the focus back, so that Enter hands in and does not press it again.
-document.addEventListener("click", (event) => {
-  const button = event.target.closest?.("button");
-  if (button?.dataset.do) act({ do: button.dataset.do });
-  if (event.detail > 0 && button && !button.closest("dialog") && button.dataset.do !== "write") $("#main").focus({ preventScroll: true });
-});
-
+listen({ act, context, timer, status, drafts, outbox });
+dialogs.guardLinks(document);
 $("#toggle-guidelines").addEventListener("click", () => guide.toggle());
 $("#open-help").addEventListener("click", () => dialogs.help());
 $("#look-again").addEventListener("click", () => fresh());
@@ -340,18 +324,6 @@ $("#comment").addEventListener("input", (event) => {
   mark();
   keepDraft();
 });
-for (const type of ["pointerdown", "keydown", "pointermove", "wheel", "scroll"]) {
-  document.addEventListener(type, () => { timer.touch(); status.alive(); }, { passive: true, capture: true });
-}
-document.addEventListener("visibilitychange", () => {
-  if (document.hidden) { timer.pause(); drafts.flush(true); } else timer.touch();
-});
-window.addEventListener("pagehide", () => drafts.flush(true));
-window.addEventListener("online", () => outbox.flush());
-window.addEventListener("beforeunload", (event) => {
-  if (outbox.waiting > 0) event.preventDefault();
-});
-dialogs.guardLinks(document);
 // Who reads for long without touching anything keeps the task as long as they give signs of life.
 setInterval(() => {
   if (task !== null && !busy && timer.isRunning && Date.now() - draftSince > LOCK_MS / 3) keepDraft();
