@@ -61,8 +61,8 @@ def _used() -> set[str]:
     for path in [*TEMPLATES, *STUDIO.rglob("*.py")]:
         text = path.read_text(encoding="utf-8")
         used |= set(re.findall(r'"([a-z]+\.[a-z_.]+)"', text)) & ENGLISH.keys()
-        used |= {f"{start}*" for start in re.findall(r'"([a-z]+\.)" \+', text)}
-        used |= {f"{start}*" for start in re.findall(r'f"([a-z]+\.)\{', text)}
+        used |= {f"{start}*" for start in re.findall(r"""["']([a-z]+\.[a-z_]*)["'] [+~]""", text)}
+        used |= {f"{start}*" for start in re.findall(r'f"([a-z]+\.[a-z_]*)\{', text)}
         used |= set(re.findall(r"'([a-z]+\.[a-z_.]+)'", text)) & ENGLISH.keys()
     for path in SCRIPTS:
         text = path.read_text(encoding="utf-8")
