@@ -146,7 +146,8 @@ def _by_item(connection: Connection, campaign: int, phases: Sequence[str]) -> It
     while found := connection.execute(of_item.where(items.c.id > last)).all():
         first, last = found[0].id, found[-1].id
         near = (labels.c.item_id >= first) & (labels.c.item_id <= last)
-        said = select(*_COLUMNS).where(near, labels.c.campaign_id == campaign, labels.c.live)
+        # "+ 0": or SQLite would go by the index of campaigns, and read all labels for each piece.
+        said = select(*_COLUMNS).where(near, labels.c.campaign_id + 0 == campaign, labels.c.live)
         given: defaultdict[int, list[Any]] = defaultdict(list)
         for label in connection.execute(said.order_by(labels.c.item_id, labels.c.id)):
             given[label.item_id].append(label)
