@@ -104,12 +104,19 @@ def acknowledged(log: str) -> list[tuple[int, int, int, str]]:
 
 
 def check_after_kills(store: Store, campaign: int, log: str) -> dict[str, int]:
+    """`check_kept` of what `label_until_killed` wrote down."""
+    return check_kept(store, campaign, acknowledged(log))
+
+
+def check_kept(store: Store, campaign: int, told: list[tuple[int, int, int, str]]) -> dict[str, int]:
     """What must be true after however many kills; returns what was counted.
+
+    Args:
+        told: acknowledged labels: label, item, person, request.
 
     Raises:
         AssertionError: a label was lost or doubled, or the counts are wrong.
     """
-    told = acknowledged(log)
     with store.read() as connection:
         kept = connection.execute(select(labels).where(labels.c.campaign_id == campaign)).all()
         held = connection.execute(select(assignments).where(assignments.c.campaign_id == campaign)).all()
