@@ -31,6 +31,7 @@ class Dispute:
     agreement: float | None  # as `goodheart.feedback.gold.agreement`; None with fewer than two labels
     skipped: tuple[tuple[str, str], ...]  # (name, reason)
     slice: Mapping[str, Any]
+    phase: str  # work; of gold, training and qualification the right answer is known
 
 
 def disputed(store: Store, campaign: int, *, limit: int = 50, offset: int = 0) -> list[Dispute]:
@@ -91,4 +92,5 @@ def _dispute(row: Any, said: Sequence[LabelRow], skipped: Sequence[Any]) -> Disp
         agreement=agreement(ranks_LK) if len(ranks_LK) > 1 else None,
         skipped=tuple((each.name, each.reason or "") for each in skipped),
         slice=row.slice,
+        phase=row.phase,
     )

@@ -70,7 +70,7 @@ def _look_at(store: Store, campaign: int, item: int) -> disputes.Dispute:
         found = disputes.look_at(store, item)
     except MissingError as error:
         raise HTTPException(404) from error
-    if found.campaign != campaign or any(row.phase != "work" for row in found.labels):
+    if found.campaign != campaign or found.phase != "work":
         raise HTTPException(404)
     return found
 

@@ -51,8 +51,8 @@ def may_judge(request: Request, store: Store, campaign: int) -> None:
 
 
 def percent(share: float | None) -> str:
-    """0.256 -> 26 %"""
-    return "–" if share is None else f"{100 * share:.0f} %"
+    """0.256 as 26 %, on one line."""
+    return "–" if share is None else f"{100 * share:.0f}\N{NO-BREAK SPACE}%"
 
 
 def decimal(value: float | None, places: int = 2) -> str:

@@ -12,7 +12,6 @@ from fastapi import APIRouter, Query, Request
 from starlette.background import BackgroundTask
 from starlette.responses import FileResponse, Response
 
-from goodheart.data.gather import LABELS
 from goodheart.data.layouts import LAYOUTS, to_rows
 from goodheart.data.messages import RowError
 from goodheart.data.shapes import Record
@@ -26,7 +25,12 @@ from goodheart.studio.manage.frame import manage_page
 from goodheart.studio.visitors import Manager, Number, StoreOf
 
 router = APIRouter()
-TOGETHER = (*LABELS, targets.SCORES)
+TOGETHER = {  # what several labels of the same answers become, and the words for it
+    "each": "manage.together_each",
+    "majority": "manage.together_majority",
+    "soft": "manage.together_soft",
+    targets.SCORES: "manage.together_scores",
+}
 SUFFIXES = (".jsonl", ".csv", ".parquet", ".json")
 
 

@@ -1,0 +1,416 @@
+"""The managers' pages without a browser: what they show, who may see and do what, what is refused."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any
+
+import pyarrow.parquet as parquet
+import pytest
+from fastapi.testclient import TestClient
+from sqlalchemy import func, select
+
+from goodheart.data.layouts import LAYOUTS
+from goodheart.feedback import assignment, audit, campaigns, guidelines, labels, logins, people, quality
+from goodheart.feedback.assignment import Task
+from goodheart.feedback.campaigns import Campaign, CampaignSettings
+from goodheart.feedback.labels import Answered
+from goodheart.feedback.store import Store, utcnow
+from goodheart.feedback.tables import items
+from tests.studio.conftest import item
+
+HOSTILE = "<script>alert(1)</script>\u202e<img src=x onerror=alert(1)>"
+PAGES = ("", "/people", "/agreement", "/disputes", "/disputes?show=all", "/guidelines/edit", "/models", "/coverage",
+         "/export", "/audit")  # fmt: skip
+Visit = Callable[..., TestClient]
+
+
+def label_all(store: Store, campaign: Campaign, names: list[str], say: Callable[[str, Task], Answered]) -> None:
+    """Everybody labels what they are given, one after the other, with a minute between two labels."""
+    now = utcnow() - timedelta(hours=20)
+    for name in names:
+        person = people.find_person(store, name) or people.add_person(store, name)
+        people.join(store, campaign.id, person.id)
+        while isinstance(task := assignment.next_task(store, campaign.id, person.id, now=now), Task):
+            labels.save(store, task.id, person.id, say(name, task), now=now)
+            now += timedelta(minutes=1)
+
+
+def by_letter(name: str, task: Task) -> Answered:
+    """Careful people prefer the first answer of the item; whose name begins with z takes what is shown first."""
+    first = task.shown[0] if name.startswith("z") else 0
+    return Answered([int(k != first) for k in range(len(task.answers))], 2, seconds=1.0 if name[0] == "z" else 9.0)
+
+
+@pytest.fixture
+def labelled(store: Store) -> Campaign:
+    """Three people on 24 pairs in two languages; two of them agree on everything."""
+    rows = [
+        item(f"Question {i}?", f"First of {i}.", f"Second of {i}.", slice={"language": "en" if i % 2 else "zh"})
+        for i in range(24)
+    ]
+    settings = CampaignSettings(name="helpful", overlap=3, pay_per_hour=36.0, languages=("en", "zh", "th"))
+    campaign = campaigns.create(store, settings, rows, "Choose the *better* one.")
+    label_all(store, campaign, ["ann", "bo", "zed"], by_letter)
+    return campaign
+
+
+@pytest.fixture
+def manager(visit: Visit, labelled: Campaign) -> TestClient:
+    return visit("mia", "manager")
+
+
+def post(client: TestClient, path: str, **fields: Any) -> Any:
+    return client.post(path, data={"csrf": client.headers["X-CSRF-Token"], **fields})
+
+
+@pytest.mark.parametrize("page", [*PAGES, "/disputes/1"])
+def test_only_managers_see_the_pages(visit: Visit, labelled: Campaign, page: str) -> None:
+    address = f"/c/{labelled.id}{page}"
+    assert visit("mia", "manager").get(address).status_code == 200
+    assert visit("ann").get(address).status_code == 404  # a labeller of the campaign
+    seen = visit("ada", "adjudicator", labelled.id).get(address).status_code
+    assert seen == (200 if page.startswith("/disputes") else 404)
+    assert visit("oda", "adjudicator").get(address).status_code == 404  # of no campaign
+    stranger = visit().get(address)
+    assert (stranger.status_code, stranger.headers["location"].partition("?")[0]) == (303, "/login")
+    assert visit("mia", "manager").get(f"/c/{labelled.id + 1}{page}").status_code == 404
+
+
+WRITES = {
+    "/c/1/state": {"state": "paused"},
+    "/c/1/rules": {"budget": "5"},
+    "/c/1/people": {"person": "1"},
+    "/c/1/people/1/state": {"state": "paused"},
+    "/c/1/invites": {"role": "manager"},
+    "/c/1/disputes/1": {"rank": ["1", "2"]},
+    "/c/1/guidelines/edit": {"text": "new", "after": "1"},
+    "/new": {"name": "more"},
+    "/add/1": {"phase": "work"},
+}
+
+
+@pytest.mark.parametrize("address", WRITES)
+def test_only_managers_write_and_only_from_our_pages(
+    visit: Visit, labelled: Campaign, store: Store, address: str
+) -> None:
+    before = len(audit.entries(store, limit=1000))
+    labeller = visit("ann")
+    assert post(labeller, address, **WRITES[address]).status_code == 404
+    assert visit("mia", "manager").post(address, data=WRITES[address]).status_code == 403  # without the token
+    stranger = visit()
+    assert stranger.post(address, data=WRITES[address]).status_code in (303, 403)
+    assert len(audit.entries(store, limit=1000)) == before + 1  # mia was added, nothing else
+
+
+def test_the_addresses_above_are_all_that_write(visit: Visit) -> None:
+    paths = visit().app.openapi()["paths"]  # type: ignore[attr-defined]
+    ours = ("/new", "/add/", "/c/")
+    found = {re.sub(r"\{\w+\}", "1", path) for path, ways in paths.items() if "post" in ways and path.startswith(ours)}
+    assert found - {"/c/1/join"} == set(WRITES)
+
+
+def test_overview(manager: TestClient, labelled: Campaign) -> None:
+    text = manager.get(f"/c/{labelled.id}").text
+    assert "<dd>24 / 24</dd>" in text  # finished items
+    assert "<dd>72</dd>" in text
+    # 48 labels of 9 s and 24 of 1 s are 456 s; at 36 an hour: 4.56
+    assert "4.56 / 4.56" in text
+    assert re.search(r'<th scope="row">zh</th>.*?<td class="number">12 / 12</td>', text, re.DOTALL)
+
+
+def test_pause_resume_close_and_rules(manager: TestClient, labelled: Campaign, store: Store) -> None:
+    for state in ("paused", "open", "closed"):
+        assert post(manager, f"/c/{labelled.id}/state", state=state).status_code == 303
+        assert campaigns.get(store, labelled.id).state == state
+    assert post(manager, f"/c/{labelled.id}/state", state="gone").status_code == 422
+    given = {"gold_share": "0.2", "pay_per_hour": "", "budget": "80", "deadline": "2031-01-02T03:04"}
+    assert post(manager, f"/c/{labelled.id}/rules", **given).status_code == 303
+    settings = campaigns.get(store, labelled.id).settings
+    assert (settings.gold_share, settings.pay_per_hour, settings.budget) == (0.2, None, 80)
+    assert settings.deadline is not None
+    assert settings.deadline.isoformat() == "2031-01-02T03:04:00+00:00"
+    wrong = post(manager, f"/c/{labelled.id}/rules", **given | {"gold_share": "2", "budget": "much"})
+    assert wrong.status_code == 422
+    assert "gold_share: " in wrong.text
+    assert "budget: " in wrong.text
+
+
+def test_people_and_what_is_measured_of_them(manager: TestClient, labelled: Campaign, store: Store) -> None:
+    rows = {row.name: row for row in quality.person_rows(store, labelled.id)}
+    assert rows["ann"].labels == 24
+    zed = rows["zed"]
+    assert zed.position is not None
+    assert zed.position.sure  # he always takes the first
+    assert rows["ann"].position is not None
+    assert zed.position.value > 0 > rows["ann"].position.value
+    text = manager.get(f"/c/{labelled.id}/people").text
+    assert text.index("ann") < text.index("zed")
+    person = people.find_person(store, "zed")
+    assert person is not None
+    address = f"/c/{labelled.id}/people/{person.id}/state"
+    assert post(manager, address, state="paused", reason="Please read the guidelines").status_code == 303
+    member = people.member(store, labelled.id, person.id)
+    assert member is not None
+    assert (member.state, member.reason) == ("paused", "Please read the guidelines")
+    assert "Please read the guidelines" in manager.get(f"/c/{labelled.id}/people").text
+    assert "Labellers who are paused: 1" in manager.get(f"/c/{labelled.id}").text
+    assert post(manager, address, state="working").status_code == 303
+    assert post(manager, address, state="boss").status_code == 422
+    assert post(manager, f"/c/{labelled.id}/people/999/state", state="paused").status_code == 404
+
+
+def test_an_invitation_is_shown_once_and_works(visit: Visit, manager: TestClient, labelled: Campaign) -> None:
+    shown = post(manager, f"/c/{labelled.id}/invites", role="adjudicator", name="Ünal")
+    [link] = re.findall(r'value="(http://studio\.test/invite/[^"]+)"', shown.text)
+    assert link not in manager.get(f"/c/{labelled.id}/people").text
+    stranger = visit()
+    form = stranger.get(link)
+    assert form.status_code == 200
+    [token] = set(re.findall(r'name="csrf" value="([^"]+)"', form.text))
+    joined = stranger.post(link, data={"csrf": token, "name": "x", "password": "a long enough one"})
+    assert joined.status_code == 303
+    assert stranger.get(f"/c/{labelled.id}/disputes").status_code == 200
+    assert post(manager, f"/c/{labelled.id}/invites", role="king").status_code == 422
+    assert post(manager, f"/c/{labelled.id}/invites", role="labeller", name="\u202e").status_code == 422
+
+
+def test_no_invitations_without_accounts(alone: TestClient, labelled: Campaign) -> None:
+    page = alone.get(f"/c/{labelled.id}/people")
+    [token] = set(re.findall(r'name="csrf" value="([^"]+)"', page.text))
+    assert "/invites" not in page.text
+    refused = alone.post(f"/c/{labelled.id}/invites", data={"csrf": token, "role": "labeller"})
+    assert refused.status_code == 422
+
+
+def test_somebody_with_an_account_is_added(manager: TestClient, labelled: Campaign, store: Store) -> None:
+    person = people.add_person(store, "new")
+    assert post(manager, f"/c/{labelled.id}/people", person=str(person.id)).status_code == 303
+    assert people.member(store, labelled.id, person.id) is not None
+    assert post(manager, f"/c/{labelled.id}/people", person="9999").status_code == 404
+    assert post(manager, f"/c/{labelled.id}/people", person="-1").status_code == 422
+
+
+def test_agreement_with_intervals_slices_and_pairs(manager: TestClient, labelled: Campaign, store: Store) -> None:
+    found = quality.agreement_of(store, labelled.id)
+    assert found is not None
+    pairs = {frozenset((pair.a, pair.b)): pair for pair in found.pairs}
+    assert pairs[frozenset(("ann", "bo"))].raw.value == 1
+    assert quality.agreement_of(store, labelled.id) is found  # kept until something changes
+    text = manager.get(f"/c/{labelled.id}/agreement").text
+    assert "3 people, 24 pairs" in text
+    assert found.whole.alpha.value is not None
+    assert f"<strong>{found.whole.alpha.value:.2f}</strong>" in text
+    assert ">zh<" in text
+
+
+def test_nothing_is_said_where_nothing_is_known(manager: TestClient, store: Store) -> None:
+    empty = campaigns.create(store, CampaignSettings(name="empty"), [item("Q?", "a", "b")])
+    for page in PAGES:
+        assert manager.get(f"/c/{empty.id}{page}").status_code == 200, page
+    assert "Nothing to compare yet" in manager.get(f"/c/{empty.id}/agreement").text
+    assert "No labels yet" in manager.get(f"/c/{empty.id}/models").text
+    assert manager.get(f"/c/{empty.id}/export/file").status_code == 422
+
+
+def test_models_by_the_labels(manager: TestClient, labelled: Campaign) -> None:
+    text = manager.get(f"/c/{labelled.id}/models").text
+    assert text.index("secret-model-0") < text.index("secret-model-1")  # two of three always prefer the first
+
+
+def test_coverage_names_what_is_missing(manager: TestClient, labelled: Campaign) -> None:
+    text = manager.get(f"/c/{labelled.id}/coverage?column=language&wanted=12").text
+    assert "24 prompts in 3 cells; 1 cells have fewer" in text  # Thai was wanted, and there is none
+    assert re.search(r"<td>th</td>.*?flagged\">12<", text, re.DOTALL)
+    assert manager.get(f"/c/{labelled.id}/coverage?column=nonsense&wanted=0").status_code == 422
+    assert manager.get(f"/c/{labelled.id}/coverage?column=nonsense").status_code == 200
+
+
+@pytest.fixture
+def disputed(store: Store) -> Campaign:
+    settings = CampaignSettings(name="disputed", overlap=2, until_agreement=1.0, max_overlap=2)
+    campaign = campaigns.create(store, settings, [item(HOSTILE, HOSTILE + " one", "**two**")], HOSTILE)
+
+    def say(name: str, task: Task) -> Answered:
+        return Answered([0, 1] if name == "ann" else [1, 0], 3, comment=HOSTILE, flags={"wrong": [0]})
+
+    label_all(store, campaign, ["ann", "<b>bo</b>"], say)
+    return campaign
+
+
+def test_a_dispute_is_decided(visit: Visit, disputed: Campaign, store: Store) -> None:
+    ada = visit("ada", "adjudicator", disputed.id)
+    listed = ada.get(f"/c/{disputed.id}/disputes").text
+    [address] = set(re.findall(rf"/c/{disputed.id}/disputes/\d+", listed))
+    number = int(address.rpartition("/")[2])
+    assert "secret-model" not in ada.get(address).text  # blind for adjudicators, too
+    for ranks in (["1"], ["1", ""], ["1", "x"], ["0", "1"], ["1", "2", "3"]):
+        assert post(ada, address, rank=ranks).status_code == 422, ranks
+    [token] = re.findall(r'name="token" value="([^"]+)"', ada.get(address).text)
+    for _ in range(2):  # sent twice it is one decision
+        assert post(ada, address, rank=["2", "1"], strength="4", comment="why", token=token).status_code == 303
+    decisions = [row for row in labels.history(store, number) if row.kind == "adjudication"]
+    assert [(row.ranks, row.strength, row.comment, row.live) for row in decisions] == [((1, 0), 4, "why", True)]
+    assert "Waiting for a decision (0)" in ada.get(f"/c/{disputed.id}/disputes").text
+    assert post(ada, f"/c/{disputed.id}/disputes/{number + 1}", rank=["1", "2"]).status_code == 404
+
+
+def test_an_item_of_another_campaign_or_of_gold_is_not_shown(
+    visit: Visit, disputed: Campaign, labelled: Campaign, store: Store
+) -> None:
+    gold = item("G?", "right", "wrong", gold={"ranks": [0, 1]}, phase="gold")
+    added = campaigns.add_items(store, disputed.id, [gold])
+    assert added.items == 1
+    ada = visit("ada", "adjudicator", disputed.id)
+    of_labelled = next(iter(labels.live_labels(store, labelled.id))).item
+    assert ada.get(f"/c/{disputed.id}/disputes/{of_labelled}").status_code == 404
+    assert ada.get(f"/c/{disputed.id}/disputes/{_newest(store)}").status_code == 404
+
+
+def _newest(store: Store) -> int:
+    with store.read() as connection:
+        return int(connection.execute(select(func.max(items.c.id))).scalar_one())
+
+
+def test_hostile_texts_are_shown_harmless(visit: Visit, disputed: Campaign, store: Store) -> None:
+    mia = visit("mia", "manager")
+    post(mia, f"/c/{disputed.id}/guidelines/edit", text=HOSTILE + " new", note=HOSTILE, after="1")
+    [address] = set(re.findall(rf"/c/{disputed.id}/disputes/\d+", mia.get(f"/c/{disputed.id}/disputes").text))
+    for page in (*(f"/c/{disputed.id}{each}" for each in PAGES), address):
+        text = mia.get(page).text
+        assert "<script>alert" not in text, page
+        assert "<img" not in text, page
+        assert "<b>bo</b>" not in text, page
+        assert "\u202e" not in re.sub(r"<textarea.*?</textarea>", "", text, flags=re.DOTALL), page
+        assert not re.search(
+            r"<script(?! type=\"application/json\"| src=)|\son\w+=|style=", re.sub(r"&lt;.*?&gt;", "", text)
+        ), page
+
+
+def test_guidelines_get_versions(manager: TestClient, labelled: Campaign, store: Store) -> None:
+    address = f"/c/{labelled.id}/guidelines/edit"
+    preview = post(manager, address, text="# Now **bold**", after="1", act="preview")
+    assert "<strong>bold</strong>" in preview.text
+    assert len(guidelines.versions(store, labelled.id)) == 1
+    assert post(manager, address, text="Be kind.\r\nBe true.", note="shorter", after="1").status_code == 303
+    newest = guidelines.current(store, labelled.id)
+    assert (newest.version, newest.text, newest.note, newest.by) == (2, "Be kind.\nBe true.", "shorter", "mia")
+    text = manager.get(address).text
+    assert "<ins>Be kind.</ins>" in text
+    assert "<del>Choose the *better* one.</del>" in text
+    late = post(manager, address, text="Mine.", after="1")  # somebody else was faster
+    assert late.status_code == 409
+    assert "Mine." in late.text
+    assert post(manager, address, text="Mine.", after="2").status_code == 303
+    assert post(manager, address, text="Mine.", after="3").status_code == 303  # nothing new: no version
+    assert len(guidelines.versions(store, labelled.id)) == 3
+
+
+@pytest.mark.parametrize("layout", sorted(LAYOUTS))
+def test_every_layout_is_exported_or_refused_in_words(manager: TestClient, labelled: Campaign, layout: str) -> None:
+    found = manager.get(f"/c/{labelled.id}/export/file?layout={layout}")
+    assert found.status_code in (200, 422)
+    assert (found.status_code == 422) == ("There is nothing to write" in found.text)
+
+
+def test_each_majority_soft_and_scores(manager: TestClient, labelled: Campaign) -> None:
+    def rows(**query: str) -> list[dict[str, Any]]:
+        found = manager.get(f"/c/{labelled.id}/export/file", params=query)
+        assert found.status_code == 200
+        assert "attachment" in found.headers["content-disposition"]
+        return [json.loads(line) for line in found.text.splitlines()]
+
+    assert len(rows(layout="trl-preference")) == 72
+    assert len(rows(layout="trl-preference", labels="majority")) == 24
+    assert {row["ranks"][0] for row in rows(labels="majority")} == {0}
+    assert len(rows(layout="ratings", labels="scores")) == 48
+    assert len(rows(layout="ranked", labels="soft", trust="true")) == 24
+    table = manager.get(f"/c/{labelled.id}/export/file?layout=ranked&suffix=.parquet")
+    assert parquet.read_table(io.BytesIO(table.content)).num_rows == 72
+    for wrong in ({"layout": "x"}, {"labels": "x"}, {"suffix": ".exe"}):
+        assert manager.get(f"/c/{labelled.id}/export/file", params=wrong).status_code == 422
+
+
+GOOD = b"".join(
+    json.dumps({"prompt": f"P{i}", "completions": ["yes", "no"], "models": ["a", "b"], "language": "en"}).encode()
+    + b"\n"
+    for i in range(3)
+)
+
+
+def upload(client: TestClient, address: str, file: str, content: bytes, **fields: Any) -> Any:
+    given = {"csrf": client.headers["X-CSRF-Token"], **fields}
+    return client.post(address, data=given, files={"items": (file, content)})
+
+
+def test_a_campaign_out_of_a_file(manager: TestClient, store: Store) -> None:
+    fields = {"name": "fresh", "overlap": "2", "guideline": "Be kind.\r\n", "slices": "language",
+              "flags": "wrong, rude", "rubric": "tone: Is it warm?\nhelp: Does it help?", "blind": "1"}  # fmt: skip
+    gold = b'{"prompt": "G", "completions": ["yes", "no"], "gold": [0, 1]}\n'
+    given = {"csrf": manager.headers["X-CSRF-Token"], **fields}
+    files = {"items": ("rows.jsonl", GOOD), "gold": ("gold.jsonl", gold)}
+    made = manager.post("/new", data=given, files=files)
+    assert made.status_code == 303
+    campaign = campaigns.get(store, "fresh")
+    assert made.headers["location"] == f"/c/{campaign.id}"
+    settings = campaign.settings
+    assert (settings.overlap, settings.flags, settings.strength, settings.blind) == (2, ("wrong", "rude"), False, True)
+    assert settings.rubric == {"tone": "Is it warm?", "help": "Does it help?"}
+    assert guidelines.current(store, campaign.id).text == "Be kind.\n"
+    assert quality.slices(store, campaign.id) == [{"language": "en"}] * 3
+    more = GOOD + b'{"prompt": "P9", "completions": ["yes", "no"]}\n'
+    assert upload(manager, f"/add/{campaign.id}", "more.jsonl", more, phase="work").status_code == 303
+    assert len(quality.slices(store, campaign.id)) == 4  # three were there already
+    again = manager.post("/new", data=given, files=files)
+    assert again.status_code == 409
+    assert "Be kind." in again.text  # what was filled in is still there
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("rows.jsonl", GOOD + b'{"prompt": "P", "completions": ["one"]}\n', "rows.jsonl:4: "),
+        ("rows.jsonl", b"not json\n", "rows.jsonl:1: "),
+        ("rows.jsonl", b"", "Choose a file"),
+        ("<i>.jsonl", b"\xff\xfe\x00", "&lt;i&gt;.jsonl"),
+        ("rows.parquet", b"PAR1 no", "rows.parquet"),
+        ("rows.jsonl.gz", b"\x1f\x8b", "unknown kind of file"),
+        ("../../x.exe", b"MZ", "unknown kind of file"),
+        ("", b"", "Choose a file"),
+    ],
+)
+def test_what_is_wrong_with_an_upload(manager: TestClient, store: Store, name: str, content: bytes, said: str) -> None:
+    found = upload(manager, "/new", name, content, name="fresh", overlap="2")
+    assert found.status_code == 422
+    assert said in found.text
+    assert "/tmp" not in found.text
+    assert [each.name for each in campaigns.listing(store)] == ["helpful"]
+
+
+def test_wrong_settings_and_too_much(manager: TestClient, store: Store) -> None:
+    found = upload(manager, "/new", "r.jsonl", GOOD, name="", overlap="0", until_agreement="0.9")
+    assert found.status_code == 422
+    assert "overlap: " in found.text
+    big = manager.post("/new", content=b"x", headers={"Content-Length": str(70 << 20)})
+    assert big.status_code == 413
+    assert [each.name for each in campaigns.listing(store)] == ["helpful"]
+
+
+def test_the_log(manager: TestClient, labelled: Campaign, store: Store) -> None:
+    post(manager, f"/c/{labelled.id}/state", state="paused")
+    text = manager.get(f"/c/{labelled.id}/audit").text
+    assert "campaign state" in text
+    newest = audit.entries(store, limit=1)[0]
+    assert newest.person == "mia"
+    assert "campaign state" not in manager.get(f"/c/{labelled.id}/audit?before={newest.id}").text
+
+
+def test_in_chinese(visit: Visit, labelled: Campaign, store: Store) -> None:
+    mei = visit("mei", "manager")
+    mei.headers["Accept-Language"] = "zh-TW"
+    assert "一致程度" in mei.get(f"/c/{labelled.id}/agreement").text
+    assert logins.open_invites(store) == []
