@@ -60,9 +60,10 @@ class OwnTokenizer:
         from tokenizers import Tokenizer
 
         backend = Tokenizer.from_file(str(Path(folder, "tokenizer.json")))
-        added = {token.content for token in backend.get_added_tokens_decoder().values()}
+        # A token that is named, transformers makes special, whatever tokenizer.json says of it.
+        special = {token.content for token in backend.get_added_tokens_decoder().values() if token.special}
         whole = backend.post_processor is not None and backend.padding is None and backend.truncation is None
-        if not whole or not added.issuperset(named.values()) or backend.get_vocab_size() > _MOST_TOKENS:
+        if not whole or not special.issuperset(named.values()) or backend.get_vocab_size() > _MOST_TOKENS:
             return None
         file, template = Path(folder, _TEMPLATE), config.get("chat_template")
         if file.is_file():

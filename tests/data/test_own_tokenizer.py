@@ -133,6 +133,21 @@ def test_so_is_what_other_files_say(folders: dict[str, Path], tmp_path: Path, na
     assert not isinstance(load_tokenizer(tmp_path), OwnTokenizer)
 
 
+def test_a_named_token_that_the_file_does_not_call_special_is_made_so_by_transformers(
+    folders: dict[str, Path], tmp_path: Path
+) -> None:
+    (tmp_path / "tokenizer_config.json").write_bytes((folders["trained"] / "tokenizer_config.json").read_bytes())
+    told = json.loads((folders["trained"] / "tokenizer.json").read_text())
+    (eos,) = (token for token in told["added_tokens"] if token["content"] == "<|eos|>")
+    (tmp_path / "tokenizer.json").write_text(json.dumps(told))
+    assert isinstance(load_tokenizer(tmp_path), OwnTokenizer)
+    eos["special"] = False
+    (tmp_path / "tokenizer.json").write_text(json.dumps(told))
+    found = load_tokenizer(tmp_path)
+    assert not isinstance(found, OwnTokenizer)
+    assert found.decode([found.eos_token_id], skip_special_tokens=True) == ""
+
+
 def test_transformers_is_not_imported(folders: dict[str, Path], tmp_path: Path) -> None:
     code = (
         "import sys\nfrom goodheart.data.records import Message, Prompt\nfrom goodheart.data.template import Template\n"
