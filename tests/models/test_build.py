@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import subprocess
 import sys
 import time
@@ -13,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from goodheart.generate.build import CODE
-from goodheart.models import build
+from goodheart.models import build, native
 
 FAST = tuple(flag.replace("-O3", "-O0") for flag in build._FLAGS)  # to compile, not to run
 LOAD = (
@@ -24,6 +25,12 @@ LOAD = (
 
 def fresh_load(code: build.Code = CODE) -> object:
     return build.load.__wrapped__(code)
+
+
+@pytest.mark.parametrize("code", [CODE, native.CODE], ids=lambda code: code.name)
+def test_no_builtin_is_used_that_only_gcc_has(code: build.Code) -> None:
+    used = {name for file in code.folder.iterdir() for name in re.findall(r"__builtin_\w+", file.read_text())}
+    assert used == {"__builtin_convertvector"}
 
 
 def test_continuous_integration_runs_the_c_code() -> None:

@@ -43,20 +43,21 @@ INLINE void store_some(float *p, vec x, int64_t n) {
 
 INLINE vec choose(ivec which, vec a, vec b) { return (vec)((which & (ivec)a) | (~which & (ivec)b)); }
 
-/* The lanes exchanged with those so far away. */
-INLINE vec exchanged(vec x, const int distance) { return __builtin_shuffle(x, (ivec){NUMBERS} ^ distance); }
-
+/* Halves are laid upon each other until one number is left. */
 INLINE float sum(vec x) {
-    UNROLL for (int half = LANES / 2; half; half /= 2) x += exchanged(x, half);
-    return x[0];
+    float a[LANES];
+    memcpy(a, &x, sizeof a);
+    UNROLL for (int half = LANES / 2; half; half /= 2)
+        UNROLL for (int i = 0; i < half; i++) a[i] += a[i + half];
+    return a[0];
 }
 
 INLINE float largest(vec x) {
-    UNROLL for (int half = LANES / 2; half; half /= 2) {
-        vec other = exchanged(x, half);
-        x = choose(other > x, other, x);
-    }
-    return x[0];
+    float a[LANES];
+    memcpy(a, &x, sizeof a);
+    UNROLL for (int half = LANES / 2; half; half /= 2)
+        UNROLL for (int i = 0; i < half; i++) a[i] = a[i + half] > a[i] ? a[i + half] : a[i];
+    return a[0];
 }
 
 /* e^x: 2^n times a polynomial (Cephes), 2 units in the last place; 0 below -87, not-a-number stays. */
