@@ -184,7 +184,6 @@ class _TokenLogprobs(torch.autograd.Function):
             logits_RC = kept[number] if kept else None
             if logits_RC is None:
                 logits_RC = head.logits(hidden_RD, weight_CD, None if bias_V is None else bias_V[columns])
-            # The cap needs the logits once more; kept ones may serve a second backward pass.
             of_rows = (
                 logsumexp_N[rows],
                 None if entropy_N is None else entropy_N[rows],
@@ -194,6 +193,7 @@ class _TokenLogprobs(torch.autograd.Function):
             if head.softmax is not None:
                 grad_RC = head.softmax.softmax_backward(logits_RC, targets_N[rows], *of_rows)
             else:
+                # The cap needs the logits once more; kept ones may serve a second backward pass.
                 in_place = not kept and head.softcap is None
                 grad_RC = _logits_gradient(logits_RC, targets_N[rows] - columns.start, *of_rows, in_place=in_place)
             grad_RC = head.through_head_(grad_RC, logits_RC)

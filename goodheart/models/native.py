@@ -47,13 +47,19 @@ def way() -> str:
     return "PyTorch" if build.load(CODE) is None else "PyTorch, parts in C"
 
 
+_WHOLE = ("targets", "rows", "families")  # tensors of whole numbers
+
+
 class _Struct(ctypes.Structure):
     """Arguments as the C code reads them; a tensor is its address, None is NULL."""
 
     def __init__(self, **values: Any) -> None:
         self.alive = values
-        for value in values.values():
-            assert not isinstance(value, Tensor) or value.is_contiguous()  # the C code knows no strides
+        for name, value in values.items():
+            kind = torch.int64 if name in _WHOLE else torch.float32
+            if isinstance(value, Tensor) and (value.dtype != kind or not value.is_contiguous()):
+                told = f"{value.dtype} with strides {value.stride()}"
+                raise TypeError(f"{name}: the C code reads contiguous {kind}, got {told}")
         super().__init__(**{k: v.data_ptr() if isinstance(v, Tensor) else v for k, v in values.items()})
 
 
@@ -149,7 +155,7 @@ def softmax(logits_NV: Tensor, targets_N: Tensor, *, with_entropy: bool) -> tupl
     logps_N, log_sum_N = logits_NV.new_empty(2, rows).unbind(0)
     entropy_N = logits_NV.new_empty(rows) if with_entropy else None
     made = {"logps": logps_N, "log_sum": log_sum_N, "entropy": entropy_N}
-    given = {"rows": rows, "columns": columns, "logits": logits_NV, "targets": targets_N}
+    given = {"rows": rows, "columns": columns, "logits": logits_NV, "targets": targets_N.contiguous()}
     _call("softmax", _Softmax(**given, **made), logits_NV.numel())
     return logps_N, log_sum_N, entropy_N
 
@@ -165,8 +171,10 @@ def softmax_backward(
     """-> the gradient of the logits."""
     rows, columns = logits_NV.shape
     grad_NV = torch.empty_like(logits_NV)
-    given = {"logits": logits_NV, "targets": targets_N, "log_sum": log_sum_N, "entropy": entropy_N}
-    grads = {"grad_logps": grad_logps_N, "grad_entropy": grad_entropy_N, "grad": grad_NV}
+    given = {"logits": logits_NV, "targets": targets_N.contiguous(), "log_sum": log_sum_N, "entropy": entropy_N}
+    # The gradient of a sum is one number expanded.
+    slopes = [None if grad is None else grad.contiguous() for grad in (grad_logps_N, grad_entropy_N)]
+    grads = {"grad_logps": slopes[0], "grad_entropy": slopes[1], "grad": grad_NV}
     _call("softmax_backward", _Softmax(rows=rows, columns=columns, **given, **grads), logits_NV.numel())
     return grad_NV
 

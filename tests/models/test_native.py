@@ -104,6 +104,29 @@ def test_logprobs_and_entropies(settings: dict[str, float], max_elements: int) -
         torch.testing.assert_close(one.double(), other.double(), rtol=1e-5, atol=1e-5 * float(other.abs().max()))
 
 
+@pytest.mark.parametrize("used", [(0,), (1,), (0, 1)])
+def test_gradients_that_are_one_number_and_targets_with_gaps(used: tuple[int, ...]) -> None:
+    targets = torch.randint(9, (5, 2), generator=torch.Generator().manual_seed(3))[:, 0]
+    found = []
+    for softmax in (native, None):
+        hidden, weight = drawn(5, 8).requires_grad_(), drawn(9, 8, seed=1)
+        results = token_logprobs(hidden, weight, targets, with_entropy=True, softmax=softmax)
+        for chosen in used:
+            results[chosen].sum().backward(retain_graph=True)
+        assert hidden.grad is not None
+        found.append(hidden.grad)
+    torch.testing.assert_close(*found)
+
+
+def test_what_the_c_code_would_misread_is_refused() -> None:
+    logits, targets = drawn(2, 6), torch.tensor([0, 1])
+    for bad in (logits.double(), logits.t(), logits[:, ::2]):
+        with pytest.raises(TypeError, match="logits: the C code reads contiguous"):
+            native.softmax(bad, targets, with_entropy=False)
+    with pytest.raises(TypeError, match=r"targets: .* torch\.int32"):
+        native.softmax(logits, targets.int(), with_entropy=False)
+
+
 def test_logprobs_that_are_certain_or_impossible() -> None:
     logits = torch.tensor([[0.0, -200.0, -200.0], [-torch.inf, 1.0, 1.0]])
     logps, log_sum, entropy = native.softmax(logits, torch.tensor([0, 1]), with_entropy=True)
