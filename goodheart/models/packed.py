@@ -46,15 +46,18 @@ class Packed:
     ) -> Packed | None:
         """As `CausalLM.forward` is told of them, on the CPU.
 
-        -> None where a state of padding is asked for, or positions do not count from 0 in every sequence.
+        -> None where there are no tokens, a state of padding is asked for, or positions do not count from 0 in every
+        sequence.
         """
         starts, lengths = _sequences(ids_BT, lengths_B, segments_BT)
+        if not lengths:
+            return None
         if positions_BT is not None and not _count_from_zero(positions_BT.reshape(-1), starts, lengths):
             return None
         ids = ids_BT.reshape(-1)
         source, place, rows, families = _sorted_rows(ids, starts, lengths)
         kept_K = place[keep_BT.reshape(-1)]
-        if len(source) == 0 or (len(kept_K) and int(kept_K.min()) < 0):
+        if len(kept_K) and int(kept_K.min()) < 0:
             return None
         longest = max(shared + own for _, shared, own in rows)
         return cls(torch.tensor(rows), torch.tensor(families), longest, ids[source], kept_K)
@@ -76,7 +79,7 @@ def _sequences(ids_BT: Tensor, lengths_B: Tensor | None, segments_BT: Tensor | N
 
 
 def _count_from_zero(positions: Tensor, starts: Sequence[int], lengths: Sequence[int]) -> bool:
-    wanted = torch.cat([torch.arange(length) for length in lengths]) if lengths else positions[:0]
+    wanted = torch.cat([torch.arange(length) for length in lengths])
     places = wanted + torch.repeat_interleave(torch.tensor(starts), torch.tensor(lengths))
     return torch.equal(positions[places], wanted)
 

@@ -65,7 +65,10 @@ def test_states_of_padding_and_positions_of_other_kinds_are_left_to_the_plain_pa
     assert Packed.of(ids_BT, keep_BT, torch.tensor([6, 5])) is None
     assert Packed.of(ids_BT, keep_BT, positions_BT=torch.arange(6).repeat(2, 1)) is not None
     assert Packed.of(ids_BT, keep_BT, positions_BT=torch.arange(1, 7).repeat(2, 1)) is None
-    assert Packed.of(ids_BT, torch.zeros_like(keep_BT), torch.tensor([0, 0])) is None
+    none, empty = torch.zeros_like(keep_BT), torch.tensor([0, 0])
+    assert Packed.of(ids_BT, none, empty) is None
+    assert Packed.of(ids_BT, none, empty, positions_BT=torch.arange(6).repeat(2, 1)) is None
+    assert Packed.of(ids_BT, none, segments_BT=torch.zeros(2, 6, dtype=torch.long)) is None
 
 
 def examples(drawn: random.Random) -> list[Example]:
