@@ -10,7 +10,7 @@ from sqlalchemy import Connection, delete, func, insert, select, update
 
 from goodheart.errors import FeedbackError, MissingError
 from goodheart.feedback import audit
-from goodheart.feedback.passwords import hash_password, hash_token, is_password, new_token
+from goodheart.feedback.passwords import hash_password, hash_token, is_password, new_token, turn
 from goodheart.feedback.people import (
     Person,
     checked_name,
@@ -121,9 +121,13 @@ def accept(
     Raises:
         MissingError: the link does not work.
         ConflictError: the name is taken; the link still works.
-        FeedbackError: name or password will not do; the link still works.
+        FeedbackError: name or password will not do, or too many others join (`passwords.Busy`); the link still works.
     """
-    hashed, now = hash_password(checked_password(password)), now or utcnow()
+    now = now or utcnow()
+    look_up(store, token, now=now)  # before the hash, which takes its time
+    checked_password(password)
+    with turn():
+        hashed = hash_password(password)
     with store.begin() as connection:
         found = _open_invite(connection, token, now)
         chosen = found.name or name
@@ -145,21 +149,23 @@ def log_in(store: Store, name: str, password: str, *, address: str = "", now: da
 
     Raises:
         TooMany: too many log-ins failed within a quarter of an hour.
-        FeedbackError: name or password is wrong (which of them is not said).
+        FeedbackError: name or password is wrong (which of them is not said), or too many others log in
+            (`passwords.Busy`).
     """
     now = now or utcnow()
     keys = {hash_token(f"name {name.strip().casefold()}"): MOST_BY_NAME, hash_token(f"from {address}"): MOST_BY_ADDRESS}
-    _check_attempts(store, keys, now)
-    row = None
-    person = find_person(store, name)
-    if person is not None and person.disabled_at is None:
-        with store.read() as connection:
-            row = connection.execute(select(people.c.password).where(people.c.id == person.id)).scalar()
-    if not is_password(password, row) or person is None:
-        with store.begin() as connection:
-            connection.execute(delete(attempts).where(attempts.c.at < now - WINDOW))
-            connection.execute(insert(attempts), [{"key": key, "at": now} for key in keys])
-        raise FeedbackError("name or password is wrong")
+    with turn():
+        _check_attempts(store, keys, now)  # within: those who wait see the failures of those before them
+        row = None
+        person = find_person(store, name)
+        if person is not None and person.disabled_at is None:
+            with store.read() as connection:
+                row = connection.execute(select(people.c.password).where(people.c.id == person.id)).scalar()
+        if not is_password(password, row) or person is None:
+            with store.begin() as connection:
+                connection.execute(delete(attempts).where(attempts.c.at < now - WINDOW))
+                connection.execute(insert(attempts), [{"key": key, "at": now} for key in keys])
+            raise FeedbackError("name or password is wrong")
     return open_session(store, person.id, now=now)
 
 

@@ -10,10 +10,43 @@ import base64
 import hashlib
 import hmac
 import secrets
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from goodheart.errors import FeedbackError
 
 COST = (2**15, 8, 3)  # N, r, p
 LEAST = 10  # characters
 MOST = 1000
+_PATIENCE = 5.0  # seconds
+_PLACES = threading.BoundedSemaphore(8)  # those that hash and those that wait; far fewer than a server has threads
+_HASHING = threading.BoundedSemaphore(2)  # guesses wait for each other, and leave memory and processors to the rest
+
+
+class Busy(FeedbackError):
+    """So many passwords are being hashed that this one must come again in some seconds."""
+
+
+@contextmanager
+def turn() -> Iterator[None]:
+    """Waits until few enough others hash; where people whom nobody knows ask for hashes, each is made within one.
+
+    Raises:
+        Busy: too many wait already, or the wait is too long.
+    """
+    busy = "too many people log in at this moment; try again in some seconds"
+    if not _PLACES.acquire(blocking=False):
+        raise Busy(busy)
+    try:
+        if not _HASHING.acquire(timeout=_PATIENCE):
+            raise Busy(busy)
+        try:
+            yield
+        finally:
+            _HASHING.release()
+    finally:
+        _PLACES.release()
 
 
 def hash_password(password: str) -> str:

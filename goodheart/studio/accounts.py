@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import threading
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Form, Request
@@ -12,7 +11,7 @@ from starlette.responses import RedirectResponse, Response
 
 from goodheart.errors import ConflictError, FeedbackError, MissingError
 from goodheart.feedback import campaigns, logins, people
-from goodheart.feedback.passwords import LEAST
+from goodheart.feedback.passwords import LEAST, Busy
 from goodheart.studio.pages import page, set_cookie
 from goodheart.studio.visitors import (
     LANGUAGE_COOKIE,
@@ -32,9 +31,8 @@ router = APIRouter()
 
 # What a labeller may tell of themselves, all of it optional; kept with each label, so that groups can be told apart.
 BACKGROUND = ("culture", "first_language", "country", "age_group", "gender", "education", "occupation")
-# A hash takes a quarter of a second and 32 MiB: guesses wait for each other, and leave memory to the rest.
-_HASHING = threading.BoundedSemaphore(2)
 _LONGEST_PASSWORD = 1000  # characters; hashing more would only cost time
+_BUSY_SECONDS = 2  # after which whoever found too many hashing may come again
 Text = Annotated[str, Form(max_length=_LONGEST_PASSWORD)]
 
 
@@ -72,8 +70,9 @@ def log_in(
         raise HTTPException(404)
     address = request.client.host if request.client else ""
     try:
-        with _HASHING:
-            session = logins.log_in(store, name, password, address=address)
+        session = logins.log_in(store, name, password, address=address)
+    except Busy as error:
+        raise _come_again(_BUSY_SECONDS) from error
     except logins.TooMany:
         return _again(request, visitor, name, next, "login.too_many", 429)
     except FeedbackError:
@@ -83,6 +82,10 @@ def log_in(
 
 def _again(request: Request, visitor: Visitor, name: str, next: str, problem: str, status: int) -> Response:
     return page(request, "login.html", status, next=_within(next), name=name, problem=visitor.words(problem))
+
+
+def _come_again(seconds: float) -> HTTPException:
+    return HTTPException(429, headers={"Retry-After": str(int(seconds) + 1)})
 
 
 def _enter(request: Request, session: logins.Session, to: str) -> Response:
@@ -109,7 +112,7 @@ def log_out(request: Request, visitor: Anybody, store: StoreOf) -> Response:
 
 @router.get("/invite/{token}")
 def invite_page(request: Request, store: StoreOf, token: str) -> Response:
-    return _invite_form(request, store, token, None, 200, {})
+    return _invite_form(request, _found(request, store, token), token, None, 200, {})
 
 
 @router.post("/invite/{token}", dependencies=[ByForm])
@@ -129,39 +132,46 @@ def accept(
     education: Text = "",
     occupation: Text = "",
 ) -> Response:
+    found = _found(request, store, token)
     told = (culture, first_language, country, age_group, gender, education, occupation)
     about = {key: text.strip()[:100] for key, text in zip(BACKGROUND, told, strict=True) if text.strip()}
     given = {"name": name, "language": language, **about}
     if len(password) < LEAST:
-        return _invite_form(request, store, token, visitor.words("invite.short", n=LEAST), 422, given)
+        return _invite_form(request, found, token, visitor.words("invite.short", n=LEAST), 422, given)
     chosen = language if language in LANGUAGES else visitor.words.language
     try:
-        with _HASHING:
-            person = logins.accept(store, token, name, password, language=chosen, attributes=about)
+        person = logins.accept(store, token, name, password, language=chosen, attributes=about)
+    except Busy as error:
+        raise _come_again(_BUSY_SECONDS) from error
     except MissingError:
-        return _invite_form(request, store, token, None, 404, given)
+        return page(request, "invite_used.html", 404)
     except ConflictError:
-        return _invite_form(request, store, token, visitor.words("invite.taken"), 409, given)
+        return _invite_form(request, found, token, visitor.words("invite.taken"), 409, given)
     except FeedbackError:
-        return _invite_form(request, store, token, visitor.words("invite.bad_name"), 422, given)
+        return _invite_form(request, found, token, visitor.words("invite.bad_name"), 422, given)
     return _enter(request, logins.open_session(store, person.id), "/")
 
 
-def _invite_form(
-    request: Request, store: StoreOf, token: str, problem: str | None, status: int, given: dict[str, Any]
-) -> Response:
-    """The form of an invitation, or the page that says it works no more; guessing tokens is slowed down."""
-    address = request.client.host if request.client else ""
-    wait = request.app.state.invite_limit.take(address)
-    if wait is not None:
-        raise HTTPException(429, headers={"Retry-After": str(int(wait) + 1)})
+def _found(request: Request, store: StoreOf, token: str) -> logins.Invite | None:
+    """The invitation of a link, None if it works no more; guessing tokens is slowed down."""
     if request.app.state.me is not None:
         raise HTTPException(404)
+    wait = request.app.state.invite_limit.take(request.client.host if request.client else "")
+    if wait is not None:
+        raise _come_again(wait)
     try:
-        found = logins.look_up(store, token)
+        return logins.look_up(store, token)
     except MissingError:
+        return None
+
+
+def _invite_form(
+    request: Request, found: logins.Invite | None, token: str, problem: str | None, status: int, given: dict[str, Any]
+) -> Response:
+    """The form of an invitation, or the page that says it works no more."""
+    if found is None:
         return page(request, "invite_used.html", 404)
-    campaign = None if found.campaign is None else campaigns.get(store, found.campaign)
+    campaign = None if found.campaign is None else campaigns.get(request.app.state.store, found.campaign)
     context = {"invite": found, "campaign": campaign, "token": token, "least": LEAST, "background": BACKGROUND}
     return page(request, "invite.html", status, problem=problem, given=given, **context)
 

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import re
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from datetime import timedelta
+from itertools import islice
 from typing import Any
 
 import pytest
@@ -13,7 +16,7 @@ from starlette.routing import Mount
 
 from goodheart.data.records import Answer, Message, Prompt
 from goodheart.errors import ConfigError
-from goodheart.feedback import campaigns, labels, logins, people
+from goodheart.feedback import campaigns, labels, logins, passwords, people
 from goodheart.feedback.campaigns import Campaign, CampaignSettings
 from goodheart.feedback.items import NewItem
 from goodheart.feedback.store import Store, utcnow
@@ -124,6 +127,33 @@ def test_guessing_invitations_is_slowed_down(visit: Visit) -> None:
     statuses = [client.get(f"/invite/{i}").status_code for i in range(40)]
     assert statuses[:30] == [404] * 30
     assert statuses[-1] == 429
+
+
+def test_dead_invitations_cost_no_hash_and_are_limited(visit: Visit, monkeypatch: pytest.MonkeyPatch) -> None:
+    hashed: list[str] = []
+    monkeypatch.setattr(logins, "hash_password", hashed.append)
+    client = visit()
+    form = {"csrf": token_of(client.get("/login").text), "name": "x", "password": PASSWORD}
+    statuses = [client.post("/invite/nothing", data=form).status_code for _ in range(31)]
+    assert statuses == [404] * 30 + [429]
+    assert hashed == []
+
+
+def test_few_wait_for_a_hash_and_the_others_come_again(
+    store: Store, visit: Visit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    people.add_person(store, "anna", password=PASSWORD)
+    monkeypatch.setattr(passwords, "_PATIENCE", 60.0)
+    go_on = threading.Event()
+    monkeypatch.setattr(logins, "is_password", lambda *_: go_on.wait(30))
+    clients = [visit() for _ in range(12)]
+    with ThreadPoolExecutor(12) as pool:
+        waiting = [pool.submit(log_in, client, "anna", PASSWORD) for client in clients]
+        refused = [each.result() for each in list(islice(as_completed(waiting, timeout=30), 4))]
+        assert visit().get("/login").status_code == 200
+        go_on.set()
+    assert {(each.status_code, each.headers["retry-after"]) for each in refused} == {(429, "3")}
+    assert sorted(each.result().status_code for each in waiting) == [303] * 8 + [429] * 4  # 8 have a place
 
 
 def test_an_invitation_works_once(store: Store, campaign: Campaign, visit: Visit) -> None:
