@@ -18,8 +18,10 @@ from torch import Tensor
 
 from goodheart.models import native
 
-# A shorter common beginning is computed twice: rows that share something are one piece of work for the threads.
+# Rows that share something are one piece of work for the threads, so a common beginning that is shorter, or less than a
+# part of the row's own tokens (the header of a chat), is computed twice. A rule of lengths: results know no threads.
 _LEAST_SHARED = 8
+_LEAST_PART = 8
 
 
 @dataclass(frozen=True)
@@ -97,7 +99,7 @@ def _sorted_rows(
     for i in sorted(range(len(tokens)), key=tokens.__getitem__):
         start, length = starts[i], lengths[i]
         shared = 0 if before < 0 else _common(tokens[before], tokens[i])
-        if shared < _LEAST_SHARED:
+        if shared < max(_LEAST_SHARED, (length - shared) / _LEAST_PART):
             shared = 0
             families.append(len(rows))
         else:

@@ -59,6 +59,16 @@ def test_a_row_that_is_the_beginning_of_another_or_the_same_has_no_tokens_of_its
     assert found.kept_K.tolist() == [19, 11, 19]
 
 
+def test_a_header_that_is_short_beside_the_rows_does_not_make_them_one_piece_of_work() -> None:
+    header = list(range(10))
+    # Sorted: 10 + 81 tokens; 10 + 80, of which a header of an eighth is shared; 10 + 81, where it would be less.
+    found = packed([[*header, *[first] * own] for first, own in ((11, 81), (12, 80), (13, 81))], [[90], [89], [90]])
+    assert found.rows_R3.tolist() == [[0, 0, 91], [91, 10, 80], [171, 0, 91]]
+    assert found.families.tolist() == [0, 2, 3]
+    assert found.ids_N.tolist()[171:181] == header
+    assert found.kept_K.tolist() == [90, 170, 261]
+
+
 def test_states_of_padding_and_positions_of_other_kinds_are_left_to_the_plain_pass() -> None:
     ids_BT, keep_BT = torch.arange(12).view(2, 6), torch.ones(2, 6, dtype=torch.bool)
     assert Packed.of(ids_BT, keep_BT) is not None
