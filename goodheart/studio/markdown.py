@@ -9,8 +9,10 @@ nesting, thousands of brackets, endless tables) are shown as plain text.
 from __future__ import annotations
 
 import re
+import threading
+from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 from urllib.parse import urlsplit
@@ -31,6 +33,8 @@ SHOWN_MOST = 100_000  # characters; of a longer text the rest is left out, and h
 FOLDED_FROM = 6_000  # characters from which an answer is folded until the reader asks for all of it
 _FOLDED_LINES = 60
 _HTML_MOST = 2_000_000  # characters of HTML; tables and nesting can blow a short text up
+_RAW_MOST = 1_000_000  # characters of HTML; a mark is sixty times as long as the character that it shows
+_KEPT_MOST = 50_000_000  # characters of HTML that are kept for the next reader
 _NESTING = 20
 _PARAGRAPH_MOST = 1_000  # delimiters in one paragraph: the inline rules take quadratic time on them
 _DELIMITERS_MOST = 8_000  # in a text
@@ -68,12 +72,52 @@ class Shown:
     folded: bool
 
 
-@lru_cache(maxsize=1024)
+@dataclass
+class _Kept:
+    """The texts that were shown last, as many as fit into `most` characters of HTML."""
+
+    most: int
+    size: int = 0
+    _by_text: OrderedDict[str, Shown] = field(default_factory=OrderedDict)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def find(self, text: str) -> Shown | None:
+        with self._lock:
+            if text in self._by_text:
+                self._by_text.move_to_end(text)
+            return self._by_text.get(text)
+
+    def keep(self, text: str, shown: Shown) -> None:
+        with self._lock:
+            if text in self._by_text:
+                return
+            self._by_text[text] = shown
+            self.size += _size(text, shown)
+            while self.size > self.most:
+                self.size -= _size(*self._by_text.popitem(last=False))
+
+
+def _size(text: str, shown: Shown) -> int:
+    return len(text) + len(shown.html) + len(shown.raw) + 200
+
+
+_kept = _Kept(_KEPT_MOST)
+
+
 def render(text: str) -> Shown:
     """A text as safe HTML, in Markdown and as it was written."""
+    shown = _kept.find(text)
+    if shown is None:
+        shown = _render(text)
+        _kept.keep(text, shown)
+    return shown
+
+
+def _render(text: str) -> Shown:
     text = sound(text)
     kept = text[:SHOWN_MOST]
-    raw = f'<pre class="raw">{show(kept)}</pre>'
+    while len(raw := f'<pre class="raw">{show(kept)}</pre>') > _RAW_MOST:
+        kept = kept[: len(kept) // 2]
     html = (_markdown(kept) if _is_quick(kept) else None) or raw
     folded = len(kept) > FOLDED_FROM or kept.count("\n") > _FOLDED_LINES
     return Shown(html, raw, len(text), len(text) - len(kept), folded)

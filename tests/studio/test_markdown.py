@@ -7,6 +7,7 @@ import time
 
 import pytest
 
+from goodheart.studio import markdown
 from goodheart.studio.markdown import MARKDOWN_MOST, SHOWN_MOST, render
 from goodheart.studio.marks import show, sound
 from goodheart.studio.maths import mathml
@@ -71,6 +72,20 @@ def test_a_formula_that_is_not_understood_is_code() -> None:
     assert mathml("x" * 5000, display=False).startswith('<code class="tex">')
 
 
+@pytest.mark.parametrize("tex", ["\\phantom{a}", "\\vphantom{a}", "\\hphantom{a}", "\\mathllap{a}", "\\raise{20em}{a}"])
+def test_a_formula_hides_nothing(tex: str) -> None:
+    html = mathml(tex, display=False)
+    assert "<mi>a</mi>" in html
+    assert not re.search("phantom|mpadded|em|width|lspace", html)
+
+
+@pytest.mark.parametrize("length", ["-30em", "30em", "9999px", "-500mu", "-1em"])
+def test_a_formula_moves_nothing_over_other_words(length: str) -> None:
+    assert "<mspace></mspace><mi>x</mi>" in mathml(f"\\hspace{{{length}}}x", display=False)
+    assert '<mspace width="1em">' in mathml("a\\quad b", display=False)
+    assert "minsize" in mathml("\\big(", display=False)
+
+
 def test_images_are_not_loaded_and_links_are_guarded() -> None:
     html = render("![a cat](https://x.example/cat.png) [site](https://y.example/)").html
     assert "<img" not in html
@@ -133,3 +148,25 @@ def test_long_texts_are_folded_and_cut() -> None:
     shown = render("x" * (SHOWN_MOST + 5))
     assert (shown.characters, shown.left_out) == (SHOWN_MOST + 5, 5)
     assert render("**b**" + " " * MARKDOWN_MOST).html.startswith('<pre class="raw">')
+
+
+def test_marks_do_not_blow_a_text_up() -> None:
+    shown = render("\u200b" * SHOWN_MOST)  # 62 characters of HTML each
+    assert len(shown.raw) < 1_100_000
+    seen = shown.raw.count("ZWSP")
+    assert seen > 5_000
+    assert shown.left_out == SHOWN_MOST - seen
+    assert render("'" * SHOWN_MOST).left_out == 0  # what is only escaped is shown whole
+
+
+def test_what_is_kept_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = markdown._Kept(30_000)
+    monkeypatch.setattr(markdown, "_kept", kept)
+    first = render("a" * 1000)
+    assert render("a" * 1000) is first
+    for k in range(40):
+        render(f"{k} " * 500)
+    assert 15_000 < kept.size <= 30_000
+    assert render("a" * 1000) is not first  # it was not looked at for longest
+    render("b" * 40_000)  # alone larger than all that is kept
+    assert kept.size == 0
