@@ -173,6 +173,8 @@ def test_the_outbox_keeps_what_was_not_taken(run: Callable[..., Any]) -> None:
           getItem: (key) => kept.get(key) ?? null,
           setItem: (key, value) => kept.set(key, value),
           removeItem: (key) => kept.delete(key),
+          key: (i) => [...kept.keys()][i],
+          get length() { return kept.size; },
         };
         let fails = ["later", "later"];
         const send = async (entry) => {
@@ -185,19 +187,42 @@ def test_the_outbox_keeps_what_was_not_taken(run: Callable[..., Any]) -> None:
         const make = () => new outbox.Outbox({storage, key: "k", send, tell});
         const one = make();
         const first = one.add("/a", {request: "a"});
-        const inStorage = JSON.parse(kept.get("k")).length;
+        const inStorage = kept.size;
         const second = one.add("/no", {request: "no"}).catch(error => error.message);
         const answers = [await first, await second, await one.idle(5000)];
-        kept.set("k", JSON.stringify([{url: "/b", body: {request: "b"}}, {nonsense: 1}]));
+        kept.set("k c", JSON.stringify({url: "/c", body: {request: "c"}, at: 2}));
+        kept.set("k b", JSON.stringify({url: "/b", body: {request: "b"}, at: 1}));
+        kept.set("k d", "nonsense").set("other", JSON.stringify({url: "/e", body: {request: "e"}, at: 1}));
         const again = make();
         await again.idle(5000);
-        return {inStorage, answers, tried, left: kept.size, problems: told.filter(what => typeof what === "string")};
+        const problems = told.filter(what => typeof what === "string");
+        return {inStorage, answers, tried, left: [...kept.keys()], problems};
         """,
     )
     assert found == {
         "inStorage": 1,
         "answers": [{"label": "a"}, "refused", True],
-        "tried": ["a", "a", "a", "no", "b"],
-        "left": 0,
+        "tried": ["a", "a", "a", "no", "b", "c"],
+        "left": ["k d", "other"],
         "problems": ["later", "later", "refused"],
     }
+
+
+def test_two_tabs_lose_no_answer_of_each_other(run: Callable[..., Any]) -> None:
+    found = run(
+        "outbox",
+        """
+        const sent = [];
+        const never = async () => { throw Object.assign(new Error("later"), {kind: "later"}); };
+        const tab = (send) => new outbox.Outbox({storage: localStorage, key: "two tabs", send, tell: () => {}});
+        const one = tab(never), two = tab(never); // both are open before either has an answer
+        one.add("/a", {request: "a"});
+        two.add("/b", {request: "b"});
+        one.send = async (entry) => ({});
+        await one.idle(5000); // what the first has sent it takes away, and nothing else
+        const next = tab(async (entry) => { sent.push(entry.body.request); return {}; });
+        await next.idle(5000);
+        return sent;
+        """,
+    )
+    assert found == ["b"]

@@ -15,28 +15,54 @@ export class Outbox {
     this.sending = false;
   }
 
+  // What was left by an earlier visit, oldest first. Another tab may be sending it, too: it counts once all the same.
   read() {
     try {
-      const kept = JSON.parse(this.storage.getItem(this.key) ?? "[]");
-      return Array.isArray(kept) ? kept.filter((entry) => entry?.body?.request && entry.url) : [];
+      const keys = Array.from({ length: this.storage.length }, (_, i) => this.storage.key(i));
+      return keys
+        .filter((key) => key.startsWith(`${this.key} `))
+        .map((key) => this.parsed(key))
+        .filter((entry) => entry?.body?.request && entry.url)
+        .sort((a, b) => a.at - b.at);
     } catch {
       return [];
     }
   }
 
-  write() {
+  parsed(key) {
     try {
-      if (this.entries.length) this.storage.setItem(this.key, JSON.stringify(this.entries));
-      else this.storage.removeItem(this.key);
+      return JSON.parse(this.storage.getItem(key));
     } catch {
-      // Storage is full or forbidden: the entries live as long as the page does, which warns before it closes.
+      return null;
+    }
+  }
+
+  // Each entry has a key of its own: tabs that write at the same time take nothing away from each other.
+  place(entry) {
+    return `${this.key} ${entry.body.request}`;
+  }
+
+  keep(entry) {
+    try {
+      this.storage.setItem(this.place(entry), JSON.stringify(entry));
+    } catch {
+      // Storage is full or forbidden: the entry lives as long as the page does, which warns before it closes.
+    }
+  }
+
+  drop(entry) {
+    try {
+      this.storage.removeItem(this.place(entry));
+    } catch {
+      // Nothing was kept there.
     }
   }
 
   // Resolves with the server's answer to this entry; rejects if it is refused.
   add(url, body) {
-    this.entries.push({ url, body });
-    this.write();
+    const entry = { url, body, at: Date.now() };
+    this.entries.push(entry);
+    this.keep(entry);
     const answer = new Promise((resolve, reject) => this.waiters.set(body.request, { resolve, reject }));
     answer.catch(() => {}); // whoever does not wait for it hears of a refusal through `tell`
     this.flush();
@@ -89,7 +115,7 @@ export class Outbox {
 
   done(entry) {
     this.entries = this.entries.filter((other) => other !== entry);
-    this.write();
+    this.drop(entry);
   }
 
   again() {
