@@ -20,7 +20,7 @@ COST = (2**15, 8, 3)  # N, r, p
 LEAST = 10  # characters
 MOST = 1000
 _PATIENCE = 5.0  # seconds
-_PLACES = threading.BoundedSemaphore(8)  # those that hash and those that wait; far fewer than a server has threads
+_PLACES = threading.BoundedSemaphore(4)  # those that hash and those that wait; far fewer than a server has threads
 _HASHING = threading.BoundedSemaphore(2)  # guesses wait for each other, and leave memory and processors to the rest
 
 
