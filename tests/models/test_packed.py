@@ -182,6 +182,25 @@ def test_what_is_shared_changes_no_bit_of_a_state() -> None:
 
 
 @compiled
+@pytest.mark.parametrize("size", [8, 10, 64])
+def test_what_a_family_leaves_behind_reaches_no_other(size: int) -> None:
+    # One thread computes a family after the other in the same memory; here the first fills it with not-a-number.
+    generator = torch.Generator().manual_seed(0)
+    qkv_NE = torch.randn(60 + 40 + 21 + 3, 3 * 2 * size, generator=generator)
+    qkv_NE[:60] = torch.nan
+    rows = torch.tensor([[0, 0, 60], [60, 0, 40], [100, 25, 21], [121, 46, 3]])  # odd lengths, ends within vectors
+    grad = torch.randn(124, 2 * size, generator=generator)
+    found = []
+    for first, families in ((0, [0, 1, 4]), (1, [0, 3])):
+        how = native.Attending(rows[first:], torch.tensor(families), 60, 2, 2, None, 0.3, None)
+        out, log_sum = how.forward(qkv_NE)
+        found.append([out[60:], log_sum[60:], how.backward(qkv_NE, out, log_sum, grad)[60:]])
+    for behind, alone in zip(*found, strict=True):
+        assert behind.isfinite().all()
+        assert torch.equal(behind, alone)
+
+
+@compiled
 def test_attention_by_hand_and_by_finite_differences() -> None:
     # Two tokens, one head of size 1: scores of the second are q k = (1 * 0, 1 * ln 3), weights 1/4 and 3/4, so its
     # output is 8 / 4 + 4 * 3 / 4 = 5; the first sees itself alone.

@@ -21,7 +21,7 @@ typedef struct {
 typedef struct {
     const Row *rows;
     const int64_t *families; /* first row of each, and the number of all rows at the end */
-    int64_t number, longest; /* families; tokens of the longest row, shared ones included */
+    int64_t number, longest; /* families; tokens of the longest row of all, shared ones included */
     int64_t heads, kv_heads, size, window; /* H, G, d; tokens that a token sees, 0 = all */
     float scale;
     const float *cos, *sin; /* (positions, d/2), NULL: nothing is turned */
@@ -32,27 +32,44 @@ typedef struct {
 } Attention;
 
 typedef struct {
-    int64_t width, keys; /* d and the longest row, to whole vectors */
+    int64_t width, keys; /* d and the family's longest row, to whole vectors */
     float *kt, *vt;      /* (d, keys): keys and values of the panel, column by column */
     float *k, *v;        /* (keys, width): row by row */
     float *dk, *dv;      /* gradients */
     float *q, *o, *dout, *dq; /* (BLOCK, width) */
     float *p, *dp;            /* (BLOCK, keys) */
     int64_t *owner;           /* (keys): the token whose key lies there */
+    /* vt, dk, dv, dout, dp and owner: for backward alone */
 } Panel;
 
-static int64_t lay_out(const Attention *a, Panel *x, float *room) {
-    int64_t width = whole(a->size), keys = whole(a->longest), at = 0;
+/* -> floats of the room that it takes. Nothing is cleared: what is written last is what is read, see `fill`. */
+static int64_t lay_out(const Attention *a, Panel *x, int64_t longest, int backward, float *room) {
+    int64_t width = whole(a->size), keys = whole(longest), at = 0;
     x->width = width, x->keys = keys;
-    float **parts[] = {&x->kt, &x->vt, &x->k, &x->v, &x->dk, &x->dv, &x->q, &x->o, &x->dout, &x->dq, &x->p, &x->dp};
-    for (int i = 0; i < 12; i++) {
-        *parts[i] = room + at;
-        at += i < 2 ? a->size * keys : i < 6 ? keys * width : i < 10 ? BLOCK * width : BLOCK * keys;
-        at = whole(at);
-    }
+    struct {
+        float **part;
+        int64_t size;
+    } parts[] = {
+        {&x->kt, a->size * keys}, {&x->k, keys * width},  {&x->v, keys * width},  {&x->q, BLOCK * width},
+        {&x->o, BLOCK * width},   {&x->dq, BLOCK * width}, {&x->p, BLOCK * keys},  {&x->vt, a->size * keys},
+        {&x->dk, keys * width},   {&x->dv, keys * width},  {&x->dout, BLOCK * width}, {&x->dp, BLOCK * keys},
+    };
+    for (int i = 0; i < (backward ? 12 : 7); i++) *parts[i].part = room + at, at += whole(parts[i].size);
+    if (!backward) return at;
     x->owner = (int64_t *)(room + at);
     return at + keys * 2;
 }
+
+static int64_t longest_of(const Attention *a, int64_t family) {
+    int64_t most = 0;
+    for (int64_t r = a->families[family]; r < a->families[family + 1]; r++) {
+        int64_t length = a->rows[r].shared + a->rows[r].own;
+        most = length > most ? length : most;
+    }
+    return most;
+}
+
+static void clear(float *p, int64_t n) { memset(p, 0, (size_t)n * 4); }
 
 /* `to` = the head turned by the angle of its position, times `scale`; `back`: turned the other way. */
 static void turn(const Attention *a, const float *restrict from, int64_t position, float scale, int back,
@@ -73,20 +90,28 @@ static void turn(const Attention *a, const float *restrict from, int64_t positio
 
 static int64_t stride(const Attention *a) { return (a->heads + 2 * a->kv_heads) * a->size; }
 
-/* Puts a row's own keys and values into the panel. */
+/* Puts a row's own keys and values into the panel. Vectors reach beyond what there is: beyond d, where zeros are, and
+   beyond the last key, where zeros are too; products of an odd number of rows also take the row behind. */
 static void fill(const Attention *a, Panel *x, const Row *row, int64_t g, int backward) {
     for (int64_t i = 0; i < row->own; i++) {
         int64_t at = row->shared + i, token = row->first + i;
         const float *key = a->qkv + token * stride(a) + (a->heads + g) * a->size, *value = key + a->kv_heads * a->size;
         turn(a, key, at, 1.0f, 0, x->k + at * x->width);
         memcpy(x->v + at * x->width, value, (size_t)a->size * 4);
+        clear(x->k + at * x->width + a->size, x->width - a->size);
+        clear(x->v + at * x->width + a->size, x->width - a->size);
         for (int64_t c = 0; c < a->size; c++) x->kt[c * x->keys + at] = x->k[at * x->width + c];
         if (!backward) continue;
         for (int64_t c = 0; c < a->size; c++) x->vt[c * x->keys + at] = value[c];
         x->owner[at] = token;
-        memset(x->dk + at * x->width, 0, (size_t)x->width * 4);
-        memset(x->dv + at * x->width, 0, (size_t)x->width * 4);
     }
+    int64_t end = row->shared + row->own, beyond = whole(end) - end;
+    for (int64_t c = 0; c < a->size; c++) clear(x->kt + c * x->keys + end, beyond);
+    if (!backward) return;
+    for (int64_t c = 0; c < a->size; c++) clear(x->vt + c * x->keys + end, beyond);
+    int64_t cleared = (row->own + (beyond > 0)) * x->width;
+    clear(x->dk + row->shared * x->width, cleared);
+    clear(x->dv + row->shared * x->width, cleared);
 }
 
 /* Some queries of a row and the keys they may see. */
@@ -94,6 +119,12 @@ typedef struct {
     int64_t first, number, position; /* first token, tokens, position of the first */
     int64_t from, to;                /* keys: a whole number of vectors before the first that is seen, behind the last */
 } Queries;
+
+/* The columns beyond d of rows of the queries, and the row behind an odd number of them. */
+static void clear_beyond(const Attention *a, const Panel *x, const Queries *q, float *rows) {
+    for (int64_t i = 0; i < q->number; i++) clear(rows + i * x->width + a->size, x->width - a->size);
+    if (q->number % 2) clear(rows + q->number * x->width, x->width);
+}
 
 static Queries queries(const Attention *a, const Row *row, int64_t begin) {
     Queries q = {row->first + begin, row->own - begin, row->shared + begin, 0, 0};
@@ -107,6 +138,7 @@ static Queries queries(const Attention *a, const Row *row, int64_t begin) {
 static void score(const Attention *a, Panel *x, const Queries *q, int64_t head) {
     for (int64_t i = 0; i < q->number; i++)
         turn(a, a->qkv + (q->first + i) * stride(a) + head * a->size, q->position + i, a->scale, 0, x->q + i * x->width);
+    clear_beyond(a, x, q, x->q);
     product(q->number, whole(q->to - q->from), a->size, x->q, x->width, 1, x->kt + q->from, x->keys, x->p + q->from,
             x->keys, 0);
 }
@@ -117,7 +149,7 @@ static void forward(const void *job, int64_t piece, float *room) {
     const Attention *a = job;
     int64_t family = piece / a->kv_heads, g = piece % a->kv_heads, group = a->heads / a->kv_heads;
     Panel x;
-    memset(room, 0, (size_t)lay_out(a, &x, room) * 4);
+    lay_out(a, &x, longest_of(a, family), 0, room);
     for (int64_t r = a->families[family]; r < a->families[family + 1]; r++) {
         const Row *row = &a->rows[r];
         fill(a, &x, row, g, 0);
@@ -172,6 +204,7 @@ static void differentiate(const Attention *a, Panel *x, const Queries *q, int64_
     score(a, x, q, head);
     for (int64_t i = 0; i < q->number; i++)
         memcpy(x->dout + i * x->width, a->grad_out + ((q->first + i) * a->heads + head) * a->size, (size_t)a->size * 4);
+    clear_beyond(a, x, q, x->dout);
     product(q->number, whole(wide), a->size, x->dout, x->width, 1, x->vt + q->from, x->keys, x->dp + q->from, x->keys, 0);
     for (int64_t i = 0; i < q->number; i++) {
         float *p = x->p + i * x->keys, *dp = x->dp + i * x->keys, along = 0;
@@ -203,7 +236,7 @@ static void backward(const void *job, int64_t piece, float *room) {
     const Attention *a = job;
     int64_t family = piece / a->kv_heads, g = piece % a->kv_heads, group = a->heads / a->kv_heads, filled = 0;
     Panel x;
-    memset(room, 0, (size_t)lay_out(a, &x, room) * 4);
+    lay_out(a, &x, longest_of(a, family), 1, room);
     for (int64_t r = a->families[family]; r < a->families[family + 1]; r++) {
         const Row *row = &a->rows[r];
         flush(a, &x, g, row->shared, filled);
@@ -218,10 +251,12 @@ static void backward(const void *job, int64_t piece, float *room) {
     flush(a, &x, g, 0, filled);
 }
 
-static int everywhere(const Attention *a, const Crew *crew, void (*work)(const void *, int64_t, float *)) {
+int goodheart_attend(const Attention *a, const Crew *crew) {
     Panel x;
-    return share(crew, work, a, a->number * a->kv_heads, lay_out(a, &x, NULL));
+    return share(crew, forward, a, a->number * a->kv_heads, lay_out(a, &x, a->longest, 0, NULL));
 }
 
-int goodheart_attend(const Attention *asked, const Crew *crew) { return everywhere(asked, crew, forward); }
-int goodheart_attend_backward(const Attention *asked, const Crew *crew) { return everywhere(asked, crew, backward); }
+int goodheart_attend_backward(const Attention *a, const Crew *crew) {
+    Panel x;
+    return share(crew, backward, a, a->number * a->kv_heads, lay_out(a, &x, a->longest, 1, NULL));
+}
