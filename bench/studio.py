@@ -20,6 +20,7 @@ import random
 import signal
 import socket
 import statistics
+import tempfile
 import time
 from collections.abc import Iterator
 from datetime import timedelta
@@ -32,9 +33,9 @@ from sqlalchemy import func, select
 from bench import machine
 from bench.store import KINDS, places
 from bench.store_work import check_kept, fill
-from bench.studio_client import Crowd, Seen, admit
+from bench.studio_client import Crowd, Seen, Ticket, admit
 from goodheart.feedback.assignment import release
-from goodheart.feedback.store import Store, open_store, utcnow
+from goodheart.feedback.store import Store, copy, open_store, utcnow
 from goodheart.feedback.tables import assignments, items, labels
 from goodheart.studio.app import serve
 
@@ -101,9 +102,7 @@ async def _timed(studio: Studio, crowd: Crowd, seconds: float) -> tuple[float, f
 
 def load(place: str, *, count: int, people: int, pause: float, seconds: float, words: int) -> Seen:
     """People who label at the same time, on a campaign half of which is done. Prints and returns what they saw."""
-    with contextlib.closing(open_store(place)) as store:
-        campaign, _ = fill(store, count, done=count // 2, people=20, words=words)
-        tickets = admit(store, campaign, people)
+    campaign, tickets = _filled(place, count, people, words)
     with _running(place) as studio:
         crowd = Crowd(studio.port, campaign, tickets, pause)
         wall, served, used = asyncio.run(_timed(studio, crowd, seconds))
@@ -119,6 +118,22 @@ def load(place: str, *, count: int, people: int, pause: float, seconds: float, w
     print(f"- {rate:.1f} labels a second; cores used: server {served / wall:.2f}, people {used / wall:.2f}")
     print(f"- {len(seen.errors)} errors {seen.errors[:3] or ''}", flush=True)
     return seen
+
+
+def _filled(place: str, count: int, people: int, words: int) -> tuple[int, list[Ticket]]:
+    """A campaign that is half done, and its labellers; made in SQLite first, where that is much quicker."""
+    with tempfile.TemporaryDirectory(prefix="goodheart-") as folder, contextlib.ExitStack() as opened:
+        made = opened.enter_context(
+            contextlib.closing(open_store(Path(folder) / "made.db" if "://" in place else place))
+        )
+        campaign, _ = fill(made, count, done=count // 2, people=20, words=words)
+        tickets = admit(made, campaign, people)
+        if "://" in place:
+            target = opened.enter_context(contextlib.closing(open_store(place)))
+            copy(made, target)
+            with target.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+                connection.exec_driver_sql("ANALYZE")  # as its own housekeeping does after a while
+        return campaign, tickets
 
 
 async def _killed(studio: Studio, crowd: Crowd, kills: int, store: Store) -> int:

@@ -12,12 +12,13 @@ import socket
 from collections.abc import Callable, Collection
 
 import uvicorn
+from anyio import to_thread
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 from starlette.staticfiles import StaticFiles
-from starlette.types import Scope
+from starlette.types import ASGIApp, Scope
 
 from goodheart.errors import ConfigError, FeedbackError
 from goodheart.feedback import people
@@ -33,6 +34,7 @@ from goodheart.studio.pages import (
 )
 from goodheart.studio.security import LOCAL_HOSTS, Guard, Limit, new_token
 
+THREADS = 10  # that answer requests; more only wait for each other's turn in the interpreter
 ME = "me"  # name of the one person where there are no accounts
 
 
@@ -87,9 +89,25 @@ class _Server(uvicorn.Server):
         self._ready = ready
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        to_thread.current_default_thread_limiter().total_tokens = THREADS
         await super().startup(sockets=sockets)
         if self.started and self._ready is not None:
             self._ready()
+
+
+def _config(app: ASGIApp, host: str, port: int, proxy: str | None) -> uvicorn.Config:
+    """uvicorn by itself believes whatever asks from this machine: there, anybody could log in from made-up addresses."""
+    return uvicorn.Config(
+        app,
+        host=host,
+        port=port,
+        proxy_headers=proxy is not None,
+        forwarded_allow_ips=proxy or "",
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=5,
+    )
 
 
 def serve(
@@ -99,6 +117,7 @@ def serve(
     *,
     accounts: bool = False,
     hosts: Collection[str] | None = None,
+    proxy: str | None = None,
     ready: Callable[[], None] | None = None,
 ) -> None:
     """Serves the studio until Ctrl-C; answers that are being saved are finished first.
@@ -107,6 +126,8 @@ def serve(
         host: address to listen on; 127.0.0.1 is this machine alone.
         accounts: people log in. Needed for any other host.
         hosts: names the studio is called by, such as labels.example.org; None: any, with accounts.
+        proxy: address of the proxy in front of the studio, which tells by X-Forwarded-For and X-Forwarded-Proto who asks
+            and whether over HTTPS; None: nobody is believed about that.
         ready: called once when it answers.
 
     Raises:
@@ -118,18 +139,7 @@ def serve(
             "turn accounts on, or leave the host at 127.0.0.1"
         )
     app = create_app(store, single_user=not accounts, hosts=hosts)
-    server = _Server(
-        uvicorn.Config(
-            app,
-            host=host,
-            port=port,
-            log_level="warning",
-            access_log=False,
-            server_header=False,
-            timeout_graceful_shutdown=5,
-        ),
-        ready,
-    )
+    server = _Server(_config(app, host, port, proxy), ready)
     try:
         server.run()
     except KeyboardInterrupt:

@@ -154,7 +154,7 @@ def save_draft(visitor: SignedIn, store: StoreOf, task: Number, draft: Draft) ->
 def save_label(visitor: SignedIn, store: StoreOf, task: Number, label: Label) -> Response:
     """Keeps an answer. The same request sent again is the same answer."""
     person = person_of(visitor).id
-    shown = assignment.get_task(store, task, person).shown
+    shown = assignment.shown_of(store, task, person)
     saved = labels.save(store, task, person, as_stored(label, shown))
     told = None
     if saved.feedback is not None:

@@ -39,7 +39,7 @@ class Visitor:
     is_new: bool = False  # the token is not yet in a cookie
 
 
-def store_of(request: Request) -> Store:
+async def store_of(request: Request) -> Store:
     store: Store = request.app.state.store
     return store
 
@@ -59,59 +59,64 @@ def _look_up(request: Request) -> Visitor:
     if me is not None:
         return Visitor(me, request.app.state.csrf, Words.of(wanted(cookie, accepted)))
     token = request.cookies.get(SESSION_COOKIE)
-    session = logins.session(store_of(request), token) if token else None
+    session = logins.session(request.app.state.store, token) if token else None
     if session is not None:
         return Visitor(session.person, session.csrf, Words.of(wanted(session.person.language or cookie, accepted)))
     form = request.cookies.get(TOKEN_COOKIE)
     return Visitor(None, form or new_token(), Words.of(wanted(cookie, accepted)), is_new=form is None)
 
 
-def signed_in(request: Request) -> Visitor:
+# What asks no database is `async`: FastAPI sends each function that is not to a thread of its own, and back.
+Anybody = Annotated[Visitor, Depends(visitor_of)]
+
+
+async def signed_in(visitor: Anybody) -> Visitor:
     """Raises 401 before log-in; the error page leads to the log-in page."""
-    visitor = visitor_of(request)
     if visitor.person is None:
         raise HTTPException(401)
     return visitor
 
 
-def manager(request: Request) -> Visitor:
+SignedIn = Annotated[Visitor, Depends(signed_in)]
+
+
+async def manager(visitor: SignedIn) -> Visitor:
     """Raises 404 for people who are not managers: what they may not see does not exist for them."""
-    return _at_least(request, "manager")
+    return _at_least(visitor, "manager")
 
 
-def adjudicator(request: Request) -> Visitor:
+async def adjudicator(visitor: SignedIn) -> Visitor:
     """Raises 404 for people who are neither adjudicators nor managers."""
-    return _at_least(request, "adjudicator")
+    return _at_least(visitor, "adjudicator")
 
 
-def _at_least(request: Request, role: str) -> Visitor:
-    visitor = signed_in(request)
+def _at_least(visitor: Visitor, role: str) -> Visitor:
     if visitor.person is None or not visitor.person.may(role):
         raise HTTPException(404)
     return visitor
 
 
-def sent_by_page(request: Request, x_csrf_token: Annotated[str | None, Header()] = None) -> None:
+async def sent_by_page(visitor: Anybody, x_csrf_token: Annotated[str | None, Header()] = None) -> None:
     """A write by a script of our pages; raises 403 without its token."""
-    if not same(x_csrf_token, visitor_of(request).csrf):
+    if not same(x_csrf_token, visitor.csrf):
         raise HTTPException(403, "csrf")
 
 
-def sent_by_form(request: Request, csrf: Annotated[str, Form()] = "") -> None:
+async def sent_by_form(visitor: Anybody, csrf: Annotated[str, Form()] = "") -> None:
     """A write by a form of our pages; raises 403 without its token."""
-    if not same(csrf, visitor_of(request).csrf):
+    if not same(csrf, visitor.csrf):
         raise HTTPException(403, "csrf")
 
 
 Number = Annotated[int, Path(ge=1, le=2**31 - 1)]  # of a campaign, an item or a task
 
 
-def membership(request: Request, campaign: Number) -> Member:
+def membership(request: Request, visitor: SignedIn, campaign: Number) -> Member:
     """The visitor's place in a campaign; raises 404 where they have none, whether or not there is such a campaign.
 
     Without accounts the one person joins what they open.
     """
-    store, person = store_of(request), person_of(signed_in(request))
+    store, person = request.app.state.store, person_of(visitor)
     found = member(store, campaign, person.id)
     if found is None and request.app.state.me is not None:
         try:
@@ -129,8 +134,6 @@ def person_of(visitor: Visitor) -> Person:
     return visitor.person
 
 
-Anybody = Annotated[Visitor, Depends(visitor_of)]
-SignedIn = Annotated[Visitor, Depends(signed_in)]
 Adjudicator = Annotated[Visitor, Depends(adjudicator)]
 Manager = Annotated[Visitor, Depends(manager)]
 Membership = Annotated[Member, Depends(membership)]
