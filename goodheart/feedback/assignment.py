@@ -24,10 +24,12 @@ from goodheart.errors import ConflictError, FeedbackError, MissingError
 from goodheart.feedback.campaigns import Campaign, CampaignSettings, keep_quotas, load
 from goodheart.feedback.guidelines import current_id
 from goodheart.feedback.items import unpack_answer, unpack_prompt
+from goodheart.feedback.known import answers_to_known
 from goodheart.feedback.store import Store, insert_row, is_id, utcnow
 from goodheart.feedback.tables import WAITING, Moment, assignments, items, members
 
 _LOOK_BACK = 20  # every so many tasks a member's cursor is forgotten, so that items that came free behind it are found
+_END = 2**62  # a place after all others
 _RELEASED = 200  # locks that are ended at a time
 DRAFT_BYTES = 200_000
 
@@ -155,8 +157,7 @@ def _new_task(connection: Connection, campaign: Campaign, member: Row[Any], now:
     if state == "failed":
         given = Idle("failed")
     elif state in ROUNDS:
-        item = _of_round(connection, campaign.id, member.person_id, ROUNDS[state])
-        given = Idle("not_ready") if item is None else _give(connection, campaign, item, member.person_id, now)
+        given = _round(connection, campaign, member.person_id, ROUNDS[state], now)
     else:
         given = _work(connection, campaign, member, changes, now)
     here = (members.c.campaign_id == campaign.id) & (members.c.person_id == member.person_id)
@@ -183,24 +184,13 @@ def advanced(connection: Connection, campaign: Campaign, person: int, state: str
             state = after
             continue
         phase = (items.c.campaign_id == campaign.id) & (items.c.phase == ROUNDS[now])
-        seen, right = known_answers(connection, campaign.id, person, ROUNDS[now])
-        if seen < wanted:
+        right = answers_to_known(connection, campaign.id, person, ROUNDS[now])
+        if len(right) < wanted:
             enough = connection.execute(select(func.count()).select_from(items).where(phase)).scalar_one() >= wanted
             return state if enough else None
-        passed = now == "training" or right >= settings.qualification_pass * seen - 1e-9
+        passed = now == "training" or sum(right) >= settings.qualification_pass * len(right) - 1e-9
         state = after if passed else "failed"
     return state
-
-
-def known_answers(connection: Connection, campaign: int, person: int, phase: str) -> tuple[int, int]:
-    """How many items of a round somebody answered, and how many of them right."""
-    from goodheart.feedback.gold import is_right
-    from goodheart.feedback.tables import labels
-
-    mine = (labels.c.campaign_id == campaign) & (labels.c.person_id == person) & labels.c.live
-    query = select(labels.c.ranks, items.c.gold).join(items, items.c.id == labels.c.item_id)
-    rows = connection.execute(query.where(mine, items.c.phase == phase)).all()
-    return len(rows), sum(is_right(row.gold["ranks"], row.ranks) for row in rows)
 
 
 def _unseen(person: int) -> Any:
@@ -209,16 +199,22 @@ def _unseen(person: int) -> Any:
     return ~had.exists()
 
 
-def _of_round(connection: Connection, campaign: int, person: int, phase: str) -> Row[Any] | None:
-    open_ones = (items.c.campaign_id == campaign) & (items.c.phase == phase) & (items.c.state == "open")
-    return connection.execute(select(items).where(open_ones, _unseen(person)).order_by(items.c.place).limit(1)).first()
+def _round(connection: Connection, campaign: Campaign, person: int, phase: str, now: datetime) -> Task | Idle:
+    """An item of training or qualification."""
+    back = _come_back(connection, campaign, person, (phase,), now)
+    if back is not None:
+        return back
+    open_ones = (items.c.campaign_id == campaign.id) & (items.c.phase == phase) & (items.c.state == "open")
+    unseen = select(items).where(open_ones, _unseen(person)).order_by(items.c.place).limit(1)
+    item = connection.execute(unseen).first()
+    return Idle("not_ready") if item is None else _give(connection, campaign, item, person, now)
 
 
 def _work(
     connection: Connection, campaign: Campaign, member: Row[Any], changes: dict[str, Any], now: datetime
 ) -> Task | Idle:
     """An item of work, or of gold in its place; `changes` of the member's row are added to."""
-    back = _come_back(connection, campaign, member.person_id, now)
+    back = _come_back(connection, campaign, member.person_id, ("work", "gold"), now)
     if back is not None:
         return back
     cursor = None if member.turns % _LOOK_BACK == 0 else member.cursor
@@ -226,6 +222,7 @@ def _work(
     if item is None and cursor is not None:
         item = _waiting(connection, campaign.id, member.person_id, None)
     if item is None:
+        changes["cursor"] = _END  # asked again, only what may have come free is looked for
         left = select(items.c.id).where(items.c.campaign_id == campaign.id, text("phase = 'work' AND state = 'open'"))
         return Idle("nothing_left" if connection.execute(left.limit(1)).first() else "finished")
     chance = random.Random(f"gold {campaign.settings.seed} {campaign.id} {member.person_id} {member.turns}")
@@ -238,7 +235,7 @@ def _work(
 
 
 def _waiting(connection: Connection, campaign: int, person: int, cursor: int | None) -> Row[Any] | None:
-    where = {"campaign": campaign, "person": person, "cursor": -(2**62) if cursor is None else cursor}
+    where = {"campaign": campaign, "person": person, "cursor": -_END if cursor is None else cursor}
     found = connection.execute(_NEXT[connection.dialect.name], where).scalar()
     return None if found is None else connection.execute(select(items).where(items.c.id == found)).one()
 
@@ -250,17 +247,22 @@ def _gold(connection: Connection, campaign: int, person: int, chance: random.Ran
     return connection.execute(select(items).where(items.c.id == chance.choice(ids))).first() if ids else None
 
 
-def _come_back(connection: Connection, campaign: Campaign, person: int, now: datetime) -> Task | None:
-    """What a person left open until its lock ran out, if it is still wanted."""
+def _come_back(
+    connection: Connection, campaign: Campaign, person: int, phases: Sequence[str], now: datetime
+) -> Task | None:
+    """What a person left open until its lock ran out, if it is an item of these phases and still wanted."""
     mine = (assignments.c.campaign_id == campaign.id) & (assignments.c.person_id == person)
-    left = select(assignments).where(mine, assignments.c.state == "expired").order_by(assignments.c.id)
-    for row in connection.execute(left).all():
-        item = connection.execute(select(items).where(items.c.id == row.item_id).with_for_update()).one()
-        if item.state == "open" and (item.phase != "work" or item.done + item.held < item.wanted):
-            hold(connection, campaign.settings, row.id, item.id, now)
-            renewed = connection.execute(select(assignments).where(assignments.c.id == row.id)).one()
-            return task_of(connection, campaign, item, renewed, renewed.expires_at)
-    return None
+    wanted = (items.c.phase != "work") | (items.c.done + items.c.held < items.c.wanted)
+    left = select(assignments.c.id.label("assignment"), items).join(items, items.c.id == assignments.c.item_id)
+    left = left.where(
+        mine, assignments.c.state == "expired", items.c.phase.in_(phases), items.c.state == "open", wanted
+    )
+    item = connection.execute(left.order_by(assignments.c.id).limit(1).with_for_update(of=items)).first()
+    if item is None:
+        return None
+    hold(connection, campaign.settings, item.assignment, item.id, now)
+    renewed = connection.execute(select(assignments).where(assignments.c.id == item.assignment)).one()
+    return task_of(connection, campaign, item, renewed, renewed.expires_at)
 
 
 def hold(connection: Connection, settings: CampaignSettings, assignment: int, item: int, now: datetime) -> None:
@@ -297,9 +299,6 @@ def shown_order(seed: int, campaign: int, item: int, person: int, count: int, tu
 
 def task_of(connection: Connection, campaign: Campaign, item: Any, own: Any, expires: datetime) -> Task:
     """An assignment with what belongs to it."""
-    answers = tuple(unpack_answer(each) for each in item.answers)
-    if campaign.settings.blind:
-        answers = tuple(Answer(each.text, each.messages) for each in answers)
     return Task(
         id=own.id,
         campaign=campaign.id,
@@ -307,13 +306,19 @@ def task_of(connection: Connection, campaign: Campaign, item: Any, own: Any, exp
         person=own.person_id,
         phase="work" if item.phase == "gold" else item.phase,
         prompt=unpack_prompt(item.prompt),
-        answers=answers,
+        answers=answers_of(campaign, item),
         shown=tuple(own.shown),
         draft=own.draft,
         guideline=current_id(connection, campaign.id),
         given_at=own.given_at,
         expires_at=expires,
     )
+
+
+def answers_of(campaign: Campaign, item: Any) -> tuple[Answer, ...]:
+    """The answers of an item as labellers may see them."""
+    answers = tuple(unpack_answer(each) for each in item.answers)
+    return tuple(Answer(each.text, each.messages) for each in answers) if campaign.settings.blind else answers
 
 
 def get_task(store: Store, task: int, person: int) -> Task:
@@ -352,10 +357,38 @@ def find_own(connection: Connection, task: int, person: int, *, lock: bool = Fal
     return own
 
 
+def check_may(connection: Connection, campaign: Campaign, own: Row[Any]) -> None:
+    """Makes sure that a person may still work at their task: where they or the campaign are paused, or it is closed,
+    what they have open may be finished, and nothing else.
+
+    Raises:
+        MissingError: they were removed, or failed the qualification round.
+        ConflictError: paused or closed, and the task is not open.
+    """
+    here = (members.c.campaign_id == campaign.id) & (members.c.person_id == own.person_id)
+    state = connection.execute(select(members.c.state).where(here)).scalar()
+    if state in (None, "removed", "failed"):
+        raise MissingError("you are no labeller of this campaign any more")
+    if own.state == "given":
+        return
+    if campaign.state != "open":
+        raise ConflictError(f"the campaign is {campaign.state}: only a task that is open can be finished")
+    if state == "paused":
+        raise ConflictError("you are paused: only a task that is open can be finished")
+
+
+def _goes_on(connection: Connection, campaign: Campaign, own: Row[Any]) -> bool:
+    """Whether neither the person nor the campaign is paused or closed."""
+    here = (members.c.campaign_id == campaign.id) & (members.c.person_id == own.person_id)
+    return campaign.state == "open" and connection.execute(select(members.c.state).where(here)).scalar() != "paused"
+
+
 def save_draft(
     store: Store, task: int, person: int, draft: Mapping[str, Any] | None, *, now: datetime | None = None
 ) -> datetime:
     """Keeps what is not yet finished, and renews the lock; returns when the lock now ends.
+
+    Where the person or the campaign is paused, or it is closed, the draft is kept and the lock is not renewed.
 
     Raises:
         MissingError: no such task of theirs.
@@ -365,10 +398,12 @@ def save_draft(
     with store.begin() as connection:
         own = find_own(connection, task, person, lock=True)
         campaign = load(connection, own.campaign_id)
+        check_may(connection, campaign, own)
         take_back(connection, campaign, own, now)
         if len(json.dumps(draft, default=str)) > DRAFT_BYTES:
             raise FeedbackError(f"a draft has at most {DRAFT_BYTES} characters as JSON")
-        expires = now + timedelta(minutes=campaign.settings.lock_minutes)
+        renewed = now + timedelta(minutes=campaign.settings.lock_minutes)
+        expires = renewed if _goes_on(connection, campaign, own) else own.expires_at
         kept = None if draft is None else dict(draft)
         connection.execute(update(assignments).where(assignments.c.id == task).values(draft=kept, expires_at=expires))
     return expires
@@ -406,6 +441,7 @@ def skip(store: Store, task: int, person: int, reason: str, *, now: datetime | N
         if own.state == "done":
             raise ConflictError("this task is labelled already; undo takes the label back")
         campaign = load(connection, own.campaign_id)
+        check_may(connection, campaign, own)
         item = connection.execute(select(items).where(items.c.id == own.item_id).with_for_update()).one()
         if item.phase in ("training", "qualification"):
             raise FeedbackError("items of training and qualification cannot be skipped")

@@ -13,10 +13,11 @@ from sqlalchemy import Connection, Row, func, insert, select, update
 
 from goodheart.errors import ConflictError, FeedbackError, MissingError
 from goodheart.feedback import audit
-from goodheart.feedback.assignment import ROUNDS, Task, advanced, find_own, hold, known_answers, take_back, task_of
+from goodheart.feedback.assignment import ROUNDS, Task, advanced, check_may, find_own, hold, take_back, task_of
 from goodheart.feedback.campaigns import Campaign, CampaignSettings, load
 from goodheart.feedback.gold import agreement, is_right, must_pause
 from goodheart.feedback.guidelines import current_id
+from goodheart.feedback.known import answers_to_known
 from goodheart.feedback.people import person_of
 from goodheart.feedback.store import Store, insert_row, is_id, utcnow
 from goodheart.feedback.tables import SOURCES, assignments, items, labels, members, people
@@ -90,8 +91,9 @@ def save(
     """Keeps a label. Saved again with the same `request` it is the same label; with another, the label is changed.
 
     Raises:
-        MissingError: no such task of theirs.
-        ConflictError: the lock ran out and others took the item, or an adjudicator has decided.
+        MissingError: no such task of theirs, or they are no labeller here any more.
+        ConflictError: the lock ran out and others took the item, an adjudicator has decided, or they or the campaign
+            are paused (or it is closed) and the task is not open.
         FeedbackError: the label does not fit the item.
     """
     now = now or utcnow()
@@ -102,6 +104,7 @@ def save(
         before = connection.execute(select(labels.c.id, labels.c.assignment_id).where(sent)).first()
         if before is not None:
             return _same(connection, campaign, own, before)
+        check_may(connection, campaign, own)
         if own.state == "skipped":
             raise ConflictError("this task was skipped already")
         if own.state == "expired":
@@ -224,26 +227,28 @@ def _count(connection: Connection, settings: CampaignSettings, item: Row[Any], *
     """Counts a label and decides whether its item has enough of them."""
     done, held, wanted, state = item.done + first, item.held - first, item.wanted, item.state
     if item.phase == "work" and state in ("open", "done", "disputed"):
-        state, wanted = _standing(connection, settings, item.id, done, held, wanted)
+        state, wanted = standing(connection, settings, item, done, held)
     changes = {"done": done, "held": held, "wanted": wanted, "state": state}
     connection.execute(update(items).where(items.c.id == item.id).values(**changes))
 
 
-def _standing(
-    connection: Connection, settings: CampaignSettings, item: int, done: int, held: int, wanted: int
+def standing(
+    connection: Connection, settings: CampaignSettings, item: Row[Any], done: int, held: int
 ) -> tuple[str, int]:
-    """State of an item with `done` labels, and how many it now wants."""
+    """State of an item of work with `done` labels, `held` by more people, and how many labels it now wants."""
+    wanted = max(item.wanted, done + held)
+    unfinished = "disputed" if item.skips >= settings.max_skips else "open"
     if settings.until_agreement is None:
-        return ("done" if done >= wanted else "open"), wanted
+        return ("done" if done >= wanted else unfinished), wanted
     if done < settings.overlap:
-        return "open", wanted
-    live = select(labels.c.ranks).where(labels.c.item_id == item, labels.c.live, labels.c.kind == "label")
+        return unfinished, wanted
+    live = select(labels.c.ranks).where(labels.c.item_id == item.id, labels.c.live, labels.c.kind == "label")
     ranks_LK = list(connection.execute(live).scalars())
     if agreement(ranks_LK) >= settings.until_agreement - 1e-9:
         return "done", wanted
     if done < wanted:
-        return "open", wanted
-    return ("open", wanted + 1) if wanted < settings.most_labels else ("disputed", wanted)
+        return unfinished, wanted
+    return (unfinished, wanted + 1) if wanted < settings.most_labels else ("disputed", wanted)
 
 
 def _feedback(item: Row[Any], answered: Answered) -> Feedback | None:
@@ -260,33 +265,26 @@ def _member_state(connection: Connection, campaign: int, person: int) -> str:
 
 def _after(connection: Connection, campaign: Campaign, item: Row[Any], person: int) -> str:
     """What an answer to a known item means for the member; returns their state."""
-    state = _member_state(connection, campaign.id, person)
-    if item.phase == "work":
-        return state
     here = (members.c.campaign_id == campaign.id) & (members.c.person_id == person)
+    state, gold_from = connection.execute(select(members.c.state, members.c.gold_from).where(here)).one()
+    if item.phase == "work":
+        return str(state)
+    settings = campaign.settings
     changes: dict[str, Any] = {}
     if item.phase == "gold":
-        seen, right, window_seen, window_right = _gold_counts(connection, campaign, person)
-        changes = {"gold_seen": seen, "gold_right": right}
-        if state == "working" and must_pause(window_right, window_seen, campaign.settings.gold_pause_below):
-            reason = f"{window_right} of the newest {window_seen} gold items right"
-            changes |= {"state": "paused", "reason": reason}
+        right = answers_to_known(connection, campaign.id, person, "gold")
+        window = answers_to_known(connection, campaign.id, person, "gold", after=gold_from or 0)[: settings.gold_window]
+        changes = {"gold_seen": len(right), "gold_right": sum(right)}
+        if state == "working" and must_pause(sum(window), len(window), settings.gold_pause_below):
+            reason = f"{sum(window)} of the newest {len(window)} gold items right"
+            changes |= {"state": "paused", "reason": reason, "resumes": state}
             what = {"campaign": campaign.id, "person": person, "state": "paused", "reason": reason}
             audit.note(connection, None, "gold pause", what)
     elif state in ROUNDS:
         changes = {"state": advanced(connection, campaign, person, state) or state}
-    connection.execute(update(members).where(here).values(**changes))
+    if changes:
+        connection.execute(update(members).where(here).values(**changes))
     return str(changes.get("state", state))
-
-
-def _gold_counts(connection: Connection, campaign: Campaign, person: int) -> tuple[int, int, int, int]:
-    """Gold items answered, right ones, and both of the window only."""
-    mine = (labels.c.campaign_id == campaign.id) & (labels.c.person_id == person) & labels.c.live & labels.c.gold
-    query = select(labels.c.ranks, items.c.gold).join(items, items.c.id == labels.c.item_id)
-    rows = connection.execute(query.where(mine, items.c.phase == "gold").order_by(labels.c.id.desc())).all()
-    right = [is_right(row.gold["ranks"], row.ranks) for row in rows]
-    window = right[: campaign.settings.gold_window]
-    return len(right), sum(right), len(window), sum(window)
 
 
 def undo(store: Store, campaign: int, person: int, *, now: datetime | None = None) -> Task:
@@ -294,6 +292,7 @@ def undo(store: Store, campaign: int, person: int, *, now: datetime | None = Non
 
     Raises:
         FeedbackError: there is nothing to undo, or it can be undone no more.
+        MissingError: they are no labeller here any more.
     """
     now = now or utcnow()
     with store.begin() as connection:
@@ -304,13 +303,15 @@ def undo(store: Store, campaign: int, person: int, *, now: datetime | None = Non
             raise FeedbackError("there is nothing to undo")
         own = find_own(connection, label.assignment_id, person, lock=True)
         found = load(connection, campaign)
+        check_may(connection, found, own)
         item = connection.execute(select(items).where(items.c.id == label.item_id).with_for_update()).one()
         _check_undo(own, item)
         _withdraw(connection, label, now)
         draft = {"ranks": label.ranks, "strength": label.strength, "flags": label.flags, "ratings": label.ratings}
         draft |= {"comment": label.comment, "seconds": label.seconds}
         connection.execute(update(assignments).where(assignments.c.id == own.id).values(draft=draft))
-        state = "open" if item.state in ("done", "disputed") else item.state
+        unfinished = "disputed" if item.skips >= found.settings.max_skips else "open"
+        state = unfinished if item.state in ("done", "disputed") else item.state
         connection.execute(update(items).where(items.c.id == item.id).values(done=item.done - 1, state=state))
         hold(connection, found.settings, own.id, item.id, now)
         _after(connection, found, item, person)
@@ -440,6 +441,7 @@ def counted(store: Store, campaign: int, person: int) -> dict[str, int]:
 
 
 def known_right(store: Store, campaign: int, person: int, phase: str) -> tuple[int, int]:
-    """How many items of a round (training, qualification, gold) somebody answered, and how many of them right."""
+    """How many items of a round (training, qualification, gold) somebody answered, and how many right at first."""
     with store.read() as connection:
-        return known_answers(connection, campaign, person, phase)
+        right = answers_to_known(connection, campaign, person, phase)
+    return len(right), sum(right)

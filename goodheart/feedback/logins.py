@@ -153,7 +153,7 @@ def log_in(store: Store, name: str, password: str, *, address: str = "", now: da
             (`passwords.Busy`).
     """
     now = now or utcnow()
-    keys = {hash_token(f"name {name.strip().casefold()}"): MOST_BY_NAME, hash_token(f"from {address}"): MOST_BY_ADDRESS}
+    keys = {hash_token(f"name {_counted_as(name)}"): MOST_BY_NAME, hash_token(f"from {address}"): MOST_BY_ADDRESS}
     with turn():
         _check_attempts(store, keys, now)  # within: those who wait see the failures of those before them
         row = None
@@ -167,6 +167,14 @@ def log_in(store: Store, name: str, password: str, *, address: str = "", now: da
                 connection.execute(insert(attempts), [{"key": key, "at": now} for key in keys])
             raise FeedbackError("name or password is wrong")
     return open_session(store, person.id, now=now)
+
+
+def _counted_as(name: str) -> str:
+    """Under which name failures are counted: one for all ways of writing a name that find the same person."""
+    try:
+        return checked_name(name).casefold()
+    except FeedbackError:
+        return name.strip().casefold()  # nobody has such a name
 
 
 def _check_attempts(store: Store, keys: dict[str, int], now: datetime) -> None:

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, Row, delete, insert, select, update
+from sqlalchemy import Connection, Row, delete, func, select, update
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import IntegrityError
 
 from goodheart.errors import ConflictError, FeedbackError, MissingError
@@ -25,7 +26,6 @@ from goodheart.feedback.tables import (
     assignments,
     campaigns,
     invites,
-    items,
     labels,
     members,
     people,
@@ -221,10 +221,10 @@ def enable(store: Store, person: int, *, by: int | None = None) -> None:
 
 
 def _keep_a_manager(connection: Connection, person: int) -> None:
-    others = select(people.c.id).where(
-        people.c.role == "manager", people.c.disabled_at.is_(None), people.c.id != person
-    )
-    if connection.execute(others.limit(1)).first() is None:
+    # Locked in one order: of two managers who demote each other at once the second sees what the first did.
+    managers = select(people.c.id).where(people.c.role == "manager", people.c.disabled_at.is_(None))
+    found = connection.execute(managers.order_by(people.c.id).with_for_update(key_share=True)).scalars()
+    if not set(found) - {person}:
         raise FeedbackError("they are the only manager; make somebody else a manager first")
 
 
@@ -240,12 +240,10 @@ def join_in(connection: Connection, campaign: int, person: int, now: datetime | 
     if connection.execute(select(campaigns.c.id).where(campaigns.c.id == campaign)).first() is None:
         raise MissingError(f"there is no campaign number {campaign}")
     person_of(connection, person)
-    here = (members.c.campaign_id == campaign) & (members.c.person_id == person)
-    if connection.execute(select(members.c.state).where(here)).first() is not None:
-        return False
     values = {"campaign_id": campaign, "person_id": person, "since": now or utcnow(), "state": "training"}
-    connection.execute(insert(members).values(**values, gold_seen=0, gold_right=0, turns=0))
-    return True
+    add = (sqlite if connection.dialect.name == "sqlite" else postgresql).insert(members)
+    new = add.values(**values, gold_seen=0, gold_right=0, turns=0).on_conflict_do_nothing()
+    return connection.execute(new.returning(members.c.person_id)).first() is not None
 
 
 def member(store: Store, campaign: int, person: int) -> Member | None:
@@ -278,6 +276,9 @@ def set_member(
 ) -> None:
     """Pauses a member, lets them go on, or removes them; what they hold is free for others when its lock ends.
 
+    "working" lets a paused member go on where they were, be it in training or qualification. Their gold answers up to
+    then pause them no more.
+
     Raises:
         FeedbackError: no such state.
         MissingError: they are not in the campaign.
@@ -286,8 +287,17 @@ def set_member(
         raise FeedbackError(f"there is no state {state!r} of a member; use {', '.join(MEMBER_STATES)}")
     here = (members.c.campaign_id == campaign) & (members.c.person_id == person)
     with store.begin() as connection:
-        if not connection.execute(update(members).where(here).values(state=state, reason=reason)).rowcount:
+        before = connection.execute(select(members).where(here).with_for_update()).first()
+        if before is None:
             raise MissingError(f"person {person} is not in campaign {campaign}; let them join first")
+        changes: dict[str, Any] = {"reason": reason, "resumes": None}
+        if state == "paused":
+            changes["resumes"] = before.resumes if before.state == "paused" else before.state
+        elif state == "working":
+            state = (before.resumes or state) if before.state == "paused" else state
+            theirs = (labels.c.campaign_id == campaign) & (labels.c.person_id == person)
+            changes["gold_from"] = connection.execute(select(func.max(labels.c.id)).where(theirs)).scalar()
+        connection.execute(update(members).where(here).values(state=state, **changes))
         what = {"campaign": campaign, "person": person, "state": state, "reason": reason}
         audit.note(connection, by, "set member", what)
 
@@ -312,38 +322,28 @@ def erase(store: Store, person: int, *, by: int | None = None, now: datetime | N
         mine = assignments.c.person_id == person
         connection.execute(update(assignments).where(mine).values(draft=None, reason=None))
         # The one change of past labels: what a person has the right to have erased goes before an unbroken history.
-        connection.execute(update(labels).where(labels.c.person_id == person).values(comment=None, notes=None))
+        connection.execute(update(labels).where(labels.c.person_id == person).values(comment=None))
+        _erase_from_notes(connection, person)
         connection.execute(update(members).where(members.c.person_id == person).values(reason=None))
         _erase_from_log(connection, person, old)
         audit.note(connection, by, "erase", {"person": person}, now)
 
 
 def _erase_from_log(connection: Connection, person: int, old: str) -> None:
-    for row in connection.execute(select(audit_log.c.id, audit_log.c.what)).all():
-        if old in row.what.values():
-            cleaned = {key: (f"erased-{person}" if value == old else value) for key, value in row.what.items()}
-            connection.execute(update(audit_log).where(audit_log.c.id == row.id).values(what=cleaned))
+    for row in connection.execute(select(audit_log.c.id, audit_log.c.action, audit_log.c.what)).all():
+        what = dict(row.what)
+        if what.get("person") == person:
+            what.pop("reason", None)  # somebody's words about them
+        if row.action in ("add person", "invite") and what.get("name") == old:
+            what["name"] = f"erased-{person}"
+        if what != row.what:
+            connection.execute(update(audit_log).where(audit_log.c.id == row.id).values(what=what))
 
 
-def export_person(store: Store, person: int) -> dict[str, Any]:
-    """Everything that is kept about a person, as plain values for a JSON file; hashes and tokens left out."""
-    with store.read() as connection:
-        found = connection.execute(select(people).where(people.c.id == person)).mappings().first()
-        if found is None:
-            raise MissingError(f"there is no person number {person}")
-        data: dict[str, Any] = {"person": _plain(found, "password")}
-        for table in (members, assignments, labels, sessions):
-            rows = connection.execute(select(table).where(table.c.person_id == person)).mappings()
-            data[table.name] = [_plain(row, "token_hash", "csrf") for row in rows]
-        asked = select(items.c.id, items.c.prompt, items.c.answers).where(
-            items.c.id.in_(select(labels.c.item_id).where(labels.c.person_id == person))
-        )
-        data["items"] = [_plain(row) for row in connection.execute(asked).mappings()]
-        rows = connection.execute(select(audit_log).where(audit_log.c.person_id == person)).mappings()
-        data["audit"] = [_plain(row) for row in rows]
-    return data
-
-
-def _plain(row: Mapping[Any, Any], *without: str) -> dict[str, Any]:
-    kept = {str(key): value for key, value in row.items() if key not in without}
-    return {key: value.isoformat() if isinstance(value, datetime) else value for key, value in kept.items()}
+def _erase_from_notes(connection: Connection, person: int) -> None:
+    """Of imported labels: what was told of the rater goes; weight, margin and the like are about the label."""
+    noted = select(labels.c.id, labels.c.notes).where(labels.c.person_id == person, labels.c.notes.is_not(None))
+    for row in connection.execute(noted).all():
+        kept = {name: value for name, value in row.notes.items() if name != "rater_attributes"}
+        if kept != row.notes:
+            connection.execute(update(labels).where(labels.c.id == row.id).values(notes=kept or None))

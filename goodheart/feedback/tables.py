@@ -269,6 +269,8 @@ members = Table(
     Column("gold_right", Integer, nullable=False),
     Column("turns", Integer, nullable=False),  # tasks given so far: where the next gold item comes is drawn from it
     Column("cursor", BigInteger),  # nothing before this place is left for them, as far as is known
+    Column("resumes", String(20)),  # of who is paused: the state they go on in
+    Column("gold_from", Integer),  # id of the newest label when they last went on: gold before it pauses them no more
     Column("since", Moment, nullable=False),
     _one_of("state", MEMBER_STATES),
 )

@@ -10,7 +10,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import RedirectResponse, Response
 
 from goodheart.errors import ConflictError, FeedbackError, MissingError
-from goodheart.feedback import campaigns, logins, people
+from goodheart.feedback import campaigns, logins, people, personal_data
 from goodheart.feedback.passwords import LEAST, Busy
 from goodheart.studio.pages import page, set_cookie
 from goodheart.studio.visitors import (
@@ -204,6 +204,8 @@ def choose_language(request: Request, language: Text = "", next: Text = "/login"
 @router.get("/settings/data")
 def my_data(visitor: SignedIn, store: StoreOf) -> Response:
     """Everything that is kept about the visitor, as a file."""
-    data = json.dumps(people.export_person(store, person_of(visitor).id), ensure_ascii=True, indent=1, default=str)
+    data = json.dumps(
+        personal_data.export_person(store, person_of(visitor).id), ensure_ascii=True, indent=1, default=str
+    )
     name = {"Content-Disposition": 'attachment; filename="my-data.json"'}
     return Response(data, media_type="application/json", headers=name)

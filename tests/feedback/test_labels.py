@@ -10,7 +10,7 @@ from sqlalchemy.exc import IntegrityError
 
 from goodheart.errors import ConflictError, FeedbackError, MissingError
 from goodheart.feedback import gold, people
-from goodheart.feedback.assignment import Idle, next_task
+from goodheart.feedback.assignment import Idle, next_task, skip
 from goodheart.feedback.disputes import count_disputed, disagreeing, disputed, look_at
 from goodheart.feedback.labels import Answered, adjudicate, counted, history, live_labels, save, undo
 from goodheart.feedback.store import Store
@@ -149,14 +149,41 @@ def test_gold_can_be_undone_like_work(store: Store) -> None:
     while not people_gold(store, made.id, person):
         save(store, task(store, made.id, person).id, person, Answered([0, 1]))
     assert people_gold(store, made.id, person) == 1
-    undo(store, made.id, person)
-    assert people_gold(store, made.id, person) == 0
+    again = undo(store, made.id, person)
+    save(store, again.id, person, Answered([1, 0]))
+    found = people.member(store, made.id, person)
+    assert found is not None
+    # What was said first counts: who could try what is right would find out which items are gold.
+    assert (found.gold_seen, found.gold_right) == (1, 1)
 
 
 def people_gold(store: Store, campaign_id: int, person: int) -> int:
     member = people.member(store, campaign_id, person)
     assert member is not None
     return member.gold_seen
+
+
+def test_of_changed_answers_to_gold_the_first_counts(store: Store) -> None:
+    made, (person,) = campaign(store, 20, gold=20, gold_share=0.5, seed=1)
+    while not people_gold(store, made.id, person):
+        last = task(store, made.id, person)
+        save(store, last.id, person, Answered([1, 0]))
+    save(store, last.id, person, Answered([0, 1]))
+    found = people.member(store, made.id, person)
+    assert found is not None
+    assert (found.gold_seen, found.gold_right) == (1, 0)
+
+
+def test_an_item_that_was_skipped_too_often_stays_disputed(store: Store) -> None:
+    made, (one, two, three) = campaign(store, 1, people=3, overlap=3, max_skips=1)
+    held, other = task(store, made.id, one), task(store, made.id, two)
+    skip(store, task(store, made.id, three).id, three, "broken")
+    save(store, held.id, one, Answered([0, 1]))
+    assert item_row(store, held.item).state == "disputed"
+    undo(store, made.id, one)
+    assert item_row(store, held.item).state == "disputed"
+    save(store, other.id, two, Answered([0, 1]))
+    assert count_disputed(store, made.id) == 1
 
 
 def test_adjudication_has_the_last_word(store: Store) -> None:

@@ -3,16 +3,26 @@
 from __future__ import annotations
 
 import json
+import threading
+from collections.abc import Callable
+from dataclasses import replace
 from datetime import timedelta
+from typing import Any
 
 import pytest
+from sqlalchemy import update
 
+from goodheart.data.records import Answer, Judgement, Prompt
 from goodheart.errors import ConflictError, FeedbackError, MissingError
-from goodheart.feedback import audit, guidelines, logins, passwords, people
+from goodheart.feedback import audit, guidelines, logins, passwords, people, personal_data
 from goodheart.feedback.assignment import save_draft, skip
+from goodheart.feedback.campaigns import CampaignSettings, create
+from goodheart.feedback.exporting import judgements
+from goodheart.feedback.importing import import_judgements
 from goodheart.feedback.labels import Answered, history, save
 from goodheart.feedback.store import Store, utcnow
-from tests.feedback.making import campaign, task
+from goodheart.feedback.tables import people as people_table
+from tests.feedback.making import campaign, pairs, task
 
 PASSWORD = "correct horse battery"
 
@@ -175,7 +185,7 @@ def test_an_erased_person_leaves_labels_without_a_name(store: Store) -> None:
     skip(store, task(store, made.id, ann.id).id, ann.id, "Ann Example is tired")
     save_draft(store, task(store, made.id, ann.id).id, ann.id, {"comment": "Ann Example"})
     logins.log_in(store, "Ann Example", PASSWORD)
-    told = people.export_person(store, ann.id)
+    told = personal_data.export_person(store, ann.id)
     assert json.loads(json.dumps(told))["labels"][0]["comment"] == "I, Ann Example, say so"
     assert "scrypt" not in json.dumps(told)
     people.erase(store, ann.id)
@@ -185,6 +195,118 @@ def test_an_erased_person_leaves_labels_without_a_name(store: Store) -> None:
     (label,) = history(store, found.item)
     assert label.ranks == (0, 1)
     assert label.name == f"erased-{ann.id}"
+
+
+def test_of_imported_labels_only_the_person_is_erased(store: Store) -> None:
+    made, _ = campaign(store)
+    given = Judgement(
+        Prompt(text="q"), (Answer("x"), Answer("y")), (0, 1), rater="Ann", weight=0.5, margin=2.0, probability=0.75,
+        item_id="i7", rater_attributes={"culture": "x"},
+    )  # fmt: skip
+    later = replace(given, prompt=Prompt(text="r"), rater_attributes={"culture": "secret"})
+    import_judgements(store, made.id, [given, later])
+    ann = people.find_person(store, "Ann")
+    assert ann is not None
+    people.erase(store, ann.id)
+    for found in judgements(store, made.id):
+        assert (found.weight, found.margin, found.probability, found.item_id) == (0.5, 2.0, 0.75, "i7")
+        assert found.rater_attributes == {}
+    with store.read() as connection:
+        assert "secret" not in str(connection.exec_driver_sql("SELECT * FROM labels").all())
+
+
+def test_the_log_forgets_words_about_an_erased_person_and_nothing_else(store: Store) -> None:
+    boss = people.add_person(store, "boss", "manager")
+    ann = people.add_person(store, "labeller", by=boss.id)  # named like a role
+    other = people.add_person(store, "Bo", by=boss.id)
+    made, _ = campaign(store)
+    for person in (ann, other):
+        people.join(store, made.id, person.id)
+        people.set_member(store, made.id, person.id, "paused", f"{person.name} is tired", by=boss.id)
+    logins.invite(store, name="labeller", by=boss.id)
+    people.erase(store, ann.id, by=boss.id)
+    by_action: dict[str, list[dict[str, Any]]] = {}
+    for entry in reversed(audit.entries(store, person=boss.id)):
+        by_action.setdefault(entry.action, []).append(dict(entry.what))
+    assert [(what["name"], what["role"]) for what in by_action["add person"]] == [
+        (f"erased-{ann.id}", "labeller"), ("Bo", "labeller"),
+    ]  # fmt: skip
+    assert [what.get("reason") for what in by_action["set member"]] == [None, "Bo is tired"]
+    assert [what["name"] for what in by_action["invite"]] == [f"erased-{ann.id}"]
+
+
+def test_what_somebody_reads_of_themselves_tells_no_gold_and_no_models(store: Store) -> None:
+    made, (person,) = campaign(store, 6, gold=6, gold_share=0.5, seed=1)
+    for _ in range(6):
+        save(store, task(store, made.id, person).id, person, Answered([0, 1]))
+    told = personal_data.export_person(store, person)
+    assert len(told["labels"]) == len(told["items"]) == 6
+    assert told["items"][0]["answers"][0]["text"].startswith("answer 0 of")
+    words = json.dumps(told)
+    for hidden in ("gold", "m0", "turns", "cursor"):
+        assert f'"{hidden}' not in words
+    seen, _ = campaign_with_models(store)
+    assert '"m0"' in json.dumps(personal_data.export_person(store, seen))
+
+
+def campaign_with_models(store: Store) -> tuple[int, int]:
+    """A person who labelled in a campaign that is not blind."""
+    made = create(store, CampaignSettings(name="seen", blind=False), pairs(1), "?")
+    person = people.add_person(store, "sees models").id
+    people.join(store, made.id, person)
+    save(store, task(store, made.id, person).id, person, Answered([0, 1]))
+    return person, made.id
+
+
+def at_once(*calls: Callable[[], object]) -> list[Exception]:
+    """Runs the calls at the same moment; returns what they raised."""
+    start, raised = threading.Barrier(len(calls)), []
+
+    def run(call: Callable[[], object]) -> None:
+        start.wait()
+        try:
+            call()
+        except Exception as error:
+            raised.append(error)
+
+    threads = [threading.Thread(target=run, args=(call,)) for call in calls]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return raised
+
+
+def test_two_managers_who_demote_each_other_leave_one(store: Store) -> None:
+    for turn in range(5):
+        one, two = (people.add_person(store, f"boss {turn} {k}", "manager").id for k in range(2))
+        raised = at_once(lambda: people.change_role(store, one, "labeller"), lambda: people.disable(store, two))  # noqa: B023
+        assert [type(error) for error in raised] == [FeedbackError]
+        (left,) = (each for each in people.listing(store) if each.may("manager"))
+        with store.begin() as connection:  # nobody is manager when the next turn begins
+            connection.execute(update(people_table).where(people_table.c.id == left.id).values(role="labeller"))
+
+
+def test_joining_and_editing_at_once_is_no_error(store: Store) -> None:
+    made, _ = campaign(store)
+    for turn in range(5):
+        person = people.add_person(store, f"late {turn}").id
+        assert not at_once(*[lambda: people.join(store, made.id, person)] * 4)  # noqa: B023
+    assert not at_once(*[lambda: guidelines.add_version(store, made.id, "x")] * 4)
+    assert [each.version for each in guidelines.versions(store, made.id)] == [1, 2, 3, 4, 5]
+    assert [entry.action for entry in audit.entries(store)].count("join") == 1 + 5
+
+
+def test_failures_are_counted_for_every_way_to_write_a_name(store: Store) -> None:
+    people.add_person(store, "Zo\u00eb", password=PASSWORD)
+    now = utcnow()
+    ways = ("Zo\u00eb", "Zoe\u0308", " zoe\u0308")
+    for turn in range(logins.MOST_BY_NAME):
+        with pytest.raises(FeedbackError, match="wrong"):
+            logins.log_in(store, ways[turn % 3], "wrong", address=f"{turn}", now=now)
+    for name in ways[:2]:
+        with pytest.raises(logins.TooMany):
+            logins.log_in(store, name, PASSWORD, address="b", now=now)
 
 
 def test_ids_that_cannot_be_are_missing(store: Store) -> None:

@@ -138,6 +138,8 @@ def upgrade() -> None:
         sa.Column("gold_right", sa.Integer(), nullable=False),
         sa.Column("turns", sa.Integer(), nullable=False),
         sa.Column("cursor", sa.BigInteger(), nullable=True),
+        sa.Column("resumes", sa.String(length=20), nullable=True),
+        sa.Column("gold_from", sa.Integer(), nullable=True),
         sa.Column("since", sa.DateTime(timezone=True), nullable=False),
         sa.CheckConstraint(
             "state IN ('training', 'qualifying', 'working', 'paused', 'failed', 'removed')",
