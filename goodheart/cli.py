@@ -85,13 +85,16 @@ def label(
     accounts: Annotated[
         bool, typer.Option("--accounts", help="People log in; always so with a host that others can reach.")
     ] = False,
+    proxy: Annotated[
+        str | None, typer.Option("--proxy", help="Address of the HTTPS proxy in front, which says who asks.")
+    ] = None,
     example: Annotated[bool, typer.Option("--example", help="Make a campaign with example data.")] = False,
     out: Annotated[Path, typer.Option("--out", help="Folder of the example.")] = Path("runs/label-example"),
 ) -> None:
     """Start the studio, in which people compare answers and managers look after them."""
     from goodheart.loop.label import label as start
 
-    start(campaign, db=db, host=host, port=port, accounts=accounts, example=out if example else None)
+    start(campaign, db=db, host=host, port=port, accounts=accounts, proxy=proxy, example=out if example else None)
 
 
 @app.command()

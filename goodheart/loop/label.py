@@ -67,6 +67,7 @@ def label(
     host: str = "127.0.0.1",
     port: int = 8000,
     accounts: bool = False,
+    proxy: str | None = None,
     example: Path | None = None,
     say: Callable[[str], None] = typer.echo,
 ) -> None:
@@ -76,6 +77,7 @@ def label(
         campaign: a campaign file, the name of a campaign that is there already, or None for all of them.
         db: a file of SQLite or an address of PostgreSQL; None: `goodheart.db` beside the campaign file or here.
         accounts: people log in; always so where the host is not this machine alone.
+        proxy: address of the proxy in front of the studio, which is believed about who asks; None: there is none.
         example: folder of the example, in place of a campaign.
 
     Raises:
@@ -108,7 +110,12 @@ def label(
         from goodheart.studio.app import serve  # heavy: what is wrong with the file is told before
 
         serve(
-            store, host, port, accounts=where.accounts, ready=lambda: _tell(store, where, opened, place_of_store, say)
+            store,
+            host,
+            port,
+            accounts=where.accounts,
+            proxy=proxy,
+            ready=lambda: _tell(store, where, opened, place_of_store, say),
         )
     finally:
         store.close()

@@ -96,7 +96,7 @@ class _Server(uvicorn.Server):
 
 
 def _config(app: ASGIApp, host: str, port: int, proxy: str | None) -> uvicorn.Config:
-    """uvicorn by itself believes whatever asks from this machine: there, anybody could log in from made-up addresses."""
+    """uvicorn by itself believes all that asks from this machine, where anybody could make addresses up."""
     return uvicorn.Config(
         app,
         host=host,
@@ -126,7 +126,7 @@ def serve(
         host: address to listen on; 127.0.0.1 is this machine alone.
         accounts: people log in. Needed for any other host.
         hosts: names the studio is called by, such as labels.example.org; None: any, with accounts.
-        proxy: address of the proxy in front of the studio, which tells by X-Forwarded-For and X-Forwarded-Proto who asks
+        proxy: address of the proxy in front, which tells by X-Forwarded-For and X-Forwarded-Proto who asks
             and whether over HTTPS; None: nobody is believed about that.
         ready: called once when it answers.
 

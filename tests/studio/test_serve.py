@@ -7,6 +7,12 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
+
+import pytest
+from fastapi.testclient import TestClient
+
+from goodheart.studio.app import _config
 
 PROGRAM = """
 import sys
@@ -35,3 +41,23 @@ def test_ctrl_c_ends_it_quietly_and_torch_is_never_loaded(tmp_path: Path) -> Non
     process.send_signal(signal.SIGINT)
     out, errors = process.communicate(timeout=60)
     assert (out, errors, process.returncode) == ("ended False\n", "", 0)
+
+
+@pytest.mark.parametrize(
+    ("proxy", "expected"),
+    [(None, "http 127.0.0.1"), ("127.0.0.1", "https 203.0.113.7"), ("10.0.0.1", "http 127.0.0.1")],
+)
+def test_only_the_proxy_is_believed_about_who_asks(
+    proxy: str | None, expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FORWARDED_ALLOW_IPS", "*")  # uvicorn reads it where it is told nothing
+
+    async def tells(scope: Any, receive: Any, send: Any) -> None:
+        said = f"{scope['scheme']} {scope['client'][0]}".encode()
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": said})
+
+    config = _config(tells, "127.0.0.1", 8000, proxy)
+    config.load()
+    client = TestClient(config.loaded_app, base_url="http://127.0.0.1:8000", client=("127.0.0.1", 5))
+    assert client.get("/", headers={"X-Forwarded-For": "203.0.113.7", "X-Forwarded-Proto": "https"}).text == expected
