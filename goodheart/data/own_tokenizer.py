@@ -21,9 +21,10 @@ _OURS = frozenset(
 )
 NAMED = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 # Entries of tokenizer_config.json that have no part in which tokens a text has, nor in what they say.
+_SETTINGS = ("model_max_length", "model_input_names", "padding_side", "truncation_side", "clean_up_tokenization_spaces")
 _HARMLESS = (
     *("tokenizer_class", "backend", "is_local", "local_files_only", "name_or_path", "chat_template"),
-    *("model_max_length", "model_input_names", "padding_side", "truncation_side", "clean_up_tokenization_spaces"),
+    *_SETTINGS,
 )
 _TEMPLATE = "chat_template.jinja"
 _BESIDE = ("added_tokens.json", "additional_chat_templates")  # say more than tokenizer.json
@@ -93,16 +94,15 @@ class OwnTokenizer:
         )
         if self.chat_template not in _OURS or not text_alone:
             return self._theirs().apply_chat_template(messages, tools=tools, **how)
-        tokens = {name: getattr(self, name) for name in NAMED if getattr(self, name) is not None}
         asked = bool(how.get("add_generation_prompt"))
-        return _compiled(self.chat_template).render(messages=messages, add_generation_prompt=asked, **tokens)
+        return _compiled(self.chat_template).render(messages=messages, add_generation_prompt=asked, **self._named())
 
     def save_pretrained(self, folder: str) -> None:
         """Writes the files that this was read from, and the chat template."""
         to = Path(folder)
         to.mkdir(parents=True, exist_ok=True)
         config = {name: value for name, value in self._config.items() if name not in (*NAMED, "chat_template")}
-        config |= {name: getattr(self, name) for name in NAMED if getattr(self, name) is not None}
+        config |= self._named()
         (to / "tokenizer.json").write_text(self.backend_tokenizer.to_str(pretty=True), encoding="utf-8")
         text = json.dumps(config, indent=2, ensure_ascii=False, sort_keys=True) + "\n"
         (to / "tokenizer_config.json").write_text(text, encoding="utf-8")
@@ -121,15 +121,22 @@ class OwnTokenizer:
         return getattr(self._theirs(), name)
 
     def _theirs(self) -> Any:
-        """The same of transformers, as this one is now."""
+        """The same of transformers, as this one is now; made of what was read, for the folder may have gone."""
         if "_loaded" not in self.__dict__:
             from transformers import PreTrainedTokenizerFast
 
-            self._loaded = PreTrainedTokenizerFast.from_pretrained(self.name_or_path)
+            told = {name: self._config[name] for name in _SETTINGS if name in self._config}
+            self._loaded = PreTrainedTokenizerFast(
+                tokenizer_object=self.backend_tokenizer, name_or_path=self.name_or_path, **self._named(), **told
+            )
         self._loaded.chat_template = self.chat_template
-        if self.__dict__["pad_token"] is not None:
-            self._loaded.pad_token = self.__dict__["pad_token"]
+        for name in NAMED:
+            if getattr(self._loaded, name) != getattr(self, name):
+                setattr(self._loaded, name, getattr(self, name))
         return self._loaded
+
+    def _named(self) -> dict[str, str]:
+        return {name: getattr(self, name) for name in NAMED if getattr(self, name) is not None}
 
 
 @cache

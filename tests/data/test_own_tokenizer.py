@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -101,6 +102,22 @@ def test_everything_else_is_asked_of_transformers(folders: dict[str, Path]) -> N
     own.pad_token = "<|eos|>"
     assert own.pad_token_id == own.convert_tokens_to_ids("<|eos|>")
     assert own("a", padding="max_length", max_length=9)["input_ids"][-1] == own.pad_token_id
+
+
+def test_transformers_gets_what_was_read_and_what_was_set_since(
+    folders: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(folders["trained"], "model")
+    own, theirs = load_tokenizer("model"), AutoTokenizer.from_pretrained("model")
+    shutil.rmtree("model")
+    assert own("Once <|eos|>", "upon").data == theirs("Once <|eos|>", "upon").data
+    for name in ("model_max_length", "padding_side", "special_tokens_map", "all_special_ids", "name_or_path"):
+        assert getattr(own, name) == getattr(theirs, name), name
+    own.eos_token = "<|bos|>"
+    own.bos_token = None
+    assert own.special_tokens_map == {"eos_token": "<|bos|>", "pad_token": "<|pad|>"}
+    assert own.backend_tokenizer.padding is None  # calls of theirs leave ours as it was read
 
 
 @pytest.mark.parametrize(
