@@ -6,9 +6,10 @@ computed twice.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from threading import Lock
+from threading import Lock, RLock
 from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
 
@@ -33,11 +34,13 @@ from goodheart.feedback.votes import Comparisons, comparisons
 LEAST_COMMON = 5  # prompts that two people have in common before their agreement is shown
 MOST_TEXTS = 5_000  # prompts that topics are looked for in
 _SLICE_RESAMPLES = 300  # intervals of slices may be rougher than those of the whole
+_MOST_VALUES = 50  # of a column that slices are measured for: the largest
 _KEPT = 24  # results per store
 
 T = TypeVar("T")
 _known: WeakKeyDictionary[Engine, dict[tuple[Any, ...], Any]] = WeakKeyDictionary()
 _lock = Lock()
+_computing: WeakKeyDictionary[Engine, RLock] = WeakKeyDictionary()
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +110,14 @@ def topics(store: Store, campaign: int, count: int) -> tuple[Topics, list[str]]:
 
 
 def _once(store: Store, campaign: int, key: tuple[Any, ...], make: Callable[[], T]) -> T:
+    """One computation at a time: who asks for the same waits and finds it made; processors are for the labellers."""
+    with _lock:
+        one_by_one = _computing.setdefault(store.engine, RLock())
+    with one_by_one:
+        return _kept_or_made(store, campaign, key, make)
+
+
+def _kept_or_made(store: Store, campaign: int, key: tuple[Any, ...], make: Callable[[], T]) -> T:
     with store.read() as connection:
         stamp = tuple(connection.execute(select(func.max(table.c.id))).scalar() for table in (labels, audit, items))
     full = (campaign, *key, stamp)
@@ -187,13 +198,20 @@ def _agreement(store: Store, campaign: int) -> Agreement | None:
     columns = sorted({column for cut in of_prompt.values() for column in cut})
     by_slice = {}
     for column in columns:
-        slice_I = [of_prompt.get(item[0], {}).get(column) for item in votes.items]
+        slice_I = _largest([of_prompt.get(item[0], {}).get(column) for item in votes.items])
         found = agreement.by_slice(
             votes, slice_I, lambda v: agreement.report(v, "absolute", resamples=_SLICE_RESAMPLES)
         )
         by_slice[column] = {value: each for value, each in sorted(found.items()) if isinstance(each, Report)}
     pairs = agreement.by_pair(votes, least=LEAST_COMMON)
     return Agreement(agreement.report(votes, "absolute"), by_slice, pairs, len(votes.labellers))
+
+
+def _largest(slice_I: Sequence[Any]) -> list[Any]:
+    """The slices with the small ones of too many as None: each is measured anew, and a column may be free text."""
+    counts = Counter(name for name in slice_I if name is not None)
+    kept = {name for name, _ in counts.most_common(_MOST_VALUES)}
+    return [name if name in kept else None for name in slice_I]
 
 
 def _slices_by_prompt(store: Store, campaign: int) -> dict[str, Mapping[str, Any]]:

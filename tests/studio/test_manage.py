@@ -5,7 +5,9 @@ from __future__ import annotations
 import io
 import json
 import re
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from typing import Any
 
@@ -414,3 +416,25 @@ def test_in_chinese(visit: Visit, labelled: Campaign, store: Store) -> None:
     mei.headers["Accept-Language"] = "zh-TW"
     assert "一致程度" in mei.get(f"/c/{labelled.id}/agreement").text
     assert logins.open_invites(store) == []
+
+
+def test_what_two_ask_for_at_once_is_computed_once(
+    labelled: Campaign, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[int] = []
+
+    def slow(*given: Any) -> str:
+        made.append(1)
+        time.sleep(0.3)
+        return "found"
+
+    monkeypatch.setattr(quality, "_agreement", slow)
+    with ThreadPoolExecutor(3) as pool:
+        found = list(pool.map(lambda _: quality.agreement_of(store, labelled.id), range(3)))
+    assert found == ["found"] * 3
+    assert len(made) == 1
+
+
+def test_a_column_of_free_text_is_cut_to_its_largest_slices(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(quality, "_MOST_VALUES", 2)
+    assert quality._largest(["a", "b", "b", None, "c", "c"]) == [None, "b", "b", None, "c", "c"]
