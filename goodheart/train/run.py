@@ -176,16 +176,20 @@ class Run:
         else:
             print(text, file=sys.stderr, flush=True)
 
-    def record(self, name: str, value: str) -> None:
+    def record(self, name: str, value: str, *, unknown: str | None = None) -> None:
         """Writes into lineage.json what this start works with, where the same work done otherwise is rounded otherwise.
 
         A run that is continued with something else says so: it no longer equals one that was never stopped to the bit.
+
+        Args:
+            unknown: what earlier starts worked with if none of them has a record of it; None = the same.
         """
         if not self.main:
             return
         known = self._read_lineage()
         *earlier, start = known["starts"]
-        was = next((each[name] for each in reversed(earlier) if name in each), value)
+        assumed = unknown if earlier and unknown else value
+        was = next((each[name] for each in reversed(earlier) if name in each), assumed)
         if was != value:
             self.note(f"{name}: {value} from here on, {was} before; results are no longer the same to the last bit")
         self._write_lineage(known | {"starts": [*earlier, start | {name: value}]})

@@ -265,7 +265,7 @@ def open_session(
     with run, stop_signal() as stop:
         session = Session(run, world, config, stop)
         if world.device.type == "cpu" and not run.finished:
-            run.record("training", native.way())
+            run.record("training", native.way(), unknown="PyTorch")  # before there were parts in C
         if config.profile and world.is_main:
             session.profiler = StepProfiler(run.path / "profile", session.state, world.device)
         try:

@@ -77,6 +77,17 @@ def test_a_run_that_goes_on_with_something_else_says_so(tmp_path: Path) -> None:
     assert "generation: PyTorch from here on, C before" in log
 
 
+def test_starts_from_before_there_was_a_choice_worked_as_was_done_then(tmp_path: Path) -> None:
+    with open_run(tmp_path) as run:
+        run.log(1, {"loss": 2.0})
+    with open_run(tmp_path) as run:
+        run.record("generation", "C")
+        run.record("training", "C", unknown="PyTorch")
+    log = (tmp_path / "log.txt").read_text()
+    assert "generation: " not in log
+    assert "training: C from here on, PyTorch before" in log
+
+
 def test_finished_run_is_recognised_and_left_as_it_is(tmp_path: Path) -> None:
     with open_run(tmp_path) as run:
         run.finish({"accuracy": torch.tensor(0.5), "path": tmp_path})
