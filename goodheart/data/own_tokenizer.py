@@ -92,7 +92,12 @@ class OwnTokenizer:
         text_alone = (
             tools is None and how.get("tokenize") is False and set(how) <= {"tokenize", "add_generation_prompt"}
         )
-        if self.chat_template not in _OURS or not text_alone:
+        plain = (
+            isinstance(messages, list | tuple)
+            and len(messages) > 0
+            and all(isinstance(each, Mapping) and isinstance(each.get("content"), str) for each in messages)
+        )
+        if self.chat_template not in _OURS or not text_alone or not plain:
             return self._theirs().apply_chat_template(messages, tools=tools, **how)
         asked = bool(how.get("add_generation_prompt"))
         return _compiled(self.chat_template).render(messages=messages, add_generation_prompt=asked, **self._named())
@@ -108,6 +113,9 @@ class OwnTokenizer:
         (to / "tokenizer_config.json").write_text(text, encoding="utf-8")
         if self.chat_template is not None:
             (to / _TEMPLATE).write_text(self.chat_template, encoding="utf-8")
+
+    def __len__(self) -> int:
+        return int(self.backend_tokenizer.get_vocab_size(with_added_tokens=True))
 
     def __call__(self, *texts: Any, **how: Any) -> Any:
         return self._theirs()(*texts, **how)

@@ -121,6 +121,27 @@ def test_transformers_gets_what_was_read_and_what_was_set_since(
 
 
 @pytest.mark.parametrize(
+    "messages",
+    [[{"role": "user", "content": None}], [], [[{"role": "user", "content": each}] for each in "xy"]],
+    ids=str,
+)
+def test_unusual_conversations_are_answered_as_transformers_does(folders: dict[str, Path], messages: Any) -> None:
+    found = []
+    for tokenizer in (load_tokenizer(folders["trained"]), AutoTokenizer.from_pretrained(folders["trained"])):
+        try:
+            found.append(tokenizer.apply_chat_template(messages, tokenize=False))
+        except Exception as error:
+            found.append(repr(error))
+    assert found[0] == found[1]
+
+
+def test_its_length_is_that_of_the_vocabulary(folders: dict[str, Path]) -> None:
+    own = load_tokenizer(folders["bare"])
+    assert isinstance(own, OwnTokenizer)
+    assert len(own) == len(AutoTokenizer.from_pretrained(folders["bare"])) == 264
+
+
+@pytest.mark.parametrize(
     "change",
     [
         {"add_bos_token": False},
