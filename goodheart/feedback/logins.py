@@ -44,6 +44,7 @@ class Invite:
     campaign: int | None
     name: str | None
     expires_at: datetime
+    key: str  # hash of its token, by which it is named without giving it away
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +104,9 @@ def _open_invite(connection: Connection, token: str, now: datetime) -> Invite:
     row = connection.execute(select(invites).where(invites.c.token_hash == hash_token(token))).first()
     if row is None or row.used_at is not None or row.expires_at <= now:
         raise MissingError(_USED_UP)
-    return Invite(row.role, row.campaign_id, row.name, row.expires_at)
+    if row.created_by is not None and person_of(connection, row.created_by).disabled_at is not None:
+        raise MissingError(_USED_UP)  # what somebody may do ends with their account, through their links, too
+    return Invite(row.role, row.campaign_id, row.name, row.expires_at, row.token_hash)
 
 
 def accept(
@@ -220,9 +223,28 @@ def log_out(store: Store, token: str) -> None:
 
 def open_invites(store: Store, *, campaign: int | None = None, now: datetime | None = None) -> list[Invite]:
     """Links that were not used and still work, newest first."""
-    query = select(invites).where(invites.c.used_at.is_(None), invites.c.expires_at > (now or utcnow()))
+    given = invites.outerjoin(people, invites.c.created_by == people.c.id)
+    works = (invites.c.used_at.is_(None), invites.c.expires_at > (now or utcnow()), people.c.disabled_at.is_(None))
+    query = select(invites).select_from(given).where(*works)
     if campaign is not None:
         query = query.where(invites.c.campaign_id == campaign)
     with store.read() as connection:
         rows = connection.execute(query.order_by(invites.c.created_at.desc())).all()
-    return [Invite(row.role, row.campaign_id, row.name, row.expires_at) for row in rows]
+    return [Invite(row.role, row.campaign_id, row.name, row.expires_at, row.token_hash) for row in rows]
+
+
+def revoke(store: Store, campaign: int | None, key: str, *, by: int | None = None, now: datetime | None = None) -> None:
+    """A link of a campaign that was not used works no more.
+
+    Args:
+        key: `Invite.key`.
+
+    Raises:
+        MissingError: there is no such link (any more).
+    """
+    with store.begin() as connection:
+        this = (invites.c.token_hash == key) & (invites.c.campaign_id == campaign) & invites.c.used_at.is_(None)
+        row = connection.execute(select(invites).where(this)).first()
+        if row is None or not connection.execute(delete(invites).where(this)).rowcount:
+            raise MissingError(_USED_UP)
+        audit.note(connection, by, "revoke invite", {"role": row.role, "campaign": campaign}, now or utcnow())

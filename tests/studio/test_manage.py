@@ -89,6 +89,7 @@ WRITES = {
     "/c/1/people": {"person": "1"},
     "/c/1/people/1/state": {"state": "paused"},
     "/c/1/invites": {"role": "manager"},
+    "/c/1/invites/1/revoke": {},
     "/c/1/disputes/1": {"rank": ["1", "2"]},
     "/c/1/guidelines/edit": {"text": "new", "after": "1"},
     "/new": {"name": "more"},
@@ -438,3 +439,27 @@ def test_what_two_ask_for_at_once_is_computed_once(
 def test_a_column_of_free_text_is_cut_to_its_largest_slices(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(quality, "_MOST_VALUES", 2)
     assert quality._largest(["a", "b", "b", None, "c", "c"]) == [None, "b", "b", None, "c", "c"]
+
+
+def test_an_open_invitation_can_be_revoked(manager: TestClient, labelled: Campaign, store: Store, visit: Visit) -> None:
+    token = logins.invite(store, campaign=labelled.id, name="zoe")
+    other = logins.invite(store, campaign=labelled.id)
+    page = manager.get(f"/c/{labelled.id}/people").text
+    assert token not in page
+    address = re.findall(r'action="(/c/1/invites/\w+/revoke)"', page)[-1]  # the oldest comes last
+    assert post(manager, address).status_code == 303
+    assert visit().get(f"/invite/{token}").status_code == 404
+    assert visit().get(f"/invite/{other}").status_code == 200
+    assert post(manager, address).status_code == 404
+    assert [each.name for each in logins.open_invites(store)] == [None]
+    assert audit.entries(store, limit=1)[0].action == "revoke invite"
+
+
+def test_links_of_a_disabled_manager_work_no_more(labelled: Campaign, store: Store, visit: Visit) -> None:
+    visit("mia", "manager")
+    lea = people.add_person(store, "lea", "manager")
+    token = logins.invite(store, "manager", campaign=labelled.id, by=lea.id)
+    assert visit().get(f"/invite/{token}").status_code == 200
+    people.disable(store, lea.id)
+    assert visit().get(f"/invite/{token}").status_code == 404
+    assert logins.open_invites(store) == []

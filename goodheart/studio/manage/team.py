@@ -74,3 +74,10 @@ def invite(
         return _page(request, store, campaign, 422, problem=str(error))
     link = f"{request.url.scheme}://{request.url.netloc}/invite/{token}"
     return _page(request, store, campaign, link=link)
+
+
+@router.post("/c/{campaign}/invites/{key}/revoke", dependencies=[ByForm])
+def revoke(visitor: Manager, store: StoreOf, campaign: Number, key: str) -> Response:
+    """A link that was given to the wrong one works no more."""
+    logins.revoke(store, campaign, key, by=person_of(visitor).id)
+    return back_to(campaign, "/people")
