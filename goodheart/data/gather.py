@@ -33,7 +33,8 @@ EVERYBODY_ELSE = "*"  # name in a file of weights
 def gather(records: Iterable[Record], labels: Labels, weights: Mapping[str, float] | None = None) -> Iterator[Record]:
     """Records as `labels` has it. Other records than comparisons only take the weight of their rater.
 
-    weights: trust in each rater, 0 or more; "*" is everybody who is not named. None = everybody weighs 1.
+    weights: trust in each rater, 0 or more; "*" is everybody who is not named. None = everybody weighs 1. Adjudications
+        are decisions, and are not weighed.
     The majority and the soft labels come at the place of the first judgement of their answers.
 
     Raises:
@@ -80,6 +81,8 @@ def read_weights(path: str | Path) -> dict[str, float]:
 
 def _weighed(record: Record, weights: Mapping[str, float] | None) -> Record:
     if weights is None or not isinstance(record, Judgement | Thumb | Rating):
+        return record
+    if isinstance(record, Judgement) and record.kind == "adjudication":
         return record
     weight = weights.get(record.rater or "", weights.get(EVERYBODY_ELSE))
     if weight is None:
@@ -136,9 +139,12 @@ def _together(judged: Sequence[Judgement], labels: Labels) -> Iterator[Judgement
         for i, j in itertools.combinations(range(len(each.ranks)), 2):
             tallies[i, j].add(each.ranks[i], each.ranks[j], each.weight, sure)
     if labels == "soft":
-        share = tallies[0, 1].share()
-        ranks = (0, 0) if share == 0.5 else (0, 1) if share > 0.5 else (1, 0)
-        yield _one(alike, ranks, probability=None if share == 0.5 else max(share, 1 - share))
+        tally = tallies[0, 1]
+        share = tally.share()
+        if tally.first == tally.second == 0:  # nobody prefers either
+            yield _one(alike, (0, 0))
+        else:  # as many for either is no tie: it stays a pair, of probability 1/2
+            yield _one(alike, (0, 1) if share >= 0.5 else (1, 0), probability=max(share, 1 - share))
     else:
         yield _one(alike, _copeland(len(alike[0].answers), tallies))
 

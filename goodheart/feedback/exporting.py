@@ -62,7 +62,6 @@ def export(
     layout: str = "ranked",
     *,
     weights: Mapping[str, float] | None = None,
-    soft: bool = False,
     phases: Sequence[str] = ("work",),
     overruled: bool = False,
 ) -> Exported:
@@ -77,7 +76,7 @@ def export(
     """
     done = Exported()
 
-    found = judgements(store, campaign, weights=weights, soft=soft, phases=phases, overruled=overruled)
+    found = judgements(store, campaign, weights=weights, phases=phases, overruled=overruled)
     done.rows = write_rows(path, ranked_rows(found, done) if layout == "ranked" else _rows(found, layout, done))
     return done
 
@@ -110,7 +109,6 @@ def judgements(
     campaign: int,
     *,
     weights: Mapping[str, float] | None = None,
-    soft: bool = False,
     phases: Sequence[str] = ("work",),
     overruled: bool = False,
 ) -> Iterator[Judgement]:
@@ -118,10 +116,7 @@ def judgements(
 
     Args:
         weights: trust in each person by name, 1 for who is not named; it multiplies the label's weight. A label of
-            weight 0 is left out.
-        soft: one record per item in place of one per label. Of a pair it has the `probability` that the order is right
-            (a tie is half a vote for each side); of more answers, one record per order that was given, weighted by its
-            share of the votes.
+            weight 0 is left out. Adjudications are decisions, and are not weighed.
         phases: of the items; gold, training and qualification are left out unless named.
         overruled: also the labels of items on which an adjudicator decided, beside that decision.
 
@@ -134,8 +129,7 @@ def judgements(
         versions = select(guidelines.c.id, guidelines.c.name).where(guidelines.c.campaign_id == campaign)
         named = {row.id: row.name for row in connection.execute(versions)}
         for item, given in _by_item(connection, campaign, phases):
-            made = _judgements(item, given, raters, named, weights, overruled)
-            yield from _softened(made) if soft else made
+            yield from _judgements(item, given, raters, named, weights, overruled)
 
 
 def _by_item(connection: Connection, campaign: int, phases: Sequence[str]) -> Iterator[tuple[Any, list[Any]]]:
@@ -170,7 +164,10 @@ def _judgements(
     made = [_judgement(each, asked, answers, raters, versions) for each in given]
     if weights is None:
         return made
-    weighed = [replace(each, weight=each.weight * weights.get(each.rater or "", 1.0)) for each in made]
+    weighed = [
+        each if each.kind == "adjudication" else replace(each, weight=each.weight * weights.get(each.rater or "", 1.0))
+        for each in made
+    ]
     return [each for each in weighed if each.weight > 0]
 
 
@@ -206,27 +203,3 @@ def _judgement(
         item_id=notes.get("item_id") or f"{campaign}-{item}",
         group_id=notes.get("group_id"),
     )
-
-
-def _softened(made: Sequence[Judgement]) -> Iterator[Judgement]:
-    """One record for all labels of an item, or one for each order of more than two answers."""
-    total = sum(each.weight for each in made)
-    if not made or total <= 0:
-        return
-    first = made[0]
-    plain = Judgement(first.prompt, first.answers, first.ranks, guideline=first.guideline, batch=first.batch,
-                      gold=first.gold, item_id=first.item_id, kind=first.kind)  # fmt: skip
-    if len(first.answers) == 2:
-        ahead = sum(each.weight * (1 + _sign(each.ranks[1] - each.ranks[0])) / 2 for each in made) / total
-        pair = (0, 1) if ahead > 0.5 else (1, 0) if ahead < 0.5 else (0, 0)
-        yield replace(plain, ranks=pair, probability=None if ahead == 0.5 else max(ahead, 1 - ahead))
-        return
-    shares: defaultdict[tuple[int, ...], float] = defaultdict(float)
-    for each in made:
-        shares[each.ranks] += each.weight / total
-    for ranks, share in shares.items():
-        yield replace(plain, ranks=ranks, weight=share)
-
-
-def _sign(value: int) -> int:
-    return (value > 0) - (value < 0)

@@ -7,6 +7,7 @@ flags and ratings are turned into the item's order. What has no column of its ow
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -21,6 +22,7 @@ from goodheart.feedback import audit
 from goodheart.feedback.campaigns import Campaign, add_rows, load
 from goodheart.feedback.guidelines import insert_version
 from goodheart.feedback.items import NewItem, checked, unpack_answer
+from goodheart.feedback.labels import standing
 from goodheart.feedback.people import checked_name
 from goodheart.feedback.store import Store, insert_row, storable, utcnow
 from goodheart.feedback.tables import SOURCES, assignments, guidelines, items, labels, people
@@ -94,7 +96,11 @@ def _import(
         return
     done.items += add_rows(connection, campaign.id, campaign.settings, new.values()).items
     here = (items.c.campaign_id == campaign.id) & (items.c.phase == "work") & items.c.key.in_(list(new))
-    rows = {row.key: row for row in connection.execute(select(items).where(here))}
+    # Locked in the order assignments, items, as whoever labels meanwhile does.
+    of_items = assignments.c.item_id.in_(select(items.c.id).where(here))
+    connection.execute(select(assignments.c.id).where(of_items).order_by(assignments.c.id).with_for_update()).all()
+    locked = select(items).where(here).order_by(items.c.id).with_for_update()
+    rows = {row.key: row for row in connection.execute(locked)}
     said = {row.id: [unpack_answer(each).turns() for each in row.answers] for row in rows.values()}
     made = []
     for key, each in usable:
@@ -102,8 +108,8 @@ def _import(
         order = _order([a.turns() for a in each.answers], said[row.id])
         person = _person(connection, each, known, done, now)
         made.append(_label(connection, campaign.id, row.id, each, order, person, known, now))
-    _insert(connection, made, done)
-    _count(connection, campaign, rows.values())
+    freed = _insert(connection, made, done)
+    _count(connection, campaign, rows.values(), freed)
 
 
 def _order(given: list[Any], kept: list[Any]) -> list[int]:
@@ -210,8 +216,11 @@ def _guideline(connection: Connection, campaign: int, name: str | None, known: _
     return known.guidelines[name]
 
 
-def _insert(connection: Connection, made: list[dict[str, Any]], done: Imported) -> None:
-    """Adds labels; of several by one person on one item the last one counts."""
+def _insert(connection: Connection, made: list[dict[str, Any]], done: Imported) -> Counter[int]:
+    """Adds labels; of several by one person on one item the last one counts.
+
+    Returns of which items how many people had them in hand who now have labelled them.
+    """
     last: dict[tuple[int, int, str], dict[str, Any]] = {}
     for label in made:
         if label["person_id"] is None:
@@ -229,9 +238,15 @@ def _insert(connection: Connection, made: list[dict[str, Any]], done: Imported) 
             done.replaced += 1
     connection.execute(insert(labels), made)
     done.labels += len(made)
-    known = {tuple(row) for row in connection.execute(
-        select(assignments.c.item_id, assignments.c.person_id).where(assignments.c.item_id.in_(touched))
-    )}  # fmt: skip
+    had_it = select(assignments.c.id, assignments.c.item_id, assignments.c.person_id, assignments.c.state)
+    known, freed, finished = set(), Counter[int](), []
+    for row in connection.execute(had_it.where(assignments.c.item_id.in_(touched))).all():
+        known.add((row.item_id, row.person_id))
+        if (row.item_id, row.person_id, "label") in last and row.state != "done":
+            finished.append(row.id)
+            freed[row.item_id] += row.state == "given"
+    over = {"state": "done", "draft": None}
+    connection.execute(update(assignments).where(assignments.c.id.in_(finished)).values(**over))
     given = [
         # They have seen the item: should they come to label here, it is not given to them again.
         {"item_id": item, "person_id": person, "campaign_id": label["campaign_id"], "shown": label["shown"] or [],
@@ -240,9 +255,10 @@ def _insert(connection: Connection, made: list[dict[str, Any]], done: Imported) 
     ]  # fmt: skip
     if given:
         connection.execute(insert(assignments), given)
+    return freed
 
 
-def _count(connection: Connection, campaign: Campaign, touched: Iterable[Any]) -> None:
+def _count(connection: Connection, campaign: Campaign, touched: Iterable[Any], freed: Counter[int]) -> None:
     """Counts the labels of items anew."""
     rows = {row.id: row for row in touched}
     live = select(labels.c.item_id, labels.c.kind).where(labels.c.item_id.in_(list(rows)), labels.c.live)
@@ -255,12 +271,15 @@ def _count(connection: Connection, campaign: Campaign, touched: Iterable[Any]) -
     changes = []
     for item, done in counts.items():
         row = rows[item]
-        wanted = max(row.wanted, done + row.held)
-        state = "settled" if item in settled else "done" if done >= wanted else "open"
-        state = row.state if row.state == "closed" else state
-        changes.append({"of": item, "now_done": done, "now_wanted": wanted, "now_state": state})
+        held, state, wanted = row.held - freed[item], row.state, max(row.wanted, done + row.held - freed[item])
+        if item in settled and state != "closed":
+            state = "settled"
+        elif state in ("open", "done", "disputed"):
+            state, wanted = standing(connection, campaign.settings, row, done, held)
+        changes.append({"of": item, "now_done": done, "now_held": held, "now_wanted": wanted, "now_state": state})
     values: dict[str, Any] = {
         "done": bindparam("now_done"),
+        "held": bindparam("now_held"),
         "wanted": bindparam("now_wanted"),
         "state": bindparam("now_state"),
     }

@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 
 from goodheart.cli import app
 from goodheart.data.formats import convert, gather, read_records, read_rows, read_weights, write_rows
+from goodheart.data.layouts import to_rows
 from goodheart.data.records import Answer, Judgement, Prompt, Rating, Thumb
 from goodheart.errors import DataError
 
@@ -118,9 +119,12 @@ class TestSoft:
         (turned,) = together([said("a", (1, 0)), said("b", (1, 0)), said("c", (0, 1))], "soft")
         assert (turned.ranks, turned.probability) == ((1, 0), pytest.approx(2 / 3))
 
-    def test_as_many_for_either_is_a_tie(self) -> None:
+    def test_as_many_for_either_is_an_even_chance_and_only_ties_are_a_tie(self) -> None:
         (one,) = together([said("a", (0, 1)), said("b", (1, 0))], "soft")
-        assert (one.ranks, one.probability) == ((0, 0), None)
+        assert (one.ranks, one.probability) == ((0, 1), 0.5)
+        assert len(list(to_rows(one, "trl-preference"))) == 1
+        (tie,) = together([said("a", (0, 0)), said("b", (0, 0))], "soft")
+        assert (tie.ranks, tie.probability) == ((0, 0), None)
 
     def test_labels_that_are_soft_already(self) -> None:
         votes = [said("a", (0, 1), probability=0.9), said("b", (1, 0), probability=0.7)]

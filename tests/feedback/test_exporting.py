@@ -8,17 +8,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import select
 
 from goodheart.data.formats import read_records
+from goodheart.data.gather import gather
 from goodheart.data.layouts import LAYOUTS, to_rows
 from goodheart.data.records import Answer, Judgement, Message, Prompt
 from goodheart.errors import MissingError
 from goodheart.feedback import campaigns, people
-from goodheart.feedback.assignment import Idle, next_task
+from goodheart.feedback.assignment import Idle, next_task, skip
 from goodheart.feedback.exporting import Exported, export, judgements, ranked_rows
 from goodheart.feedback.importing import import_judgements
+from goodheart.feedback.items import NewItem
 from goodheart.feedback.labels import Answered, adjudicate, history, live_labels, save
 from goodheart.feedback.store import Store
+from goodheart.feedback.tables import items
 from tests.feedback.making import campaign, pairs, task
 
 ASKED = Prompt((Message("user", "q"),), meta={"topic": "t"})
@@ -108,6 +112,41 @@ def test_people_go_on_where_an_import_ended(store: Store) -> None:
     assert names == {"Ann", "rater-", "New"}
 
 
+def item_of(store: Store, made: int) -> tuple[int, int, int, str]:
+    """done, held, wanted, state of the only item."""
+    with store.read() as connection:
+        row = connection.execute(select(items).where(items.c.campaign_id == made)).one()
+    return row.done, row.held, row.wanted, row.state
+
+
+def test_an_import_for_somebody_who_holds_the_item_counts_once(store: Store) -> None:
+    made, (person,) = campaign(store, 0, overlap=2)
+    campaigns.add_items(store, made.id, [NewItem(Prompt(text="q"), PAIR)])
+    held = task(store, made.id, person)
+    import_judgements(store, made.id, [Judgement(Prompt(text="q"), PAIR, (0, 1), rater="p0")])
+    assert item_of(store, made.id) == (1, 0, 2, "open")
+    save(store, held.id, person, Answered([1, 0]))
+    assert item_of(store, made.id) == (1, 0, 2, "open")
+    assert [label.ranks for label in live_labels(store, made.id)] == [(1, 0)]
+
+
+def test_an_import_asks_on_until_people_agree(store: Store) -> None:
+    made = empty(store, overlap=2, until_agreement=0.9, max_overlap=3)
+    said = [Judgement(Prompt(text="q"), PAIR, ranks, rater=f"r{i}") for i, ranks in enumerate([(0, 1), (1, 0), (0, 0)])]
+    import_judgements(store, made, said[:2])
+    assert item_of(store, made) == (2, 0, 3, "open")  # 1/2 agree: a third is asked
+    import_judgements(store, made, said[2:])
+    assert item_of(store, made) == (3, 0, 3, "disputed")
+
+
+def test_an_import_leaves_a_dispute_by_skips(store: Store) -> None:
+    made, (person,) = campaign(store, 0, overlap=2, max_skips=1)
+    campaigns.add_items(store, made.id, [NewItem(Prompt(text="q"), PAIR)])
+    skip(store, task(store, made.id, person).id, person, "broken")
+    import_judgements(store, made.id, [Judgement(Prompt(text="q"), PAIR, (0, 1), rater="x")])
+    assert item_of(store, made.id) == (1, 0, 2, "disputed")
+
+
 def labelled(store: Store, answers: int = 2) -> tuple[int, list[int]]:
     """One item, three people: two see 0 before 1, one the other way round."""
     made, everybody = campaign(store, 0, people=3, overlap=3)
@@ -116,24 +155,6 @@ def labelled(store: Store, answers: int = 2) -> tuple[int, list[int]]:
     for person, ranks in zip(everybody, [(0, 1), (0, 1), (1, 0)], strict=True):
         save(store, task(store, made.id, person).id, person, Answered(ranks + rest))
     return made.id, everybody
-
-
-def test_soft_labels_by_hand(store: Store) -> None:
-    made, _ = labelled(store)
-    (soft,) = judgements(store, made, soft=True)
-    assert (soft.ranks, soft.probability, soft.rater) == ((0, 1), pytest.approx(2 / 3), None)
-    # trust 1, 1, 3: 2 of 5 for the first answer
-    (soft,) = judgements(store, made, soft=True, weights={"p2": 3.0})
-    assert (soft.ranks, soft.probability) == ((1, 0), pytest.approx(3 / 5))
-    # trust 1, 1, 2: a tie, which has no probability
-    (soft,) = judgements(store, made, soft=True, weights={"p2": 2.0})
-    assert (soft.ranks, soft.probability) == ((0, 0), None)
-
-
-def test_soft_rankings_are_weighted_orders(store: Store) -> None:
-    made, _ = labelled(store, answers=3)
-    found = {j.ranks: j.weight for j in judgements(store, made, soft=True)}
-    assert found == {(0, 1, 2): pytest.approx(2 / 3), (1, 0, 2): pytest.approx(1 / 3)}
 
 
 def test_weights_are_trust_in_people(store: Store) -> None:
@@ -149,6 +170,9 @@ def test_an_adjudication_takes_the_place_of_the_labels(store: Store) -> None:
     adjudicate(store, row.item, judge, Answered([0, 0]))
     (only,) = judgements(store, made)
     assert (only.ranks, only.kind, only.rater) == ((0, 0), "adjudication", "judge")
+    weights = {"judge": 0.0, "*": 1.0}
+    assert list(judgements(store, made, weights=weights)) == [only]
+    assert [found.ranks for found in gather([only], "majority", weights)] == [(0, 0)]
     every = list(judgements(store, made, overruled=True))
     assert [j.kind for j in every] == ["label", "label", "label", "adjudication"]
     back = empty(store)
