@@ -20,7 +20,7 @@ from torch import Tensor
 
 from goodheart.models import build
 
-_ROWS = 64  # CHUNK of c/rows.c
+_ROWS = 64  # that are a piece of work in c/rows.c
 CONVERTED = (torch.float32, torch.bfloat16)
 _GRAIN = 2**15  # numbers that a thread should have to work on; PyTorch's own
 _FUNCTIONS = ("attend", "attend_backward", "norm", "norm_backward", "gate", "gate_backward")
@@ -29,6 +29,7 @@ CODE = build.Code(
     "train",
     {f"goodheart_{name}": (c_void_p, c_void_p) for name in (*_FUNCTIONS, "softmax", "softmax_backward")},
     "training in PyTorch alone, which is slower than with parts in C",
+    (f"-DCHUNK={_ROWS}",),
 )
 
 

@@ -3,7 +3,7 @@
 #include "parallel.h"
 #include "vectors.h"
 
-#define CHUNK 64 /* rows of a piece */
+/* CHUNK: rows of a piece, defined by native.py */
 
 static int64_t pieces_of(int64_t rows) { return (rows + CHUNK - 1) / CHUNK; }
 static int64_t end_of(int64_t piece, int64_t rows) { return (piece + 1) * CHUNK < rows ? (piece + 1) * CHUNK : rows; }
