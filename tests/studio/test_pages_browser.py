@@ -176,3 +176,25 @@ def test_every_control_is_reached_by_tab(
     assert "" not in reached
     wanted = {"choose", "harmful", "undo", "bothBad", "skip", "difference", "raw", "write", "submit", "open-help"}
     assert wanted <= reached
+
+
+def test_a_wide_table_shows_that_there_is_more_and_texts_have_room(
+    store: Store, serving: Callable[..., Running], tab: Callable[..., Any]
+) -> None:
+    made = campaigns.create(store, CampaignSettings(name="wide"), [item("Question?", "One.\n\nTwo.", "b")], "")
+    url = serving().url
+    people.join(store, made.id, people.add_person(store, "anna with a longer name").id)
+    page = tab(*SIZES["phone"])
+    page.goto(f"{url}/c/{made.id}/people")
+    sizes = page.evaluate(
+        "(e => [e.scrollWidth > e.clientWidth, getComputedStyle(e).backgroundImage])(document.querySelector('.scroll'))"
+    )
+    assert sizes[0]  # it scrolls within its card, which has shadows that say so
+    assert sizes[1].count("linear-gradient") == 4
+    page.goto(f"{url}/c/{made.id}/label")
+    page.wait_for_selector(".card .text p")
+    assert page.evaluate("getComputedStyle(document.querySelector('.card .text p')).marginTop") == "0px"
+    margins = page.evaluate(
+        "[...document.querySelectorAll('.card .text p')].map(p => getComputedStyle(p).marginBottom)"
+    )
+    assert any(float(each.removesuffix("px")) > 8 for each in margins)
