@@ -340,6 +340,7 @@ def adjudicate(store: Store, item: int, person: int, answered: Answered, *, now:
 
     Raises:
         MissingError: there is no such item.
+        ConflictError: the item was taken out of the campaign.
         FeedbackError: they are no adjudicator, the item is not one of work, or the label does not fit.
     """
     now = now or utcnow()
@@ -355,6 +356,8 @@ def adjudicate(store: Store, item: int, person: int, answered: Answered, *, now:
             raise MissingError(f"there is no item number {item}")
         if row.phase != "work":
             raise FeedbackError("the right answer of this item is known already; only items of work are adjudicated")
+        if row.state == "closed":
+            raise ConflictError("this item was taken out of the campaign; there is nothing to decide")
         sent = (labels.c.person_id == person) & (labels.c.request == _request(answered))
         before = connection.execute(select(labels.c.id, labels.c.item_id).where(sent)).first()
         if before is not None:

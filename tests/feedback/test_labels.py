@@ -10,7 +10,7 @@ from sqlalchemy.exc import IntegrityError
 
 from goodheart.errors import ConflictError, FeedbackError, MissingError
 from goodheart.feedback import gold, people
-from goodheart.feedback.assignment import Idle, next_task, skip
+from goodheart.feedback.assignment import Idle, close_item, next_task, skip
 from goodheart.feedback.disputes import count_disputed, disagreeing, disputed, look_at
 from goodheart.feedback.labels import Answered, adjudicate, counted, history, live_labels, save, undo
 from goodheart.feedback.store import Store
@@ -216,6 +216,16 @@ def test_adjudication_has_the_last_word(store: Store) -> None:
         undo(store, made.id, two)
     with pytest.raises(MissingError):
         adjudicate(store, 10**30, judge, Answered([0, 1]))
+
+
+def test_a_closed_item_is_not_adjudicated(store: Store) -> None:
+    made, (person,) = campaign(store, 1)
+    item = task(store, made.id, person).item
+    judge = people.add_person(store, "judge", "adjudicator").id
+    close_item(store, item)
+    with pytest.raises(ConflictError, match="taken out"):
+        adjudicate(store, item, judge, Answered([0, 1]))
+    assert item_row(store, item).state == "closed"
 
 
 def test_labels_are_filtered(store: Store) -> None:
