@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import fcntl
 import glob
 import gzip
 import io
@@ -11,6 +12,7 @@ import itertools
 import json
 import os
 import secrets
+import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -69,17 +71,32 @@ def write_rows(path: str | Path, rows: Rows) -> int:
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
         with temporary.open("xb") as file:
+            with contextlib.suppress(OSError):  # held until it is closed, however this process ends
+                fcntl.flock(file, fcntl.LOCK_EX)
             with _packed(file, path.suffix.lower()) as target:
                 count = _WRITERS[kind](target, iter(rows))
             file.flush()
             os.fsync(file.fileno())
-        temporary.replace(path)
+            temporary.replace(path)
+        _sweep(path)
     except OSError as error:
         raise DataError(f"{path}: cannot be written: {error.strerror or error}") from error
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
     return count
+
+
+def _sweep(path: Path) -> None:
+    """Removes what writers of this file left behind when they were killed: temporaries that nobody holds any more.
+
+    Those of the last second stay, as somebody may have made one and not yet taken hold of it.
+    """
+    for left in path.parent.glob(f".{glob.escape(path.name)}.????????.tmp"):
+        with contextlib.suppress(OSError), left.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if time.time() - left.stat().st_mtime > 1.0:
+                left.unlink()
 
 
 @contextlib.contextmanager
