@@ -16,6 +16,7 @@ from typing import Any
 
 from sqlalchemy import Connection, bindparam, insert, select, update
 
+from goodheart.data.rankings import Said, said_by
 from goodheart.data.records import Judgement
 from goodheart.errors import FeedbackError
 from goodheart.feedback import audit
@@ -102,23 +103,23 @@ def _import(
     connection.execute(select(assignments.c.id).where(of_items).order_by(assignments.c.id).with_for_update()).all()
     locked = select(items).where(here).order_by(items.c.id).with_for_update()
     rows = {row.key: row for row in connection.execute(locked)}
-    said = {row.id: [unpack_answer(each).turns() for each in row.answers] for row in rows.values()}
+    said = {row.id: [said_by(unpack_answer(each)) for each in row.answers] for row in rows.values()}
     made = []
     for key, each in usable:
         row = rows[key]
-        order = _order([a.turns() for a in each.answers], said[row.id])
+        order = _order([said_by(answer) for answer in each.answers], said[row.id])
         person = _person(connection, each, known, done, now)
         made.append(_label(connection, campaign.id, row.id, each, order, person, known, now))
     freed = _insert(connection, made, done)
     _count(connection, campaign, rows.values(), freed)
 
 
-def _order(given: list[Any], kept: list[Any]) -> list[int]:
+def _order(given: list[Said], kept: list[Said]) -> list[int]:
     """For each answer of the item, which answer of the judgement it is."""
     left = list(range(len(given)))
     order = []
-    for turns in kept:
-        index = next(i for i in left if given[i] == turns)
+    for one in kept:
+        index = next(i for i in left if given[i] == one)
         left.remove(index)
         order.append(index)
     return order

@@ -72,6 +72,17 @@ def test_swapped_answers_are_the_same_item(store: Store) -> None:
     assert bob.ratings == {"r": [2, 4]}
 
 
+def test_what_only_a_tool_call_tells_apart_is_not_the_same_item(store: Store) -> None:
+    made = empty(store)
+
+    def called(name: str) -> Answer:
+        return Answer(messages=(Message("assistant", "", {"tool_calls": [{"name": name}]}),))
+
+    said = [Judgement(ASKED, (called("a"), called(other)), (0, 1), rater="Ann") for other in ("b", "c")]
+    assert import_judgements(store, made, said).items == 2
+    assert [each.answers for each in judgements(store, made)] == [each.answers for each in said]
+
+
 def test_of_two_labels_by_one_person_the_later_counts(store: Store) -> None:
     made = empty(store)
     for ranks in ((0, 1), (1, 0)):  # in one import, then in a second
