@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import threading
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -39,7 +41,11 @@ FULL = Judgement(
 
 
 def empty(store: Store, **more: Any) -> int:
-    return campaigns.create(store, campaigns.CampaignSettings(name="imported", **more)).id
+    return empty_as(store, "imported", **more)
+
+
+def empty_as(store: Store, name: str, **more: Any) -> int:
+    return campaigns.create(store, campaigns.CampaignSettings(name=name, **more)).id
 
 
 def test_a_full_record_comes_back_as_it_was(store: Store) -> None:
@@ -98,6 +104,33 @@ def test_labels_without_a_rater_all_count(store: Store) -> None:
     bare = Judgement(ASKED, PAIR, (0, 1))
     import_judgements(store, made, [bare, bare, replace(bare, ranks=(1, 0))])
     assert [j.ranks for j in judgements(store, made)] == [(0, 1), (0, 1), (1, 0)]
+
+
+def test_a_file_without_raters_imported_twice_counts_once(store: Store) -> None:
+    made = empty(store)
+    bare = Judgement(ASKED, PAIR, (0, 1))
+    said = [bare, bare, replace(bare, ranks=(1, 0)), replace(bare, created_at="2026-01-02T03:04:05+00:00")]
+    first = import_judgements(store, made, said)
+    assert (first.labels, first.again) == (4, 0)  # two who say the same are two
+    second = import_judgements(store, made, [*said, bare, replace(FULL, prompt=ASKED)])
+    assert (second.labels, second.again) == (2, 4)
+    assert [j.ranks for j in judgements(store, made)] == [(0, 1), (0, 1), (1, 0), (0, 1), (0, 1), (1, 0)]
+    assert item_of(store, made)[0] == 6
+    other = empty_as(store, "other")
+    assert import_judgements(store, other, said).labels == 4  # each campaign has its own
+
+
+def test_others_write_while_an_import_reads_its_source(store: Store) -> None:
+    made = empty(store)
+
+    def slow() -> Iterator[Judgement]:
+        writer = threading.Thread(target=people.add_person, args=(store, "meanwhile"), daemon=True)
+        writer.start()
+        writer.join(timeout=20)
+        assert not writer.is_alive(), "the store was locked while the source was read"
+        yield FULL
+
+    assert import_judgements(store, made, slow()).labels == 1
 
 
 def test_what_cannot_be_compared_is_counted(store: Store) -> None:
