@@ -62,10 +62,21 @@ class _Rater:
     attributes: Mapping[str, Any]
 
 
-def export(
+def export(store: Store, campaign: int, path: str | Path, layout: str = "ranked", **how: Any) -> Exported:
+    """Writes the labels of a campaign into a file. Arguments and errors as `exported_rows`.
+
+    Raises:
+        DataError: the file cannot be written.
+    """
+    done = Exported()
+    write_rows(path, exported_rows(store, campaign, done, layout, **how))
+    return done
+
+
+def exported_rows(
     store: Store,
     campaign: int,
-    path: str | Path,
+    done: Exported,
     layout: str = "ranked",
     *,
     labels: str = "each",
@@ -73,20 +84,22 @@ def export(
     trust: bool = False,
     phases: Sequence[str] = ("work",),
     overruled: bool = False,
-) -> Exported:
-    """Writes the labels of a campaign into a file. Arguments as `judgements`.
+) -> Iterator[dict[str, Any]]:
+    """The labels of a campaign as rows.
 
     Args:
+        done: is counted up on the way.
         layout: one of goodheart.data.layouts.LAYOUTS.
         labels: what several labels of the same answers become, one of `targets.KNOWN`; all but "each" hold the whole
             campaign in memory.
         weights: trust in each rater, see `goodheart.data.gather`.
         trust: weigh each rater by how reliable their labels show them to be, in place of `weights`; labels "trusted"
             do so in any case.
+        phases, overruled: see `judgements`.
 
     Raises:
         ConfigError: unknown labels, or weights and trust that do not go together.
-        DataError: the file cannot be written, or a rater has no weight.
+        DataError: a rater has no weight.
         MissingError: there is no such campaign.
     """
     if trust and weights is not None:
@@ -96,13 +109,14 @@ def export(
     through = targets.through(labels, weights)
     # Who can be trusted is seen in all labels; where an adjudicator decided, `trusted` itself lets that stand.
     found = judgements(store, campaign, phases=phases, overruled=overruled or labels == targets.TRUSTED)
-    done = Exported()
-    if through is not None:
-        rows = _rows(through(_counted(found, done)), layout, done)
+    if through is None and layout == "ranked":
+        rows = ranked_rows(found, done)
     else:
-        rows = ranked_rows(found, done) if layout == "ranked" else _rows(_counted(found, done), layout, done)
-    done.rows = write_rows(path, rows)
-    return done
+        counted = _counted(found, done)
+        rows = _rows(counted if through is None else through(counted), layout, done)
+    for made in rows:
+        done.rows += 1
+        yield made
 
 
 def _counted(found: Iterable[Judgement], done: Exported) -> Iterator[Judgement]:
