@@ -10,7 +10,7 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from goodheart.errors import FeedbackError
-from goodheart.feedback import campaigns, disputes, labels, people, quality
+from goodheart.feedback import campaigns, disputes, label_rows, membership, quality
 from goodheart.feedback.campaigns import Campaign
 from goodheart.feedback.progress import Forecast, forecast, progress
 from goodheart.feedback.store import Store, utcnow
@@ -48,7 +48,7 @@ def _page(
 def _days(store: Store, campaign: int) -> list[tuple[Any, int]]:
     today = utcnow().date()
     first = utcnow() - timedelta(days=DAYS)
-    given = Counter(row.at.date() for row in labels.live_labels(store, campaign, phases=None, since=first))
+    given = Counter(row.at.date() for row in label_rows.live_labels(store, campaign, phases=None, since=first))
     days = [today - timedelta(days=back) for back in range(DAYS - 1, -1, -1)]
     return [(day, given[day]) for day in days]
 
@@ -59,7 +59,7 @@ def alerts(store: Store, campaign: Campaign, expected: Forecast, words: Words) -
     waiting = disputes.count_disputed(store, campaign.id)
     if waiting:
         found.append((words("manage.alert_disputes", n=waiting), "/disputes"))
-    states = Counter(member.state for member in people.list_members(store, campaign.id))
+    states = Counter(member.state for member in membership.list_members(store, campaign.id))
     if states["paused"]:
         found.append((words("manage.alert_paused", n=states["paused"]), "/people"))
     careless = [row.name for row in quality.person_rows(store, campaign.id) if row.quality and row.quality.careless]
