@@ -11,13 +11,15 @@ nothing is held in memory but a few hundred items with their labels.
 
 from __future__ import annotations
 
+import json
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, select
+from sqlalchemy import JSON, Connection, Text, cast, select
 
 from goodheart.data.gather import EVERYBODY_ELSE
 from goodheart.data.layouts import to_rows
@@ -36,14 +38,17 @@ from goodheart.feedback.tables import guidelines, items, people
 from goodheart.feedback.tables import labels as label_table
 from goodheart.feedback.trust import reliability
 
+_TEXTS = ("prompt", "completions")  # columns of layout "ranked" that all labels of an item share
 _ITEMS = 500  # read at a time, with their labels
 _COLUMNS = tuple(
-    label_table.c[name]
+    # JSON comes as its text: of a million labels most say the same few things, which are read once (`_read`).
+    cast(label_table.c[name], Text).label(name) if isinstance(label_table.c[name].type, JSON) else label_table.c[name]
     for name in (
         "campaign_id", "item_id", "person_id", "guideline_id", "ranks", "shown", "seconds", "flags", "gold", "batch",
         "strength", "ratings", "comment", "source", "kind", "created_at", "notes",
     )
 )  # fmt: skip
+_SHORT = 100  # characters of JSON that are kept with what they say
 _NO_NOTES: Mapping[str, Any] = {}
 
 
@@ -69,8 +74,13 @@ def export(store: Store, campaign: int, path: str | Path, layout: str = "ranked"
         DataError: the file cannot be written.
     """
     done = Exported()
-    write_rows(path, exported_rows(store, campaign, done, layout, **how))
+    write_rows(path, exported_rows(store, campaign, done, layout, **how), shared=shared_columns(layout))
     return done
+
+
+def shared_columns(layout: str) -> Sequence[str]:
+    """Columns that the rows of an item share in a layout, for `write_rows`."""
+    return _TEXTS if layout == "ranked" else ()
 
 
 def exported_rows(
@@ -137,14 +147,14 @@ def ranked_rows(found: Iterable[Judgement], done: Exported) -> Iterator[dict[str
     """What `to_rows` gives in layout "ranked", quicker: the texts that all labels of an item share are made once."""
     last: Judgement | None = None
     texts: dict[str, Any] = {}
-    for each in found:
-        done.judgements += 1
-        if last is None or each.answers is not last.answers or each.prompt is not last.prompt:
-            (whole,) = to_rows(each, "ranked")
-            texts, last = {name: whole[name] for name in ("prompt", "completions")}, each
-            yield whole
-        else:
+    for each in _counted(found, done):
+        if last is not None and each.answers is last.answers and each.prompt is last.prompt:
             yield row({**texts, "ranks": list(each.ranks), **write_notes(each)}, each.prompt.meta)
+            continue
+        last = None
+        for whole in _rows([each], "ranked", done):
+            texts, last = {name: whole[name] for name in _TEXTS}, each
+            yield whole
 
 
 def judgements(
@@ -203,6 +213,17 @@ def _judgements(
     return [_judgement(each, asked, answers, raters, versions) for each in given]
 
 
+@lru_cache(maxsize=10_000)
+def _short(text: str) -> Any:
+    found = json.loads(text)
+    return tuple(found) if isinstance(found, list) else found
+
+
+def _read(text: str | None) -> Any:
+    """A value of JSON, which nobody changes; lists as tuples."""
+    return None if text is None else _short(text) if len(text) < _SHORT else _short.__wrapped__(text)
+
+
 def _judgement(
     row: Any, asked: Prompt, answers: tuple[Answer, ...], raters: Mapping[int, _Rater], versions: Mapping[int, str]
 ) -> Judgement:
@@ -210,25 +231,25 @@ def _judgement(
     (campaign, item, person, guideline, ranks, shown, seconds, flags, gold, batch, strength, ratings, comment, source,
      kind, created_at, notes) = row  # fmt: skip
     rater = raters.get(person)
-    notes = notes or _NO_NOTES
+    notes = _read(notes) or _NO_NOTES
     return Judgement(
         asked,
         answers,
-        tuple(ranks),
+        _read(ranks),
         margin=notes.get("margin"),
         weight=notes.get("weight", 1.0),
         rater=None if rater is None else rater.name,
         rater_attributes=notes.get("rater_attributes", {} if rater is None else rater.attributes),
         guideline=versions.get(guideline),
-        shown_order=None if shown is None else tuple(shown),
+        shown_order=_read(shown),
         seconds=seconds,
-        flags=flags,
+        flags=_read(flags),
         gold=gold,
         batch=batch,
         strength=strength,
         probability=notes.get("probability"),
-        ratings=ratings or {},
-        comment=comment,
+        ratings=_read(ratings) or {},
+        comment=_read(comment),
         source=notes.get("source", source),
         kind=kind,
         created_at=notes.get("created_at") or created_at.isoformat(),

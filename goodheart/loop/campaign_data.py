@@ -19,7 +19,7 @@ from goodheart.data.writing import unwritable, write_rows
 from goodheart.errors import ConfigError, DataError, MissingError
 from goodheart.feedback import campaigns, importing
 from goodheart.feedback.campaigns import Campaign, CampaignSettings
-from goodheart.feedback.exporting import Exported, exported_rows
+from goodheart.feedback.exporting import Exported, exported_rows, shared_columns
 from goodheart.feedback.store import Store, open_store
 from goodheart.feedback.tables import PHASES
 
@@ -88,7 +88,8 @@ def export_labels(
     done = Exported()
     with _opened(where) as (store, campaign):
         rows = exported_rows(store, campaign.id, done, to, labels=labels, weights=given, trust=trust, phases=phases)
-        write_rows(out, _some(rows, done, f"{where}: nothing was written: ", to))
+        rows = _some(rows, done, f"{where}: nothing was written: ", to)
+        write_rows(out, rows, shared=shared_columns(to))
     left_out = f"; left out {done.left_out} records that {to} cannot hold" if done.left_out else ""
     return f"{done.judgements} labels of campaign {campaign.name!r} read, {done.rows} rows written{left_out}"
 
