@@ -17,6 +17,7 @@ from fastapi.testclient import TestClient
 from sqlalchemy import func, select
 
 from goodheart.data.layouts import LAYOUTS
+from goodheart.errors import MissingError
 from goodheart.feedback import assignment, audit, campaigns, guidelines, labels, logins, people, quality
 from goodheart.feedback.assignment import Task
 from goodheart.feedback.campaigns import Campaign, CampaignSettings
@@ -455,11 +456,17 @@ def test_an_open_invitation_can_be_revoked(manager: TestClient, labelled: Campai
     assert audit.entries(store, limit=1)[0].action == "revoke invite"
 
 
-def test_links_of_a_disabled_manager_work_no_more(labelled: Campaign, store: Store, visit: Visit) -> None:
+@pytest.mark.parametrize("ends", [people.disable, lambda store, lea: people.change_role(store, lea, "adjudicator")])
+def test_links_of_who_is_no_manager_any_more_work_no_more(
+    labelled: Campaign, store: Store, visit: Visit, ends: Callable[[Store, int], None]
+) -> None:
     visit("mia", "manager")
     lea = people.add_person(store, "lea", "manager")
     token = logins.invite(store, "manager", campaign=labelled.id, by=lea.id)
     assert visit().get(f"/invite/{token}").status_code == 200
-    people.disable(store, lea.id)
+    assert len(logins.open_invites(store)) == 1
+    ends(store, lea.id)
     assert visit().get(f"/invite/{token}").status_code == 404
     assert logins.open_invites(store) == []
+    with pytest.raises(MissingError):
+        logins.accept(store, token, "eve", "a long enough one")
