@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, date, datetime, time, timedelta
+from itertools import pairwise
 
-from sqlalchemy import Connection, distinct, func, select
+from sqlalchemy import Connection, case, distinct, func, select
 
 from goodheart.feedback.campaigns import Campaign, load
 from goodheart.feedback.store import Store, utcnow
@@ -147,6 +149,33 @@ def _labels_per_item(connection: Connection, campaign: int, overlap: int) -> flo
     finished = (items.c.campaign_id == campaign) & (items.c.phase == "work") & items.c.state.in_(["done", "disputed"])
     count, done = connection.execute(select(func.count(), func.sum(items.c.done)).where(finished)).one()
     return max(1.0, done / count / overlap) if count >= _ENOUGH else 1.0
+
+
+def by_day(
+    store: Store,
+    campaign: int,
+    last: date,
+    days: int = 14,
+    *,
+    person: int | None = None,
+    phases: Sequence[str] = ("work",),
+) -> list[tuple[date, int]]:
+    """How many labels that count were given on each of the `days` days (UTC) up to `last`, oldest first.
+
+    Args:
+        person: only theirs.
+        phases: of the items: work, gold, training, qualification.
+    """
+    dates = [last - timedelta(days=back) for back in range(days - 1, -1, -1)]
+    starts = [datetime.combine(day, time(), UTC) for day in [*dates, last + timedelta(days=1)]]
+    at = labels.c.created_at
+    each = [func.count(case((at >= start, case((at < end, 1))))) for start, end in pairwise(starts)]
+    here = (labels.c.campaign_id == campaign) & labels.c.live & (labels.c.kind == "label") & (at >= starts[0])
+    query = select(*each).join(items, items.c.id == labels.c.item_id).where(here, items.c.phase.in_(phases))
+    if person is not None:
+        query = query.where(labels.c.person_id == person)
+    with store.read() as connection:
+        return list(zip(dates, connection.execute(query).one(), strict=True))
 
 
 def open_tasks(store: Store, campaign: int, person: int) -> int:

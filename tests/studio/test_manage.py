@@ -8,9 +8,10 @@ import re
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from datetime import timedelta
+from datetime import date, datetime, timedelta
 from typing import Any
 
+import numpy as np
 import pyarrow.parquet as parquet
 import pytest
 from fastapi.testclient import TestClient
@@ -22,6 +23,7 @@ from goodheart.feedback import assignment, audit, campaigns, guidelines, labels,
 from goodheart.feedback.assignment import Task
 from goodheart.feedback.campaigns import Campaign, CampaignSettings
 from goodheart.feedback.labels import Answered
+from goodheart.feedback.progress import by_day
 from goodheart.feedback.store import Store, utcnow
 from goodheart.feedback.tables import items
 from tests.studio.conftest import item
@@ -127,6 +129,41 @@ def test_overview(manager: TestClient, labelled: Campaign) -> None:
     assert re.search(r'<th scope="row">zh</th>.*?<td class="number">12 / 12</td>', text, re.DOTALL)
 
 
+def test_days_count_what_the_number_of_labels_counts(visit: Visit, store: Store) -> None:
+    """Three labels of work, two of training, one of qualification: 3 above, 3 in the picture, 3 on known answers."""
+    phases = ("training", "training", "qualification")
+    known = [item(f"K{i}?", "yes", "no", phase=each, gold={"ranks": [0, 1]}) for i, each in enumerate(phases)]
+    rows = [*(item(f"Q{i}?", "yes", "no") for i in range(3)), *known]
+    made = campaigns.create(store, CampaignSettings(name="known", training=2, qualification=1), rows)
+    label_all(store, made, ["ann"], by_letter)
+    text = visit("mia", "manager").get(f"/c/{made.id}").text
+    assert re.search(r"<dd>3 <span class=\"hint\">\+ 3 on known answers", text)
+    assert sum(map(int, re.findall(r"<title>\d{4}-\d\d-\d\d: (\d+)</title>", text))) == 3
+    mine = visit("ann").get(f"/c/{made.id}/me").text  # who labels must not see which answers are known
+    assert sum(map(int, re.findall(r"<title>\d{4}-\d\d-\d\d: (\d+)</title>", mine))) == 6
+
+
+def test_days_are_whole_days_and_older_ones_are_left_out(store: Store) -> None:
+    made = campaigns.create(store, CampaignSettings(name="days"), [item(f"Q{i}?", "yes", "no") for i in range(4)])
+    ann = people.add_person(store, "ann")
+    people.join(store, made.id, ann.id)
+    for at in ("2026-03-01T23:59:59", "2026-03-02T00:00:00", "2026-03-03T23:59:59", "2026-03-04T00:00:00"):
+        now = datetime.fromisoformat(f"{at}+00:00")
+        task = assignment.next_task(store, made.id, ann.id, now=now)
+        assert isinstance(task, Task)
+        labels.save(store, task.id, ann.id, Answered([0, 1]), now=now)
+    found = by_day(store, made.id, date(2026, 3, 3), days=2)
+    assert found == [(date(2026, 3, 2), 1), (date(2026, 3, 3), 1)]
+    assert by_day(store, made.id, date(2026, 3, 3), days=2, person=ann.id + 1) == [(day, 0) for day, _ in found]
+
+
+def test_the_course_of_agreement() -> None:
+    agrees = np.array([1, 1, 1, 1, 0, np.nan, 0, 0, 0, 0, 1])
+    assert quality.shares_over_time(agrees) == (4 / 5, 1 / 5)  # five known ones each, the unknown one is left out
+    assert quality.shares_over_time(agrees[:9]) == ()  # eight known: one part alone is no course
+    assert len(quality.shares_over_time(np.ones(1000))) == 12
+
+
 def test_pause_resume_close_and_rules(manager: TestClient, labelled: Campaign, store: Store) -> None:
     for state in ("paused", "open", "closed"):
         assert post(manager, f"/c/{labelled.id}/state", state=state).status_code == 303
@@ -154,6 +191,8 @@ def test_people_and_what_is_measured_of_them(manager: TestClient, labelled: Camp
     assert zed.position.value > 0 > rows["ann"].position.value
     text = manager.get(f"/c/{labelled.id}/people").text
     assert text.index("ann") < text.index("zed")
+    assert rows["ann"].course[0] > rows["zed"].course[0]
+    assert "Share that agrees with the others, oldest first: " in text
     person = people.find_person(store, "zed")
     assert person is not None
     address = f"/c/{labelled.id}/people/{person.id}/state"

@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 from collections import Counter
-from datetime import timedelta
 from typing import Any
 
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from goodheart.errors import FeedbackError
-from goodheart.feedback import campaigns, disputes, labels, people, quality
+from goodheart.feedback import campaigns, disputes, people, quality
 from goodheart.feedback.campaigns import Campaign
-from goodheart.feedback.progress import Forecast, forecast, progress
+from goodheart.feedback.progress import Forecast, by_day, forecast, progress
 from goodheart.feedback.store import Store, utcnow
 from goodheart.studio.manage.frame import LOW_ALPHA, Line, back_to, decimal, manage_page
 from goodheart.studio.visitors import ByForm, Manager, Number, StoreOf, person_of
 from goodheart.studio.words import Words
 
 router = APIRouter()
-DAYS = 14
 Alert = tuple[str, str]  # words, address below the campaign's
 _STATES = {"open": campaigns.resume, "paused": campaigns.pause, "closed": campaigns.close}
 
@@ -37,20 +35,12 @@ def _page(
     context = {
         "progress": progress(store, campaign),
         "forecast": expected,
-        "days": _days(store, campaign),
+        "days": by_day(store, campaign, utcnow().date()),
         "alpha": None if agreed is None else agreed.whole.alpha,
         "alerts": alerts(store, found, expected, words),
         "problem": problem,
     }
     return manage_page(request, store, campaign, "overview.html", status, **context)
-
-
-def _days(store: Store, campaign: int) -> list[tuple[Any, int]]:
-    today = utcnow().date()
-    first = utcnow() - timedelta(days=DAYS)
-    given = Counter(row.at.date() for row in labels.live_labels(store, campaign, phases=None, since=first))
-    days = [today - timedelta(days=back) for back in range(DAYS - 1, -1, -1)]
-    return [(day, given[day]) for day in days]
 
 
 def alerts(store: Store, campaign: Campaign, expected: Forecast, words: Words) -> list[Alert]:
