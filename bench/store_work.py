@@ -14,13 +14,16 @@ from datetime import timedelta
 from sqlalchemy import insert, select, update
 
 from goodheart.data.records import Answer, Message, Prompt
-from goodheart.feedback.assignment import Task, next_task, save_draft
+from goodheart.feedback.answered import Answered
+from goodheart.feedback.assignment import next_task
 from goodheart.feedback.campaigns import CampaignSettings, create
 from goodheart.feedback.items import NewItem
-from goodheart.feedback.labels import Answered, save
-from goodheart.feedback.people import add_person, join
+from goodheart.feedback.labels import save
+from goodheart.feedback.membership import join
+from goodheart.feedback.people import add_person
 from goodheart.feedback.store import Store, open_store, utcnow
 from goodheart.feedback.tables import assignments, items, labels
+from goodheart.feedback.tasks import Task, save_draft
 
 _ROWS = 5000
 

@@ -17,8 +17,9 @@ from typing import Any
 
 from sqlalchemy import insert
 
+from goodheart.feedback.membership import join_in
 from goodheart.feedback.passwords import hash_token, new_token
-from goodheart.feedback.people import insert_person, join_in
+from goodheart.feedback.people import insert_person
 from goodheart.feedback.store import Store, utcnow
 from goodheart.feedback.tables import sessions
 

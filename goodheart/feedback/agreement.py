@@ -11,33 +11,21 @@ Letters: N labels, I items, G groups of items, L labellers, V values, C pairs of
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any, Literal
 
 import numpy as np
 from scipy import sparse
 
 from goodheart.errors import DataError
-from goodheart.feedback.intervals import RESAMPLES, Measure, bounds, resampled, unseen
+from goodheart.feedback.intervals import RESAMPLES, Measure, bounded, ratio, resampled
 from goodheart.feedback.votes import Array, Codes, Flags, Names, Votes
 
 Distance = Literal["nominal", "ordinal", "interval", "absolute"]
-Weights = Literal["none", "linear", "quadratic"]
 
 _DENSE = 256  # columns up to which a full matrix is faster than a sparse one
 _NOTHING = Measure(None, None, None, None, 0, 0)
-
-
-@dataclass(frozen=True, slots=True)
-class PairAgreement:
-    """Two labellers on the items that both labelled."""
-
-    a: Any
-    b: Any
-    raw: Measure
-    kappa: Measure
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,83 +162,9 @@ def alpha(votes: Votes, distance: Distance = "nominal", *, resamples: int = RESA
         second_R = (counts_RV * (place_RVM**2).sum(2)).sum(1)
         expected_R = 2 * (n_R * second_R - (first_RM**2).sum(1)) / (n_R - 1)
         observed_R = (sums_RC[:, :C] * apart_RC).sum(1)
-        return _ratio(expected_R - observed_R, expected_R)
+        return ratio(expected_R - observed_R, expected_R)
 
     return _measure(_nonempty(sums_GC.tocsr()), statistic, labels_I, resamples, seed)
-
-
-def cohen_kappa(table_XVV: Array, weights: Weights = "none") -> Array:
-    """(X,) Cohen's kappa of tables: how often one person said v (rows) where the other said w (columns).
-
-    weights: what a disagreement counts: none 1, linear the steps between the values, quadratic their square.
-    NaN where both always say one and the same value. Source: Cohen, Psychological Bulletin 70 (1968).
-    """
-    V = table_XVV.shape[-1]
-    steps_VV = np.abs(np.subtract.outer(np.arange(V), np.arange(V))).astype(np.float64)
-    apart_VV = {"none": (steps_VV > 0).astype(np.float64), "linear": steps_VV, "quadratic": steps_VV**2}[weights]
-    share_XVV = table_XVV / np.maximum(table_XVV.sum((1, 2), keepdims=True), 1)
-    observed_X = (share_XVV * apart_VV).sum((1, 2))
-    expected_X = np.einsum("xv,xw,vw->x", share_XVV.sum(2), share_XVV.sum(1), apart_VV)
-    return _ratio(expected_X - observed_X, expected_X)
-
-
-def by_pair(
-    votes: Votes, weights: Weights = "none", *, least: int = 10, resamples: int = RESAMPLES, seed: int = 0
-) -> list[PairAgreement]:
-    """Raw agreement and Cohen's kappa of every two labellers with `least` items in common or more, most items first."""
-    V, found = len(votes.values), []
-    for a, b, group_X, cell_X in _common(votes, least):
-        kinds_KX, often_K = _kinds(group_X, cell_X, V * V)
-        groups, labels = int(often_K.sum()), 2 * len(cell_X)
-        drawn_RK = np.random.default_rng(seed).multinomial(groups, often_K / groups, resamples)
-        tables_RVV = (np.vstack([often_K, drawn_RK]) @ kinds_KX).reshape(-1, V, V)  # the first is what was seen
-        sums_R = tables_RVV.sum((1, 2))
-        chance = float(tables_RVV[0].sum(0) @ tables_RVV[0].sum(1) / sums_R[0] ** 2)
-        raw_R, kappa_R = np.trace(tables_RVV, axis1=1, axis2=2) / sums_R, cohen_kappa(tables_RVV, weights)
-        raw, kappa = (
-            _bounded(float(each_R[0]), each_R[1:], level, groups, labels)
-            for each_R, level in ((raw_R, chance), (kappa_R, 0.0))
-        )
-        found.append(PairAgreement(votes.labellers[a], votes.labellers[b], raw, kappa))
-    return sorted(found, key=lambda pair: -pair.raw.items)
-
-
-def _common(votes: Votes, least: int) -> Iterator[tuple[int, int, Codes, Codes]]:
-    """Two labellers, and for each of the X items that both labelled its group and what they said: V v + w."""
-    items, labellers = len(votes.items), len(votes.labellers)
-    ones_N = np.ones(len(votes.item_N), dtype=np.int64)
-    given_IL = sparse.csr_array((ones_N, (votes.item_N, votes.labeller_N)), (items, labellers))
-    together = sparse.triu(given_IL.T @ given_IL, k=1).tocsr()
-    order_N = np.argsort(votes.labeller_N, kind="stable")
-    ends = np.searchsorted(votes.labeller_N[order_N], np.arange(labellers + 1))
-    own = [order_N[start:end] for start, end in pairwise(ends)]
-    for a in range(labellers):
-        said_I = np.full(items, -1, dtype=np.int64)
-        said_I[votes.item_N[own[a]]] = votes.value_N[own[a]]
-        row = slice(together.indptr[a], together.indptr[a + 1])
-        for b, count in zip(together.indices[row], together.data[row], strict=True):
-            if count < least:
-                continue
-            of_a = said_I[votes.item_N[own[b]]]
-            both = own[b][of_a >= 0]
-            group_X = votes.group_I[votes.item_N[both]]
-            if len(np.unique(group_X)) >= least:
-                yield a, int(b), group_X, of_a[of_a >= 0] * len(votes.values) + votes.value_N[both]
-
-
-def _kinds(group_X: Codes, cell_X: Codes, cells: int) -> tuple[Array, Codes]:
-    """(K, cells) the different tables that groups have, and how often each occurs.
-
-    To draw groups with replacement is to draw from the multinomial of their kinds, and kinds are few.
-    """
-    _, place_X = np.unique(group_X, return_inverse=True)
-    groups = int(place_X.max()) + 1
-    if groups == len(cell_X):  # one item each: its kind is the cell it lies in
-        often = np.bincount(cell_X, minlength=cells)
-        return np.eye(cells)[often > 0], often[often > 0]
-    tables = np.bincount(place_X * cells + cell_X, minlength=groups * cells).reshape(groups, cells)
-    kinds, often = np.unique(tables, axis=0, return_counts=True)
-    return kinds.astype(np.float64), often
 
 
 def _embedding(distance: Distance, values: Names) -> Callable[[Array], Array]:
@@ -313,7 +227,7 @@ def _measure(
     items, labels = int((labels_I > 1).sum()), int(labels_I[labels_I > 1].sum())
     if np.isnan(value):
         return Measure(None, None, None, 0.0, items, labels)
-    return _bounded(value, resampled(sums_GC, statistic, resamples, seed), 0.0, items, labels, sums_GC.shape[0])
+    return bounded(value, resampled(sums_GC, statistic, resamples, seed), 0.0, items, labels, sums_GC.shape[0])
 
 
 def _mean(values_G: Array, chance: float, labels_I: Codes, resamples: int, seed: int) -> Measure:
@@ -321,39 +235,19 @@ def _mean(values_G: Array, chance: float, labels_I: Codes, resamples: int, seed:
         return _NOTHING
     drawn_R = resampled(values_G[:, None], lambda sums_RC: sums_RC[:, 0] / len(values_G), resamples, seed)
     items, labels = int((labels_I > 0).sum()), int(labels_I.sum())
-    return _bounded(float(values_G.mean()), drawn_R, chance, items, labels, len(values_G))
-
-
-def _bounded(
-    value: float, drawn_R: Array, chance: float, items: int, labels: int, groups: int | None = None
-) -> Measure:
-    """A measure whose resamples are given; `groups` that were drawn, where not one per item."""
-    if np.isnan(value):
-        return Measure(None, None, None, chance, items, labels)
-    low, high = bounds(drawn_R, value)
-    if value >= 1.0:
-        low = 1.0 - unseen(groups or items) * (1.0 - chance)
-    return Measure(value, low, high, chance, items, labels)
+    return bounded(float(values_G.mean()), drawn_R, chance, items, labels, len(values_G))
 
 
 def _beyond_chance(agreement_R: Array, chance_R: Array) -> Array:
-    return _ratio(agreement_R - chance_R, 1 - chance_R)
-
-
-def _ratio(over: Array, under: Array) -> Array:
-    """NaN where there is nothing to divide by: one value only."""
-    return np.divide(over, under, out=np.full(np.shape(over), np.nan), where=np.asarray(under) > 1e-12)
+    return ratio(agreement_R - chance_R, 1 - chance_R)
 
 
 __all__ = [
-    "PairAgreement",
     "Report",
     "agreement_with_others",
     "agrees_with_others",
     "alpha",
-    "by_pair",
     "by_slice",
-    "cohen_kappa",
     "fleiss_kappa",
     "raw_agreement",
     "report",

@@ -8,10 +8,9 @@ transactions wait for each other.
 
 from __future__ import annotations
 
-import json
 import random
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from types import SimpleNamespace
@@ -19,19 +18,15 @@ from typing import Any, Literal
 
 from sqlalchemy import Connection, Row, bindparam, func, select, text, update
 
-from goodheart.data.records import Answer, Prompt
-from goodheart.errors import ConflictError, FeedbackError, MissingError
-from goodheart.feedback.campaigns import Campaign, CampaignSettings, keep_quotas, load
-from goodheart.feedback.guidelines import current_id
-from goodheart.feedback.items import unpack_answer, unpack_prompt
+from goodheart.feedback.campaigns import Campaign, load
 from goodheart.feedback.known import answers_to_known
-from goodheart.feedback.store import Store, insert_row, is_id, utcnow
+from goodheart.feedback.store import Store, insert_row, utcnow
 from goodheart.feedback.tables import WAITING, Moment, assignments, items, members
+from goodheart.feedback.tasks import Task, hold, task_of
 
 _LOOK_BACK = 20  # every so many tasks a member's cursor is forgotten, so that items that came free behind it are found
 _END = 2**62  # a place after all others
 _RELEASED = 200  # locks that are ended at a time
-DRAFT_BYTES = 200_000
 
 # The two questions that are asked for every task are written out: the conditions stand in the words of their partial
 # indexes, and SQLite, which keeps no statistics, is told to use these (it would sort all items of a campaign).
@@ -73,24 +68,6 @@ class Idle:
 
     why: Why
     reason: str | None = None  # in a manager's words, or what gold said
-
-
-@dataclass(frozen=True, slots=True)
-class Task:
-    """An item in the hands of a person. Ranks and flags count in the order of `answers`, not in the shown order."""
-
-    id: int
-    campaign: int
-    item: int
-    person: int
-    phase: str  # training, qualification or work; gold among the work looks like work
-    prompt: Prompt
-    answers: tuple[Answer, ...]  # without models and notes where the campaign is blind
-    shown: tuple[int, ...]  # answers from left to right, as indices into `answers`
-    draft: Mapping[str, Any] | None
-    guideline: int | None  # id of the version that is in force
-    given_at: datetime
-    expires_at: datetime
 
 
 def next_task(
@@ -265,14 +242,6 @@ def _come_back(
     return task_of(connection, campaign, item, renewed, renewed.expires_at)
 
 
-def hold(connection: Connection, settings: CampaignSettings, assignment: int, item: int, now: datetime) -> None:
-    """Puts an item into somebody's hands again."""
-    expires = now + timedelta(minutes=settings.lock_minutes)
-    again = {"state": "given", "given_at": now, "expires_at": expires}
-    connection.execute(update(assignments).where(assignments.c.id == assignment).values(**again))
-    connection.execute(update(items).where(items.c.id == item).values(held=items.c.held + 1))
-
-
 def _give(connection: Connection, campaign: Campaign, item: Row[Any], person: int, now: datetime) -> Task:
     expires = now + timedelta(minutes=campaign.settings.lock_minutes)
     turn = item.done + item.held + item.skips
@@ -297,162 +266,6 @@ def shown_order(seed: int, campaign: int, item: int, person: int, count: int, tu
     return (first, *rest)
 
 
-def task_of(connection: Connection, campaign: Campaign, item: Any, own: Any, expires: datetime) -> Task:
-    """An assignment with what belongs to it."""
-    return Task(
-        id=own.id,
-        campaign=campaign.id,
-        item=item.id,
-        person=own.person_id,
-        phase="work" if item.phase == "gold" else item.phase,
-        prompt=unpack_prompt(item.prompt),
-        answers=answers_of(campaign, item),
-        shown=tuple(own.shown),
-        draft=own.draft,
-        guideline=current_id(connection, campaign.id),
-        given_at=own.given_at,
-        expires_at=expires,
-    )
-
-
-def answers_of(campaign: Campaign, item: Any) -> tuple[Answer, ...]:
-    """The answers of an item as labellers may see them."""
-    answers = tuple(unpack_answer(each) for each in item.answers)
-    return tuple(Answer(each.text, each.messages) for each in answers) if campaign.settings.blind else answers
-
-
-def get_task(store: Store, task: int, person: int) -> Task:
-    """A task that a person has or had in their hands.
-
-    Raises:
-        MissingError: there is none, or it is somebody else's.
-    """
-    with store.read() as connection:
-        own = find_own(connection, task, person)
-        campaign = load(connection, own.campaign_id)
-        item = connection.execute(select(items).where(items.c.id == own.item_id)).one()
-        return task_of(connection, campaign, item, own, own.expires_at)
-
-
-def shown_of(store: Store, task: int, person: int) -> tuple[int, ...]:
-    """In which order a person sees or saw the answers of their task: much less to read than `get_task`.
-
-    Raises:
-        MissingError: there is no such task, or it is somebody else's.
-    """
-    with store.read() as connection:
-        return tuple(find_own(connection, task, person).shown)
-
-
-def find_own(connection: Connection, task: int, person: int, *, lock: bool = False) -> Row[Any]:
-    """The row of somebody's own assignment; `lock` keeps it and their member's row for this transaction."""
-    query = select(assignments).where(assignments.c.id == task, assignments.c.person_id == person)
-    own = connection.execute(query).first() if is_id(task) else None
-    if own is None:
-        raise MissingError("there is no such task of yours")
-    if lock:
-        here = (members.c.campaign_id == own.campaign_id) & (members.c.person_id == person)
-        connection.execute(select(members.c.state).where(here).with_for_update())
-        own = connection.execute(query.with_for_update()).one()
-    return own
-
-
-def check_may(connection: Connection, campaign: Campaign, own: Row[Any]) -> None:
-    """Makes sure that a person may still work at their task: where they or the campaign are paused, or it is closed,
-    what they have open may be finished, and nothing else.
-
-    Raises:
-        MissingError: they were removed, or failed the qualification round.
-        ConflictError: paused or closed, and the task is not open.
-    """
-    here = (members.c.campaign_id == campaign.id) & (members.c.person_id == own.person_id)
-    state = connection.execute(select(members.c.state).where(here)).scalar()
-    if state in (None, "removed", "failed"):
-        raise MissingError("you are no labeller of this campaign any more")
-    if own.state == "given":
-        return
-    if campaign.state != "open":
-        raise ConflictError(f"the campaign is {campaign.state}: only a task that is open can be finished")
-    if state == "paused":
-        raise ConflictError("you are paused: only a task that is open can be finished")
-
-
-def _goes_on(connection: Connection, campaign: Campaign, own: Row[Any]) -> bool:
-    """Whether neither the person nor the campaign is paused or closed."""
-    here = (members.c.campaign_id == campaign.id) & (members.c.person_id == own.person_id)
-    return campaign.state == "open" and connection.execute(select(members.c.state).where(here)).scalar() != "paused"
-
-
-def save_draft(
-    store: Store, task: int, person: int, draft: Mapping[str, Any] | None, *, now: datetime | None = None
-) -> datetime:
-    """Keeps what is not yet finished, and renews the lock; returns when the lock now ends.
-
-    Where the person or the campaign is paused, or it is closed, the draft is kept and the lock is not renewed.
-
-    Raises:
-        MissingError: no such task of theirs.
-        ConflictError: it is finished, or its lock ran out and others took it.
-    """
-    now = now or utcnow()
-    with store.begin() as connection:
-        own = find_own(connection, task, person, lock=True)
-        campaign = load(connection, own.campaign_id)
-        check_may(connection, campaign, own)
-        take_back(connection, campaign, own, now)
-        if len(json.dumps(draft, default=str)) > DRAFT_BYTES:
-            raise FeedbackError(f"a draft has at most {DRAFT_BYTES} characters as JSON")
-        renewed = now + timedelta(minutes=campaign.settings.lock_minutes)
-        expires = renewed if _goes_on(connection, campaign, own) else own.expires_at
-        kept = None if draft is None else dict(draft)
-        connection.execute(update(assignments).where(assignments.c.id == task).values(draft=kept, expires_at=expires))
-    return expires
-
-
-def take_back(connection: Connection, campaign: Campaign, own: Row[Any], now: datetime) -> None:
-    """Makes sure that a person still holds their task: one whose lock ran out is theirs again while it is wanted.
-
-    Raises:
-        ConflictError: it is finished, or others took it.
-    """
-    if own.state == "given":
-        return
-    if own.state != "expired":
-        raise ConflictError("this task is finished already")
-    item = connection.execute(select(items).where(items.c.id == own.item_id).with_for_update()).one()
-    if item.state != "open" or (item.phase == "work" and item.done + item.held >= item.wanted):
-        raise ConflictError("the time for this task ran out, and others have taken it; go on with the next")
-    hold(connection, campaign.settings, own.id, own.item_id, now)
-
-
-def skip(store: Store, task: int, person: int, reason: str, *, now: datetime | None = None) -> None:
-    """Puts a task aside for good. Skipped a second time, nothing happens.
-
-    Raises:
-        MissingError: no such task of theirs.
-        ConflictError: it is labelled already.
-        FeedbackError: items of training and qualification cannot be skipped.
-    """
-    now = now or utcnow()
-    with store.begin() as connection:
-        own = find_own(connection, task, person, lock=True)
-        if own.state == "skipped":
-            return
-        if own.state == "done":
-            raise ConflictError("this task is labelled already; undo takes the label back")
-        campaign = load(connection, own.campaign_id)
-        check_may(connection, campaign, own)
-        item = connection.execute(select(items).where(items.c.id == own.item_id).with_for_update()).one()
-        if item.phase in ("training", "qualification"):
-            raise FeedbackError("items of training and qualification cannot be skipped")
-        changes: dict[str, Any] = {"skips": item.skips + 1, "held": item.held - (own.state == "given")}
-        if item.phase == "work" and item.state == "open" and item.skips + 1 >= campaign.settings.max_skips:
-            changes["state"] = "disputed"
-        connection.execute(update(items).where(items.c.id == item.id).values(**changes))
-        done = {"state": "skipped", "reason": reason[:2000], "draft": None}
-        connection.execute(update(assignments).where(assignments.c.id == task).values(**done))
-
-
 def release(store: Store, campaign: int, *, now: datetime | None = None) -> int:
     """Frees items whose lock ran out; `next_task` does it too. Returns how many."""
     with store.begin() as connection:
@@ -469,18 +282,3 @@ def _release(connection: Connection, campaign: int, now: datetime) -> int:
     for item, count in sorted(Counter(row.item_id for row in rows).items()):
         connection.execute(update(items).where(items.c.id == item).values(held=items.c.held - count))
     return len(rows)
-
-
-def close_item(store: Store, item: int, *, by: int | None = None) -> None:
-    """Takes an item of work out of a campaign; one from the reserve of its slice takes its place."""
-    from goodheart.feedback import audit
-
-    with store.begin() as connection:
-        row = connection.execute(select(items.c.campaign_id).where(items.c.id == item)).first() if is_id(item) else None
-        if row is None:
-            raise MissingError(f"there is no item number {item}")
-        connection.execute(update(items).where(items.c.id == item).values(state="closed"))
-        settings = load(connection, row.campaign_id).settings
-        if settings.quotas:
-            keep_quotas(connection, row.campaign_id, settings)
-        audit.note(connection, by, "close item", {"item": item, "campaign": row.campaign_id})

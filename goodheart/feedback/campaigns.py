@@ -7,29 +7,24 @@ add_items(store, campaign.id, read_items("gold.jsonl", phase="gold"))
 
 from __future__ import annotations
 
-import random
-from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from datetime import datetime
-from itertools import islice
 from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
-from sqlalchemy import Connection, Row, func, insert, select, update
+from sqlalchemy import Connection, Row, func, select, update
 from sqlalchemy.exc import IntegrityError
 
 from goodheart.errors import ConflictError, FeedbackError, MissingError
 from goodheart.feedback import audit
+from goodheart.feedback.campaign_items import Added, add_rows, keep_quotas
 from goodheart.feedback.guidelines import insert_version
-from goodheart.feedback.items import NewItem, checked, pack_answer, pack_prompt
+from goodheart.feedback.items import NewItem
 from goodheart.feedback.people import checked_name
 from goodheart.feedback.store import Store, insert_row, is_id, storable, utcnow
 from goodheart.feedback.tables import campaigns, items, members
 
-_DRAWS = 2**40  # the random part of an item's place
-_MOST_PRIORITY = 1_000_000
-_ROWS = 500  # items per statement
 FLAGS = ("harmful", "wrong", "off_topic")
 
 
@@ -109,16 +104,6 @@ class Campaign:
         return self.settings.name
 
 
-@dataclass(slots=True)
-class Added:
-    """What became of items that were added."""
-
-    items: int = 0
-    again: int = 0  # left out: the same comparison is there already
-    spare: int = 0  # over the quota of their slice, kept in reserve
-    ids: list[int] = field(default_factory=list)
-
-
 def create(
     store: Store,
     settings: CampaignSettings,
@@ -172,92 +157,6 @@ def add_items(
         what = {"campaign": campaign, "items": added.items, "again": added.again}
         audit.note(connection, by, "add items", what, now)
     return added
-
-
-def add_rows(connection: Connection, campaign: int, settings: CampaignSettings, new: Iterable[NewItem]) -> Added:
-    """Adds the rows of new items, in the caller's transaction."""
-    added = Added()
-    start = connection.execute(select(items.c.id).where(items.c.campaign_id == campaign).order_by(items.c.id.desc()))
-    chance = random.Random(f"items {settings.seed} {campaign} {start.scalar() or 0}")
-    seen: set[tuple[str, str]] = set()
-    given = iter(new)
-    while part := [_row(checked(item), campaign, settings, chance) for item in islice(given, _ROWS)]:
-        known = select(items.c.phase, items.c.key).where(items.c.campaign_id == campaign)
-        known = known.where(items.c.key.in_([row["key"] for row in part]))
-        seen |= {(row.phase, row.key) for row in connection.execute(known)}
-        fresh = []
-        for row in part:
-            if (row["phase"], row["key"]) not in seen:
-                seen.add((row["phase"], row["key"]))
-                fresh.append(row)
-        added.again += len(part) - len(fresh)
-        added.items += len(fresh)
-        if fresh:
-            connection.execute(insert(items), fresh)
-    if settings.quotas:
-        added.spare = keep_quotas(connection, campaign, settings)
-    return added
-
-
-def _row(item: NewItem, campaign: int, settings: CampaignSettings, chance: random.Random) -> dict[str, Any]:
-    if abs(item.priority) > _MOST_PRIORITY:
-        raise FeedbackError(f"priority {item.priority} is out of range; use -{_MOST_PRIORITY} to {_MOST_PRIORITY}")
-    return {
-        "campaign_id": campaign,
-        "key": item.key,
-        "prompt": pack_prompt(item.prompt),
-        "answers": [pack_answer(each) for each in item.answers],
-        "slice": {name: str(value) for name, value in item.slice.items()},
-        "batch": None if item.batch is None else storable(item.batch)[:200],
-        "priority": item.priority,
-        "place": place_of(item.priority, chance.randrange(_DRAWS)),
-        "phase": item.phase,
-        "gold": None if item.gold is None else dict(item.gold),
-        "wanted": settings.overlap,
-        "done": 0,
-        "held": 0,
-        "skips": 0,
-        "state": "open",
-    }
-
-
-def place_of(priority: int, draw: int) -> int:
-    """Where an item stands in the order of handing out: higher priorities first, at random within one."""
-    return -priority * _DRAWS + draw
-
-
-def keep_quotas(connection: Connection, campaign: int, settings: CampaignSettings) -> int:
-    """Opens as many items of each slice as its quota says, in the order of handing out; the rest is kept in reserve.
-
-    Items that were closed or failed to be labelled make room for one from the reserve. Returns the size of the reserve.
-    """
-    columns = (items.c.id, items.c.slice, items.c.state, items.c.done, items.c.held, items.c.place)
-    here = (items.c.campaign_id == campaign) & (items.c.phase == "work") & (items.c.state != "closed")
-    rows = connection.execute(select(*columns).where(here)).all()
-    begun = {row.id for row in rows if row.state not in ("open", "spare") or row.done or row.held}
-    taken: Counter[tuple[str, str]] = Counter()
-    changes: dict[str, list[int]] = {"open": [], "spare": []}
-    spare = 0
-    for row in sorted(rows, key=lambda r: (r.id not in begun, r.place)):
-        limits = [
-            (name, row.slice.get(name)) for name in settings.quotas if row.slice.get(name) in settings.quotas[name]
-        ]
-        full = any(taken[limit] >= settings.quotas[limit[0]][limit[1]] for limit in limits)
-        if row.id in begun or not full:
-            taken.update(limits)
-        state = row.state if row.id in begun else "spare" if full else "open"
-        spare += state == "spare"
-        if state != row.state:
-            changes[state].append(row.id)
-    for state, ids in changes.items():
-        for part in _parts(ids):
-            connection.execute(update(items).where(items.c.id.in_(part)).values(state=state))
-    return spare
-
-
-def _parts(ids: list[int]) -> Iterator[list[int]]:
-    for start in range(0, len(ids), _ROWS):
-        yield ids[start : start + _ROWS]
 
 
 def load(connection: Connection, campaign: int) -> Campaign:
@@ -356,3 +255,16 @@ def reasons(error: ValidationError) -> str:
     """What is wrong with settings, in one line for people."""
     found = [(".".join(map(str, e["loc"])), e["msg"].removeprefix("Value error, ")) for e in error.errors()]
     return "; ".join(f"{where}: {what}" if where else what for where, what in found)
+
+
+def close_item(store: Store, item: int, *, by: int | None = None) -> None:
+    """Takes an item of work out of a campaign; one from the reserve of its slice takes its place."""
+    with store.begin() as connection:
+        row = connection.execute(select(items.c.campaign_id).where(items.c.id == item)).first() if is_id(item) else None
+        if row is None:
+            raise MissingError(f"there is no item number {item}")
+        connection.execute(update(items).where(items.c.id == item).values(state="closed"))
+        settings = load(connection, row.campaign_id).settings
+        if settings.quotas:
+            keep_quotas(connection, row.campaign_id, settings)
+        audit.note(connection, by, "close item", {"item": item, "campaign": row.campaign_id})

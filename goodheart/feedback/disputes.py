@@ -13,7 +13,7 @@ from goodheart.data.records import Answer, Prompt
 from goodheart.errors import MissingError
 from goodheart.feedback.gold import agreement
 from goodheart.feedback.items import unpack_answer, unpack_prompt
-from goodheart.feedback.labels import LabelRow, history
+from goodheart.feedback.label_rows import LabelRow, history
 from goodheart.feedback.store import Store, is_id
 from goodheart.feedback.tables import assignments, items, labels, people
 

@@ -19,7 +19,8 @@ from sqlalchemy import Connection, bindparam, insert, select, update
 from goodheart.data.records import Judgement
 from goodheart.errors import FeedbackError
 from goodheart.feedback import audit
-from goodheart.feedback.campaigns import Campaign, add_rows, load
+from goodheart.feedback.campaign_items import add_rows
+from goodheart.feedback.campaigns import Campaign, load
 from goodheart.feedback.guidelines import insert_version
 from goodheart.feedback.items import NewItem, checked, unpack_answer
 from goodheart.feedback.labels import standing

@@ -84,3 +84,18 @@ def bounds(values_R: Array, value: float, level: float = LEVEL) -> tuple[float, 
         return value, value
     low, high = np.quantile(known, [(1 - level) / 2, (1 + level) / 2])
     return min(float(low), value), max(float(high), value)
+
+
+def bounded(value: float, drawn_R: Array, chance: float, items: int, labels: int, groups: int | None = None) -> Measure:
+    """A measure whose resamples are given; `groups` that were drawn, where not one per item."""
+    if np.isnan(value):
+        return Measure(None, None, None, chance, items, labels)
+    low, high = bounds(drawn_R, value)
+    if value >= 1.0:
+        low = 1.0 - unseen(groups or items) * (1.0 - chance)
+    return Measure(value, low, high, chance, items, labels)
+
+
+def ratio(over: Array, under: Array) -> Array:
+    """NaN where there is nothing to divide by: one value only."""
+    return np.divide(over, under, out=np.full(np.shape(over), np.nan), where=np.asarray(under) > 1e-12)

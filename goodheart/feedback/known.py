@@ -5,6 +5,7 @@ from __future__ import annotations
 from sqlalchemy import Connection, func, select
 
 from goodheart.feedback.gold import is_right
+from goodheart.feedback.store import Store
 from goodheart.feedback.tables import items, labels
 
 
@@ -23,3 +24,10 @@ def answers_to_known(connection: Connection, campaign: int, person: int, phase: 
     query = select(labels.c.ranks, items.c.gold).join(items, items.c.id == labels.c.item_id)
     rows = connection.execute(query.where(labels.c.id.in_(first), labels.c.id > after).order_by(labels.c.id.desc()))
     return [is_right(row.gold["ranks"], row.ranks) for row in rows]
+
+
+def known_right(store: Store, campaign: int, person: int, phase: str) -> tuple[int, int]:
+    """How many items of a round (training, qualification, gold) somebody answered, and how many right at first."""
+    with store.read() as connection:
+        right = answers_to_known(connection, campaign, person, phase)
+    return len(right), sum(right)

@@ -2,41 +2,25 @@
 
 from __future__ import annotations
 
-import math
-import secrets
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, Row, func, insert, select, update
+from sqlalchemy import Connection, Row, insert, select, update
 
 from goodheart.errors import ConflictError, FeedbackError, MissingError
 from goodheart.feedback import audit
-from goodheart.feedback.assignment import ROUNDS, Task, advanced, check_may, find_own, hold, take_back, task_of
+from goodheart.feedback.answered import Answered, label_columns, request_of
+from goodheart.feedback.assignment import ROUNDS, advanced
 from goodheart.feedback.campaigns import Campaign, CampaignSettings, load
 from goodheart.feedback.gold import agreement, is_right, must_pause
 from goodheart.feedback.guidelines import current_id
 from goodheart.feedback.known import answers_to_known
 from goodheart.feedback.people import person_of
 from goodheart.feedback.store import Store, insert_row, is_id, utcnow
-from goodheart.feedback.tables import SOURCES, assignments, items, labels, members, people
-
-MOST_COMMENT = 10_000  # characters
-RATINGS = (1, 5)  # lowest and highest of a rubric
-
-
-@dataclass(frozen=True, slots=True)
-class Answered:
-    """What somebody says of the answers of an item, in the order of the item (not in the shown order)."""
-
-    ranks: Sequence[int]  # one per answer, 0 is best, equal numbers tie
-    strength: int | None = None  # 1 negligibly, 2 slightly, 3 better, 4 significantly
-    flags: Mapping[str, Any] = field(default_factory=dict)  # {"harmful": [0, 2], "both_bad": True}
-    ratings: Mapping[str, Sequence[int | None]] | None = None  # {"helpful": [5, 2]}: 1 to 5 for each answer
-    comment: str | None = None
-    seconds: float | None = None
-    request: str = field(default_factory=lambda: secrets.token_hex(16))  # made once by the client for each save
+from goodheart.feedback.tables import assignments, items, labels, members
+from goodheart.feedback.tasks import Task, check_may, find_own, hold, take_back, task_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,33 +42,6 @@ class Saved:
     again: bool = False  # this save came before, nothing was added
 
 
-@dataclass(frozen=True, slots=True)
-class LabelRow:
-    """A label as it is kept."""
-
-    id: int
-    campaign: int
-    item: int
-    person: int | None
-    name: str | None
-    ranks: tuple[int, ...] | None  # None: withdrawn
-    strength: int | None
-    flags: Mapping[str, Any]
-    ratings: Mapping[str, Any] | None
-    comment: str | None
-    guideline: int | None
-    shown: tuple[int, ...] | None
-    seconds: float | None
-    gold: bool
-    batch: str | None
-    source: str
-    kind: str
-    live: bool
-    at: datetime
-    slice: Mapping[str, Any]
-    phase: str
-
-
 def save(
     store: Store, task: int, person: int, answered: Answered, *, source: str = "person", now: datetime | None = None
 ) -> Saved:
@@ -100,7 +57,7 @@ def save(
     with store.begin() as connection:
         own = find_own(connection, task, person, lock=True)
         campaign = load(connection, own.campaign_id)
-        sent = (labels.c.person_id == person) & (labels.c.request == _request(answered))
+        sent = (labels.c.person_id == person) & (labels.c.request == request_of(answered))
         before = connection.execute(select(labels.c.id, labels.c.assignment_id).where(sent)).first()
         if before is not None:
             return _same(connection, campaign, own, before)
@@ -111,20 +68,13 @@ def save(
             take_back(connection, campaign, own, now)
         item = connection.execute(select(items).where(items.c.id == own.item_id).with_for_update()).one()
         _check_open(own, item)
-        values = _values(campaign.settings, item, answered, source)
+        values = label_columns(campaign.settings, item, answered, source)
         kept = {"assignment_id": task, "person_id": person, "shown": own.shown, "kind": "label", "created_at": now}
         label = _replace(connection, campaign.id, item, values | kept)
         connection.execute(update(assignments).where(assignments.c.id == task).values(state="done", draft=None))
         _count(connection, campaign.settings, item, first=own.state != "done")
         state = _after(connection, campaign, item, person)
         return Saved(label, _feedback(item, answered), state)
-
-
-def _request(answered: Answered) -> str:
-    name = answered.request
-    if not 0 < len(name) <= 64 or not name.isascii() or not name.isprintable():
-        raise FeedbackError("a request is named by 1 to 64 letters and digits, new for each save")
-    return name
 
 
 def _same(connection: Connection, campaign: Campaign, own: Row[Any], before: Any) -> Saved:
@@ -141,77 +91,6 @@ def _check_open(own: Row[Any], item: Row[Any]) -> None:
         raise ConflictError("an adjudicator has decided this item; the label can change no more")
     if own.state == "done" and item.phase in ROUNDS.values():
         raise ConflictError("answers of the training and qualification rounds cannot be changed")
-
-
-def _values(settings: CampaignSettings, item: Row[Any], answered: Answered, source: str) -> dict[str, Any]:
-    """Columns of a label.
-
-    Raises:
-        FeedbackError: something does not fit the item or the campaign.
-    """
-    count = len(item.answers)
-    if source not in SOURCES:
-        raise FeedbackError(f"there is no source {source!r} of labels; use {', '.join(SOURCES)}")
-    if answered.comment is not None and len(answered.comment) > MOST_COMMENT:
-        raise FeedbackError(f"a comment of {len(answered.comment)} characters; {MOST_COMMENT} are the most")
-    seconds = answered.seconds
-    if seconds is not None and not (math.isfinite(seconds) and seconds >= 0):
-        raise FeedbackError(f"seconds must be 0 or more, found {seconds}")
-    return {
-        "ranks": _tiers(answered.ranks, count),
-        "strength": _strength(settings, answered),
-        "flags": _flags(settings, answered.flags, count),
-        "ratings": _ratings(settings, answered.ratings, count),
-        "comment": answered.comment or None,
-        "seconds": seconds,
-        "request": answered.request,
-        "source": source,
-    }
-
-
-def _tiers(ranks: Sequence[int], count: int) -> list[int]:
-    """Ranks without gaps: 0, 2, 2 becomes 0, 1, 1."""
-    if len(ranks) != count or not all(type(rank) is int for rank in ranks):
-        raise FeedbackError(
-            f"ranks must be {count} whole numbers, one per answer, 0 the best; found {list(ranks)!r:.200}"
-        )
-    tiers = sorted(set(ranks))
-    return [tiers.index(rank) for rank in ranks]
-
-
-def _strength(settings: CampaignSettings, answered: Answered) -> int | None:
-    strength = answered.strength
-    if strength is None or not settings.strength or len(set(answered.ranks)) == 1:
-        return None  # there is no degree to a tie
-    if type(strength) is not int or not 1 <= strength <= 4:
-        raise FeedbackError(f"strength must be 1, 2, 3 or 4 (negligibly ... significantly better), found {strength!r}")
-    return strength
-
-
-def _flags(settings: CampaignSettings, flags: Mapping[str, Any], count: int) -> dict[str, Any]:
-    kept: dict[str, Any] = {}
-    for name, value in flags.items():
-        if name == "both_bad" and isinstance(value, bool):
-            kept |= {name: True} if value else {}
-        elif name in settings.flags and isinstance(value, list | tuple):
-            if not all(type(index) is int and 0 <= index < count for index in value):
-                raise FeedbackError(f"flag {name} names answers by 0 to {count - 1}; found {list(value)!r:.200}")
-            kept |= {name: sorted(set(value))} if value else {}
-        else:
-            known = ", ".join(settings.flags)
-            raise FeedbackError(f"flag {name!r} with {value!r:.100}: use {known} with a list of answers, or both_bad")
-    return kept
-
-
-def _ratings(settings: CampaignSettings, ratings: Mapping[str, Any] | None, count: int) -> dict[str, Any] | None:
-    low, high = RATINGS
-    for name, values in (ratings or {}).items():
-        if name not in settings.rubric:
-            raise FeedbackError(f"this campaign has no rubric {name!r}; it has {', '.join(settings.rubric) or 'none'}")
-        fits = isinstance(values, list | tuple) and len(values) == count
-        if not fits or not all(v is None or (type(v) is int and low <= v <= high) for v in values):
-            raise FeedbackError(f"rubric {name}: {count} numbers from {low} to {high}, or null; found {values!r:.200}")
-    return {name: list(values) for name, values in ratings.items()} if ratings else None
 
 
 def _replace(connection: Connection, campaign: int, item: Row[Any], values: Mapping[str, Any]) -> int:
@@ -358,14 +237,14 @@ def adjudicate(store: Store, item: int, person: int, answered: Answered, *, now:
             raise FeedbackError("the right answer of this item is known already; only items of work are adjudicated")
         if row.state == "closed":
             raise ConflictError("this item was taken out of the campaign; there is nothing to decide")
-        sent = (labels.c.person_id == person) & (labels.c.request == _request(answered))
+        sent = (labels.c.person_id == person) & (labels.c.request == request_of(answered))
         before = connection.execute(select(labels.c.id, labels.c.item_id).where(sent)).first()
         if before is not None:
             if before.item_id != item:
                 raise FeedbackError("this request was used for another item; make a new one for each save")
             return Saved(before.id, None, "working", again=True)
         campaign = load(connection, row.campaign_id)
-        values = _values(campaign.settings, row, answered, "person")
+        values = label_columns(campaign.settings, row, answered, "person")
         others = (labels.c.item_id == item) & (labels.c.kind == "adjudication") & labels.c.live
         connection.execute(update(labels).where(others).values(live=False))
         made = {"person_id": person, "kind": "adjudication", "created_at": now}
@@ -373,78 +252,3 @@ def adjudicate(store: Store, item: int, person: int, answered: Answered, *, now:
         connection.execute(update(items).where(items.c.id == item).values(state="settled"))
         audit.note(connection, person, "adjudicate", {"campaign": campaign.id, "item": item, "label": label}, now)
         return Saved(label, None, "working")
-
-
-_COLUMNS = (labels, people.c.name, items.c.slice, items.c.phase)
-
-
-def _row(row: Row[Any]) -> LabelRow:
-    def listed(value: list[int] | None) -> tuple[int, ...] | None:
-        return None if value is None else tuple(value)
-
-    return LabelRow(
-        id=row.id, campaign=row.campaign_id, item=row.item_id, person=row.person_id, name=row.name,
-        ranks=listed(row.ranks), strength=row.strength, flags=row.flags, ratings=row.ratings, comment=row.comment,
-        guideline=row.guideline_id, shown=listed(row.shown), seconds=row.seconds, gold=row.gold, batch=row.batch,
-        source=row.source, kind=row.kind, live=row.live, at=row.created_at, slice=row.slice, phase=row.phase,
-    )  # fmt: skip
-
-
-def _joined() -> Any:
-    query = select(*_COLUMNS).join(items, items.c.id == labels.c.item_id)
-    return query.outerjoin(people, people.c.id == labels.c.person_id)
-
-
-def history(store: Store, item: int) -> list[LabelRow]:
-    """Everything that was ever said of an item, oldest first; withdrawals have no ranks."""
-    with store.read() as connection:
-        rows = connection.execute(_joined().where(labels.c.item_id == item).order_by(labels.c.id)).all()
-    return [_row(row) for row in rows]
-
-
-def live_labels(
-    store: Store,
-    campaign: int,
-    *,
-    person: int | None = None,
-    item: int | None = None,
-    phases: Sequence[str] | None = ("work",),
-    kind: str | None = "label",
-    since: datetime | None = None,
-) -> Iterator[LabelRow]:
-    """The labels that count, oldest first, read in pieces.
-
-    Args:
-        person: only theirs.
-        item: only of this item.
-        phases: of the items: work, gold, training, qualification; None: all.
-        kind: label, adjudication, or None for both.
-        since: only those given at this time or later.
-    """
-    query = _joined().where(labels.c.campaign_id == campaign, labels.c.live)
-    for column, value in ((labels.c.person_id, person), (labels.c.item_id, item), (labels.c.kind, kind)):
-        if value is not None:
-            query = query.where(column == value)
-    if phases is not None:
-        query = query.where(items.c.phase.in_(phases))
-    if since is not None:
-        query = query.where(labels.c.created_at >= since)
-    with store.read() as connection:
-        rows = connection.execution_options(yield_per=2000).execute(query.order_by(labels.c.id))
-        for row in rows:
-            yield _row(row)
-
-
-def counted(store: Store, campaign: int, person: int) -> dict[str, int]:
-    """How many labels of each phase that count somebody gave: for their own page."""
-    mine = (labels.c.campaign_id == campaign) & (labels.c.person_id == person) & labels.c.live
-    query = select(items.c.phase, func.count().label("labels")).join(items, items.c.id == labels.c.item_id).where(mine)
-    with store.read() as connection:
-        return {row.phase: row.labels for row in connection.execute(query.group_by(items.c.phase))}
-
-
-def known_right(store: Store, campaign: int, person: int, phase: str) -> tuple[int, int]:
-    """How many items of a round (training, qualification, gold) somebody answered, and how many right at first."""
-    with store.read() as connection:
-        right = answers_to_known(connection, campaign, person, phase)
-    return len(right), sum(right)

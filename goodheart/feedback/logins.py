@@ -10,16 +10,9 @@ from sqlalchemy import Connection, delete, func, insert, select, update
 
 from goodheart.errors import FeedbackError, MissingError
 from goodheart.feedback import audit
+from goodheart.feedback.membership import join_in
 from goodheart.feedback.passwords import hash_password, hash_token, is_password, new_token, turn
-from goodheart.feedback.people import (
-    Person,
-    checked_name,
-    checked_password,
-    find_person,
-    insert_person,
-    join_in,
-    person_of,
-)
+from goodheart.feedback.people import Person, checked_name, checked_password, find_person, insert_person, person_of
 from goodheart.feedback.store import Store, utcnow
 from goodheart.feedback.tables import ROLES, attempts, invites, people, sessions
 

@@ -17,15 +17,16 @@ import numpy as np
 from sqlalchemy import Engine, func, select
 
 from goodheart.data.records import Judgement
-from goodheart.feedback import agreement, coverage, labellers, people
-from goodheart.feedback.agreement import PairAgreement, Report
+from goodheart.feedback import agreement, coverage, labellers, membership, pair_agreement
+from goodheart.feedback.agreement import Report
 from goodheart.feedback.coverage import Coverage, Topics
 from goodheart.feedback.effects import Effect, by_labeller, trend
 from goodheart.feedback.exporting import judgements
 from goodheart.feedback.gold import is_right
 from goodheart.feedback.items import unpack_prompt
 from goodheart.feedback.labellers import Labeller
-from goodheart.feedback.people import Member
+from goodheart.feedback.membership import Member
+from goodheart.feedback.pair_agreement import PairAgreement
 from goodheart.feedback.scores import Scale, bradley_terry, elo
 from goodheart.feedback.store import Store
 from goodheart.feedback.tables import audit, items, labels
@@ -145,7 +146,7 @@ def _said(store: Store, campaign: int, phases: Sequence[str] = ("work",)) -> lis
 
 def _person_rows(store: Store, campaign: int) -> list[PersonRow]:
     listed = _said(store, campaign, ("work", "gold"))
-    members = {member.person.name: member for member in people.list_members(store, campaign)}
+    members = {member.person.name: member for member in membership.list_members(store, campaign)}
     if not listed:
         return [PersonRow(name, member, 0, None, None, None, None) for name, member in members.items()]
     truth = _gold(store, campaign)
@@ -215,7 +216,7 @@ def _agreement(store: Store, campaign: int) -> Agreement | None:
             votes, slice_I, lambda v: agreement.report(v, "absolute", resamples=_SLICE_RESAMPLES)
         )
         by_slice[column] = {value: each for value, each in sorted(found.items()) if isinstance(each, Report)}
-    pairs = agreement.by_pair(votes, least=LEAST_COMMON)
+    pairs = pair_agreement.by_pair(votes, least=LEAST_COMMON)
     return Agreement(agreement.report(votes, "absolute"), by_slice, pairs, len(votes.labellers))
 
 

@@ -13,12 +13,13 @@ from random import Random
 from typing import Any
 
 from goodheart.data.records import Answer, Message, Prompt
-from goodheart.feedback import assignment, campaigns, labels, people
-from goodheart.feedback.assignment import Idle, Task
+from goodheart.feedback import assignment, campaigns, labels, membership, people
+from goodheart.feedback.answered import Answered
+from goodheart.feedback.assignment import Idle
 from goodheart.feedback.campaigns import Campaign, CampaignSettings
 from goodheart.feedback.items import NewItem
-from goodheart.feedback.labels import Answered
 from goodheart.feedback.store import Store, utcnow
+from goodheart.feedback.tasks import Task
 from goodheart.playground.answers import behaviours, write
 from goodheart.playground.labellers import Labeller
 from goodheart.playground.population import Crowd, population
@@ -129,7 +130,7 @@ def _label(store: Store, campaign: int) -> None:
     workers = []
     for i, (labeller, name) in enumerate(zip(crowd, _PEOPLE, strict=True)):
         person = people.add_person(store, name, language="zh-Hant" if name == "大文" else "en")
-        people.join(store, campaign, person.id)
+        membership.join(store, campaign, person.id)
         workers.append((person.id, replace(labeller, name=name), start + timedelta(hours=i / 3)))
     for n in range(_LABELS):
         for i, (person_id, labeller, now) in enumerate(workers):

@@ -10,7 +10,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import RedirectResponse, Response
 
 from goodheart.errors import ConflictError, FeedbackError, MissingError
-from goodheart.feedback import campaigns, logins, people, personal_data
+from goodheart.feedback import campaigns, logins, membership, people, personal_data
 from goodheart.feedback.passwords import LEAST, Busy
 from goodheart.studio.pages import page, set_cookie
 from goodheart.studio.visitors import (
@@ -40,9 +40,9 @@ Text = Annotated[str, Form(max_length=_LONGEST_PASSWORD)]
 def home(request: Request, visitor: SignedIn, store: StoreOf) -> Response:
     """The campaigns somebody labels in; managers see all."""
     person = person_of(visitor)
-    mine = set(people.campaigns_of(store, person.id))
+    mine = set(membership.campaigns_of(store, person.id))
     shown = [each for each in campaigns.listing(store) if each.id in mine or person.may("manager")]
-    members = [people.member(store, each.id, person.id) for each in shown]
+    members = [membership.member(store, each.id, person.id) for each in shown]
     joins = request.app.state.me is not None  # where there are no accounts, labelling is joining
     return page(request, "home.html", campaigns=list(zip(shown, members, strict=True)), joins=joins)
 
@@ -51,7 +51,7 @@ def home(request: Request, visitor: SignedIn, store: StoreOf) -> Response:
 def join(visitor: Manager, store: StoreOf, campaign: Number) -> Response:
     """A manager becomes a labeller of a campaign, too."""
     person = person_of(visitor)
-    people.join(store, campaign, person.id, by=person.id)
+    membership.join(store, campaign, person.id, by=person.id)
     return RedirectResponse(f"/c/{campaign}/label", 303)
 
 

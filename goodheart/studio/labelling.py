@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
-from goodheart.feedback import assignment, campaigns, guidelines, labels
+from goodheart.feedback import assignment, campaigns, guidelines, known, label_rows, labels, tasks
 from goodheart.feedback.assignment import Idle
 from goodheart.feedback.progress import by_day
 from goodheart.feedback.store import utcnow
@@ -96,11 +96,11 @@ def guidelines_page(request: Request, member: Membership, store: StoreOf, campai
 @router.get("/c/{campaign}/me")
 def my_page(request: Request, visitor: SignedIn, member: Membership, store: StoreOf, campaign: Number) -> Response:
     found = campaigns.get(store, campaign)
-    mine = list(labels.live_labels(store, campaign, person=member.person.id, phases=None))
+    mine = list(label_rows.live_labels(store, campaign, person=member.person.id, phases=None))
     timed = [row.seconds for row in mine if row.seconds is not None]
     days = by_day(store, campaign, utcnow().date(), person=member.person.id, phases=PHASES)
     numbers = {"labels": len(mine), "seconds": median(timed) if timed else None, "hours": sum(timed) / 3600}
-    seen, right = labels.known_right(store, campaign, member.person.id, "training")
+    seen, right = known.known_right(store, campaign, member.person.id, "training")
     return page(request, "me.html", campaign=found, member=member, numbers=numbers, days=days, seen=seen, right=right)
 
 
@@ -134,9 +134,9 @@ def my_numbers(
         start = (since or datetime.now(UTC) - timedelta(days=1)).astimezone(UTC)
     except (OverflowError, ValueError) as error:  # at the ends of the calendar
         raise HTTPException(422) from error
-    mine = list(labels.live_labels(store, campaign, person=member.person.id, phases=None, since=start))
+    mine = list(label_rows.live_labels(store, campaign, person=member.person.id, phases=None, since=start))
     timed = [row.seconds for row in mine if row.seconds is not None]
-    seen, right = labels.known_right(store, campaign, member.person.id, "training")
+    seen, right = known.known_right(store, campaign, member.person.id, "training")
     share = campaigns.done_share(store, campaign)
     return Json({"count": len(mine), "seconds": timed, "training": {"seen": seen, "right": right}, "share": share})
 
@@ -146,7 +146,7 @@ def save_draft(visitor: SignedIn, store: StoreOf, task: Number, draft: Draft) ->
     kept = draft.model_dump()
     if len(Json(kept).body) > _DRAFT_MOST:
         raise HTTPException(413)
-    expires = assignment.save_draft(store, task, person_of(visitor).id, kept)
+    expires = tasks.save_draft(store, task, person_of(visitor).id, kept)
     return Json({"expires_at": expires.isoformat()})
 
 
@@ -154,7 +154,7 @@ def save_draft(visitor: SignedIn, store: StoreOf, task: Number, draft: Draft) ->
 def save_label(visitor: SignedIn, store: StoreOf, task: Number, label: Label) -> Response:
     """Keeps an answer. The same request sent again is the same answer."""
     person = person_of(visitor).id
-    shown = assignment.shown_of(store, task, person)
+    shown = tasks.shown_of(store, task, person)
     saved = labels.save(store, task, person, as_stored(label, shown))
     told = None
     if saved.feedback is not None:
@@ -168,7 +168,7 @@ def skip_task(visitor: SignedIn, store: StoreOf, task: Number, skip: Skip) -> Re
     if skip.reason not in REASONS:
         raise HTTPException(422)
     more = sound(skip.more).strip()
-    assignment.skip(store, task, person_of(visitor).id, f"{skip.reason}: {more}" if more else skip.reason)
+    tasks.skip(store, task, person_of(visitor).id, f"{skip.reason}: {more}" if more else skip.reason)
     return Json({"skipped": True})
 
 
@@ -183,7 +183,7 @@ def differences(
     visitor: SignedIn, store: StoreOf, task: Number, a: Annotated[int, Query(ge=0)], b: Annotated[int, Query(ge=0)]
 ) -> Response:
     """Two answers, by place on the page, with what differs marked."""
-    found = assignment.get_task(store, task, person_of(visitor).id)
+    found = tasks.get_task(store, task, person_of(visitor).id)
     if max(a, b) >= len(found.shown):
         raise HTTPException(404)
     left, right = (sound(words_of(found.answers[found.shown[place]].turns()))[:SHOWN_MOST] for place in (a, b))

@@ -15,9 +15,9 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.exceptions import HTTPException
 
 from goodheart.data.records import Message, Prompt
-from goodheart.feedback.assignment import Task
+from goodheart.feedback.answered import MOST_COMMENT, Answered
 from goodheart.feedback.items import MOST_ANSWERS
-from goodheart.feedback.labels import MOST_COMMENT, Answered
+from goodheart.feedback.tasks import Task
 from goodheart.studio.markdown import render
 from goodheart.studio.marks import sound
 from goodheart.studio.words import script_of

@@ -19,7 +19,8 @@ from starlette.exceptions import HTTPException
 
 from goodheart.errors import MissingError
 from goodheart.feedback import logins
-from goodheart.feedback.people import Member, Person, join, member
+from goodheart.feedback.membership import Member, join, member
+from goodheart.feedback.people import Person
 from goodheart.feedback.store import Store
 from goodheart.studio.security import new_token, same
 from goodheart.studio.words import Words, wanted

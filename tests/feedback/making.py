@@ -6,11 +6,13 @@ from collections.abc import Iterator
 from typing import Any
 
 from goodheart.data.records import Answer, Message, Prompt
-from goodheart.feedback.assignment import Task, next_task
+from goodheart.feedback.assignment import next_task
 from goodheart.feedback.campaigns import Campaign, CampaignSettings, create
 from goodheart.feedback.items import NewItem
-from goodheart.feedback.people import add_person, join
+from goodheart.feedback.membership import join
+from goodheart.feedback.people import add_person
 from goodheart.feedback.store import Store
+from goodheart.feedback.tasks import Task
 
 
 def pairs(count: int, *, answers: int = 2, **more: Any) -> Iterator[NewItem]:

@@ -18,18 +18,16 @@ from goodheart.errors import DataError
 from goodheart.feedback.agreement import (
     Distance,
     Report,
-    Weights,
     agreement_with_others,
     agrees_with_others,
     alpha,
-    by_pair,
     by_slice,
-    cohen_kappa,
     fleiss_kappa,
     raw_agreement,
     report,
 )
 from goodheart.feedback.intervals import Measure
+from goodheart.feedback.pair_agreement import Weights, by_pair, cohen_kappa
 from goodheart.feedback.votes import Comparisons, Votes, comparisons
 from tests.feedback import real
 

@@ -14,21 +14,14 @@ from sqlalchemy import bindparam, select, text
 
 from goodheart.data.records import Answer
 from goodheart.errors import ConflictError, FeedbackError, MissingError
-from goodheart.feedback import assignment, campaigns, people
-from goodheart.feedback.assignment import (
-    Idle,
-    Task,
-    close_item,
-    get_task,
-    next_task,
-    release,
-    save_draft,
-    shown_order,
-    skip,
-)
-from goodheart.feedback.labels import Answered, save, undo
+from goodheart.feedback import assignment, campaigns, membership, people
+from goodheart.feedback.answered import Answered
+from goodheart.feedback.assignment import Idle, next_task, release, shown_order
+from goodheart.feedback.campaigns import close_item
+from goodheart.feedback.labels import save, undo
 from goodheart.feedback.store import Store, utcnow
 from goodheart.feedback.tables import Moment, assignments, items, labels, members
+from goodheart.feedback.tasks import Task, get_task, save_draft, skip
 from tests.feedback.making import campaign, known, pairs, task
 
 HOUR = timedelta(hours=1)
@@ -154,7 +147,7 @@ def test_higher_priorities_come_first_and_the_rest_at_random(store: Store) -> No
     campaigns.add_items(store, made.id, pairs(3, answers=3, priority=5))
     campaigns.add_items(store, made.id, pairs(3, answers=4, priority=-5))
     person = people.add_person(store, "p").id
-    people.join(store, made.id, person)
+    membership.join(store, made.id, person)
     sizes, order = [], []
     while isinstance(found := next_task(store, made.id, person), Task):
         sizes.append(len(found.answers))
@@ -242,7 +235,7 @@ def test_careless_members_are_paused_by_gold_and_careful_ones_are_not(store: Sto
     )
     finish(store, made.id, careful, (0, 1))
     finish(store, made.id, careless, (1, 0))
-    first, second = people.member(store, made.id, careful), people.member(store, made.id, careless)
+    first, second = membership.member(store, made.id, careful), membership.member(store, made.id, careless)
     assert first is not None
     assert second is not None
     assert (first.state, first.gold_right) == ("working", first.gold_seen)
@@ -250,7 +243,7 @@ def test_careless_members_are_paused_by_gold_and_careful_ones_are_not(store: Sto
     assert (second.state, second.gold_seen, second.gold_right) == ("paused", 5, 0)
     assert second.reason == "0 of the newest 5 gold items right"
     assert idle(store, made.id, careless) == "paused"
-    people.set_member(store, made.id, careless, "working")
+    membership.set_member(store, made.id, careless, "working")
     assert isinstance(next_task(store, made.id, careless), Task)
 
 
@@ -261,7 +254,7 @@ def rounds(store: Store, **more: Any) -> tuple[int, int]:
         [*pairs(3), *known(2, "training"), *known(6, "qualification")],
     )
     person = people.add_person(store, "p").id
-    people.join(store, made.id, person)
+    membership.join(store, made.id, person)
     return made.id, person
 
 
@@ -345,7 +338,7 @@ def test_quotas_keep_the_rest_in_reserve(store: Store) -> None:
     ]
     made = campaigns.create(store, settings_, new)
     person = people.add_person(store, "p").id
-    people.join(store, made.id, person)
+    membership.join(store, made.id, person)
     first = next_task(store, made.id, person)
     assert isinstance(first, Task)
     done = [first.item]
@@ -364,7 +357,7 @@ def test_a_closed_item_is_replaced_from_the_reserve(store: Store) -> None:
         store, campaigns.CampaignSettings(name="c", quotas={"l": {"en": 1}}), pairs(3, slice={"l": "en"})
     )
     person = people.add_person(store, "p").id
-    people.join(store, made.id, person)
+    membership.join(store, made.id, person)
     first = task(store, made.id, person)
     close_item(store, first.item)
     with store.read() as connection:
@@ -392,7 +385,7 @@ class Walk:
         self.campaign, self.most = made.id, made.settings.most_labels
         self.people = [people.add_person(store, f"{name} {i}").id for i in range(4)]
         for person in self.people:
-            people.join(store, self.campaign, person)
+            membership.join(store, self.campaign, person)
         self.open: dict[int, Task] = {}
         self.saved: dict[int, tuple[int, Answered]] = {}
         self.finished: set[tuple[int, int]] = set()

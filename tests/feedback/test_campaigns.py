@@ -14,7 +14,7 @@ from sqlalchemy import select
 from goodheart.data.records import Answer, Message, Prompt
 from goodheart.errors import ConflictError, DataError, FeedbackError, MissingError
 from goodheart.feedback import campaigns
-from goodheart.feedback.assignment import skip
+from goodheart.feedback.answered import Answered
 from goodheart.feedback.campaigns import CampaignSettings
 from goodheart.feedback.items import (
     NewItem,
@@ -24,10 +24,11 @@ from goodheart.feedback.items import (
     unpack_answer,
     unpack_prompt,
 )
-from goodheart.feedback.labels import Answered, save
+from goodheart.feedback.labels import save
 from goodheart.feedback.progress import forecast, progress
 from goodheart.feedback.store import Store, utcnow
 from goodheart.feedback.tables import items
+from goodheart.feedback.tasks import skip
 from tests.feedback.making import campaign, known, pairs, task
 
 

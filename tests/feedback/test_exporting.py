@@ -15,14 +15,17 @@ from goodheart.data.gather import gather
 from goodheart.data.layouts import LAYOUTS, to_rows
 from goodheart.data.records import Answer, Judgement, Message, Prompt
 from goodheart.errors import MissingError
-from goodheart.feedback import campaigns, people
-from goodheart.feedback.assignment import Idle, next_task, skip
+from goodheart.feedback import campaigns, membership, people
+from goodheart.feedback.answered import Answered
+from goodheart.feedback.assignment import Idle, next_task
 from goodheart.feedback.exporting import Exported, export, judgements, ranked_rows
 from goodheart.feedback.importing import import_judgements
 from goodheart.feedback.items import NewItem
-from goodheart.feedback.labels import Answered, adjudicate, history, live_labels, save
+from goodheart.feedback.label_rows import history, live_labels
+from goodheart.feedback.labels import adjudicate, save
 from goodheart.feedback.store import Store
 from goodheart.feedback.tables import items
+from goodheart.feedback.tasks import skip
 from tests.feedback.making import campaign, pairs, task
 
 ASKED = Prompt((Message("user", "q"),), meta={"topic": "t"})
@@ -101,10 +104,10 @@ def test_people_go_on_where_an_import_ended(store: Store) -> None:
     import_judgements(store, made, [FULL, other, replace(other, rater="Bo\nb")])
     ann = people.find_person(store, "Ann")
     assert ann is not None
-    people.join(store, made, ann.id)
+    membership.join(store, made, ann.id)
     assert next_task(store, made, ann.id) == Idle("nothing_left")  # she has had it
     new = people.add_person(store, "New").id
-    people.join(store, made, new)
+    membership.join(store, made, new)
     save(store, task(store, made, new).id, new, Answered([0, 1]))
     assert next_task(store, made, new) == Idle("finished")
     assert sum(1 for _ in live_labels(store, made)) == 4

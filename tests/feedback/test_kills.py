@@ -14,10 +14,12 @@ from pathlib import Path
 from sqlalchemy import select
 
 from bench.store_work import acknowledged, check_after_kills, fill, label_until_killed
-from goodheart.feedback.assignment import Task, next_task
-from goodheart.feedback.labels import Answered, save
+from goodheart.feedback.answered import Answered
+from goodheart.feedback.assignment import next_task
+from goodheart.feedback.labels import save
 from goodheart.feedback.store import open_store, utcnow
 from goodheart.feedback.tables import items
+from goodheart.feedback.tasks import Task
 from tests.feedback.conftest import NewPlace
 
 KILLS = 6  # on each database; `python -m bench store kills` does more, for longer

@@ -9,12 +9,16 @@ from sqlalchemy import insert, select, update
 from sqlalchemy.exc import IntegrityError
 
 from goodheart.errors import ConflictError, FeedbackError, MissingError
-from goodheart.feedback import gold, people
-from goodheart.feedback.assignment import Idle, close_item, next_task, skip
+from goodheart.feedback import gold, membership, people
+from goodheart.feedback.answered import Answered
+from goodheart.feedback.assignment import Idle, next_task
+from goodheart.feedback.campaigns import close_item
 from goodheart.feedback.disputes import count_disputed, disagreeing, disputed, look_at
-from goodheart.feedback.labels import Answered, adjudicate, counted, history, live_labels, save, undo
+from goodheart.feedback.label_rows import counted, history, live_labels
+from goodheart.feedback.labels import adjudicate, save, undo
 from goodheart.feedback.store import Store
 from goodheart.feedback.tables import items, labels
+from goodheart.feedback.tasks import skip
 from tests.feedback.making import campaign, task
 
 
@@ -151,14 +155,14 @@ def test_gold_can_be_undone_like_work(store: Store) -> None:
     assert people_gold(store, made.id, person) == 1
     again = undo(store, made.id, person)
     save(store, again.id, person, Answered([1, 0]))
-    found = people.member(store, made.id, person)
+    found = membership.member(store, made.id, person)
     assert found is not None
     # What was said first counts: who could try what is right would find out which items are gold.
     assert (found.gold_seen, found.gold_right) == (1, 1)
 
 
 def people_gold(store: Store, campaign_id: int, person: int) -> int:
-    member = people.member(store, campaign_id, person)
+    member = membership.member(store, campaign_id, person)
     assert member is not None
     return member.gold_seen
 
@@ -169,7 +173,7 @@ def test_of_changed_answers_to_gold_the_first_counts(store: Store) -> None:
         last = task(store, made.id, person)
         save(store, last.id, person, Answered([1, 0]))
     save(store, last.id, person, Answered([0, 1]))
-    found = people.member(store, made.id, person)
+    found = membership.member(store, made.id, person)
     assert found is not None
     assert (found.gold_seen, found.gold_right) == (1, 0)
 

@@ -7,10 +7,13 @@ from datetime import timedelta
 import pytest
 
 from goodheart.errors import ConflictError, MissingError
-from goodheart.feedback import campaigns, people
-from goodheart.feedback.assignment import Idle, next_task, save_draft, skip
-from goodheart.feedback.labels import Answered, live_labels, save, undo
+from goodheart.feedback import campaigns, membership
+from goodheart.feedback.answered import Answered
+from goodheart.feedback.assignment import Idle, next_task
+from goodheart.feedback.label_rows import live_labels
+from goodheart.feedback.labels import save, undo
 from goodheart.feedback.store import Store, utcnow
+from goodheart.feedback.tasks import save_draft, skip
 from tests.feedback.making import campaign, known, task
 
 PHASES = ("training", "qualification", "gold", "work")
@@ -26,7 +29,7 @@ def in_phase(store: Store, phase: str, **more: float) -> tuple[int, int]:
 
 
 def state(store: Store, made: int, person: int) -> str:
-    found = people.member(store, made, person)
+    found = membership.member(store, made, person)
     assert found is not None
     return found.state
 
@@ -37,7 +40,7 @@ def test_what_a_paused_member_holds_can_be_finished_and_nothing_else(store: Stor
     first = task(store, made, person)
     done = save(store, first.id, person, Answered([0, 1], request="first"))
     held = task(store, made, person)
-    people.set_member(store, made, person, "paused")
+    membership.set_member(store, made, person, "paused")
     assert save_draft(store, held.id, person, {"x": 1}, now=utcnow() + timedelta(minutes=9)) == held.expires_at
     assert save(store, first.id, person, Answered([0, 1], request="first")).label == done.label
     assert save(store, held.id, person, Answered([0, 1])).member == "paused"
@@ -74,7 +77,7 @@ def test_who_is_gone_changes_nothing(store: Store, phase: str, gone: str) -> Non
     first = task(store, made, person)
     save(store, first.id, person, Answered([0, 1]))
     held = task(store, made, person)
-    people.set_member(store, made, person, gone)
+    membership.set_member(store, made, person, gone)
     for act in (
         lambda: save(store, first.id, person, Answered([1, 0])),
         lambda: save(store, held.id, person, Answered([1, 0])),
@@ -104,12 +107,12 @@ def test_a_lost_lock_does_not_end_a_round(store: Store, phase: str) -> None:
 def test_who_goes_on_after_a_pause_is_where_they_were(store: Store) -> None:
     made, person = in_phase(store, "training")
     task(store, made, person)
-    people.set_member(store, made, person, "paused", "holiday")
-    people.set_member(store, made, person, "paused", "longer holiday")
-    people.set_member(store, made, person, "working")
+    membership.set_member(store, made, person, "paused", "holiday")
+    membership.set_member(store, made, person, "paused", "longer holiday")
+    membership.set_member(store, made, person, "working")
     assert state(store, made, person) == "training"
     assert task(store, made, person).phase == "training"
-    people.set_member(store, made, person, "working")  # from training: a manager lets them skip it
+    membership.set_member(store, made, person, "working")  # from training: a manager lets them skip it
     assert state(store, made, person) == "working"
 
 
@@ -118,7 +121,7 @@ def test_gold_before_a_manager_said_go_on_pauses_nobody_again(store: Store) -> N
     for seen in (5, 10):  # none right of five pauses (test_wilson_by_hand); after that as many again, not one
         while not isinstance(found := next_task(store, made.id, person), Idle):
             save(store, found.id, person, Answered([1, 0]))
-        member = people.member(store, made.id, person)
+        member = membership.member(store, made.id, person)
         assert member is not None
         assert (member.state, member.gold_seen, member.reason) == ("paused", seen, "0 of the newest 5 gold items right")
-        people.set_member(store, made.id, person, "working")
+        membership.set_member(store, made.id, person, "working")

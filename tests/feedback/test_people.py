@@ -14,14 +14,16 @@ from sqlalchemy import update
 
 from goodheart.data.records import Answer, Judgement, Prompt
 from goodheart.errors import ConflictError, FeedbackError, MissingError
-from goodheart.feedback import audit, guidelines, logins, passwords, people, personal_data
-from goodheart.feedback.assignment import save_draft, skip
+from goodheart.feedback import audit, guidelines, logins, membership, passwords, people, personal_data
+from goodheart.feedback.answered import Answered
 from goodheart.feedback.campaigns import CampaignSettings, create
 from goodheart.feedback.exporting import judgements
 from goodheart.feedback.importing import import_judgements
-from goodheart.feedback.labels import Answered, history, save
+from goodheart.feedback.label_rows import history
+from goodheart.feedback.labels import save
 from goodheart.feedback.store import Store, utcnow
 from goodheart.feedback.tables import people as people_table
+from goodheart.feedback.tasks import save_draft, skip
 from tests.feedback.making import campaign, pairs, task
 
 PASSWORD = "correct horse battery"
@@ -81,8 +83,8 @@ def test_an_invitation_works_once(store: Store) -> None:
     with pytest.raises(FeedbackError, match="at least 10"):
         logins.accept(store, token, "Ann", "short")
     ann = logins.accept(store, token, "Ann", PASSWORD, language="zh-Hant")
-    assert people.member(store, made.id, ann.id) is not None
-    assert people.campaigns_of(store, ann.id) == [made.id]
+    assert membership.member(store, made.id, ann.id) is not None
+    assert membership.campaigns_of(store, ann.id) == [made.id]
     for use in (lambda: logins.look_up(store, token), lambda: logins.accept(store, token, "Bob", PASSWORD)):
         with pytest.raises(MissingError, match="does not work"):
             use()
@@ -167,7 +169,7 @@ def test_guessing_from_one_address_is_slowed_down(store: Store) -> None:
 def test_managers_are_logged(store: Store) -> None:
     made, (person,) = campaign(store)
     boss = people.add_person(store, "boss", "manager")
-    people.set_member(store, made.id, person, "paused", "too fast", by=boss.id)
+    membership.set_member(store, made.id, person, "paused", "too fast", by=boss.id)
     guidelines.add_version(store, made.id, "new text", by=boss.id)
     found = audit.entries(store, person=boss.id)
     assert [entry.action for entry in found] == ["edit guidelines", "set member"]
@@ -179,7 +181,7 @@ def test_managers_are_logged(store: Store) -> None:
 def test_an_erased_person_leaves_labels_without_a_name(store: Store) -> None:
     made, _ = campaign(store)
     ann = people.add_person(store, "Ann Example", password=PASSWORD, attributes={"culture": "x"})
-    people.join(store, made.id, ann.id, by=ann.id)
+    membership.join(store, made.id, ann.id, by=ann.id)
     found = task(store, made.id, ann.id)
     save(store, found.id, ann.id, Answered([0, 1], comment="I, Ann Example, say so"))
     skip(store, task(store, made.id, ann.id).id, ann.id, "Ann Example is tired")
@@ -188,7 +190,7 @@ def test_an_erased_person_leaves_labels_without_a_name(store: Store) -> None:
     told = personal_data.export_person(store, ann.id)
     assert json.loads(json.dumps(told))["labels"][0]["comment"] == "I, Ann Example, say so"
     assert "scrypt" not in json.dumps(told)
-    people.erase(store, ann.id)
+    personal_data.erase(store, ann.id)
     with store.read() as connection:
         for table in ("people", "sessions", "invites", "audit", "labels", "assignments", "members", "campaigns"):
             assert "Ann Example" not in str(connection.exec_driver_sql(f"SELECT * FROM {table}").all()), table
@@ -207,7 +209,7 @@ def test_of_imported_labels_only_the_person_is_erased(store: Store) -> None:
     import_judgements(store, made.id, [given, later])
     ann = people.find_person(store, "Ann")
     assert ann is not None
-    people.erase(store, ann.id)
+    personal_data.erase(store, ann.id)
     for found in judgements(store, made.id):
         assert (found.weight, found.margin, found.probability, found.item_id) == (0.5, 2.0, 0.75, "i7")
         assert found.rater_attributes == {}
@@ -221,10 +223,10 @@ def test_the_log_forgets_words_about_an_erased_person_and_nothing_else(store: St
     other = people.add_person(store, "Bo", by=boss.id)
     made, _ = campaign(store)
     for person in (ann, other):
-        people.join(store, made.id, person.id)
-        people.set_member(store, made.id, person.id, "paused", f"{person.name} is tired", by=boss.id)
+        membership.join(store, made.id, person.id)
+        membership.set_member(store, made.id, person.id, "paused", f"{person.name} is tired", by=boss.id)
     logins.invite(store, name="labeller", by=boss.id)
-    people.erase(store, ann.id, by=boss.id)
+    personal_data.erase(store, ann.id, by=boss.id)
     by_action: dict[str, list[dict[str, Any]]] = {}
     for entry in reversed(audit.entries(store, person=boss.id)):
         by_action.setdefault(entry.action, []).append(dict(entry.what))
@@ -253,7 +255,7 @@ def campaign_with_models(store: Store) -> tuple[int, int]:
     """A person who labelled in a campaign that is not blind."""
     made = create(store, CampaignSettings(name="seen", blind=False), pairs(1), "?")
     person = people.add_person(store, "sees models").id
-    people.join(store, made.id, person)
+    membership.join(store, made.id, person)
     save(store, task(store, made.id, person).id, person, Answered([0, 1]))
     return person, made.id
 
@@ -291,7 +293,7 @@ def test_joining_and_editing_at_once_is_no_error(store: Store) -> None:
     made, _ = campaign(store)
     for turn in range(5):
         person = people.add_person(store, f"late {turn}").id
-        assert not at_once(*[lambda: people.join(store, made.id, person)] * 4)  # noqa: B023
+        assert not at_once(*[lambda: membership.join(store, made.id, person)] * 4)  # noqa: B023
     assert not at_once(*[lambda: guidelines.add_version(store, made.id, "x")] * 4)
     assert [each.version for each in guidelines.versions(store, made.id)] == [1, 2, 3, 4, 5]
     assert [entry.action for entry in audit.entries(store)].count("join") == 1 + 5

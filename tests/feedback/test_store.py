@@ -15,8 +15,10 @@ from sqlalchemy import insert, select, text
 
 from goodheart.errors import FeedbackError
 from goodheart.feedback import store as store_module
+from goodheart.feedback.answered import Answered
 from goodheart.feedback.assignment import Idle, next_task
-from goodheart.feedback.labels import Answered, history, save
+from goodheart.feedback.label_rows import history
+from goodheart.feedback.labels import save
 from goodheart.feedback.people import add_person, listing
 from goodheart.feedback.store import Store, copy, open_store, storable, utcnow
 from goodheart.feedback.tables import attempts, metadata, people

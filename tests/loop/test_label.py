@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from goodheart.errors import ConfigError, DataError, FeedbackError
-from goodheart.feedback import campaigns, guidelines, labels, people
+from goodheart.feedback import campaigns, guidelines, label_rows, membership
 from goodheart.feedback.progress import progress
 from goodheart.feedback.store import Store, open_store
 from goodheart.loop.label import label, open_campaign, read_campaign
@@ -57,11 +57,11 @@ def test_the_example_shows_something_and_is_made_once(store: Store) -> None:
     assert 15 <= state.finished <= 35  # some work is left
     assert set(state.by_slice["language"]) == {"en", "zh"}
     assert state.labels_known >= 10  # gold among it
-    assert len(people.list_members(store, made.id)) == 6
-    before = len(list(labels.live_labels(store, made.id, phases=None)))
+    assert len(membership.list_members(store, made.id)) == 6
+    before = len(list(label_rows.live_labels(store, made.id, phases=None)))
     assert make_example(store) == made
-    assert len(list(labels.live_labels(store, made.id, phases=None))) == before > 100
-    assert {row.source for row in labels.live_labels(store, made.id)} == {"simulated"}
+    assert len(list(label_rows.live_labels(store, made.id, phases=None))) == before > 100
+    assert {row.source for row in label_rows.live_labels(store, made.id)} == {"simulated"}
 
 
 def write(folder: Path, **files: Any) -> Path:

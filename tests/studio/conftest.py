@@ -16,7 +16,7 @@ import uvicorn
 from fastapi.testclient import TestClient
 
 from goodheart.data.records import Answer, Message, Prompt
-from goodheart.feedback import campaigns, logins, passwords, people
+from goodheart.feedback import campaigns, logins, membership, passwords, people
 from goodheart.feedback.campaigns import Campaign, CampaignSettings
 from goodheart.feedback.items import NewItem
 from goodheart.feedback.store import Store, open_store
@@ -70,7 +70,7 @@ def visit(store: Store) -> Iterator[Callable[..., TestClient]]:
         if name is not None:
             person = people.find_person(store, name) or people.add_person(store, name, role, password=PASSWORD)
             if campaign is not None:
-                people.join(store, campaign, person.id)
+                membership.join(store, campaign, person.id)
             session = logins.open_session(store, person.id)
             client.cookies.set("goodheart_session", session.token)
             client.headers["X-CSRF-Token"] = session.csrf

@@ -8,14 +8,14 @@ from typing import Any
 import pytest
 from playwright.sync_api import expect
 
-from goodheart.feedback import campaigns, labels, people
+from goodheart.feedback import campaigns, label_rows, membership, people
 from goodheart.feedback.campaigns import Campaign, CampaignSettings
 from goodheart.feedback.store import Store
 from tests.studio.conftest import Running, item, pairs
 
 
-def live(store: Store, campaign: Campaign) -> list[labels.LabelRow]:
-    return list(labels.live_labels(store, campaign.id, phases=None))
+def live(store: Store, campaign: Campaign) -> list[label_rows.LabelRow]:
+    return list(label_rows.live_labels(store, campaign.id, phases=None))
 
 
 def open_task(page: Any, studio: Running, campaign: Campaign) -> Any:
@@ -34,7 +34,7 @@ def handed_in(page: Any, count: int) -> None:
     page.wait_for_selector("body:not(.busy)")
 
 
-def by_shown(row: labels.LabelRow) -> list[int]:
+def by_shown(row: label_rows.LabelRow) -> list[int]:
     """Ranks from left to right, as the person saw the answers."""
     assert row.ranks is not None
     assert row.shown is not None
@@ -203,7 +203,7 @@ def test_undo_within_a_task_and_after_handing_in(
     saved(page)
     [row] = live(store, campaign)
     assert by_shown(row) == [0, 0]
-    assert len(labels.history(store, row.item)) == 3  # said, withdrawn, said anew
+    assert len(label_rows.history(store, row.item)) == 3  # said, withdrawn, said anew
 
 
 def test_the_next_task_does_not_wait_for_the_save(campaign: Campaign, studio: Running, tab: Callable[..., Any]) -> None:
@@ -312,7 +312,7 @@ def test_nothing_left_and_paused(store: Store, studio: Running, tab: Callable[..
     assert page.text_content("#nothing h2") == "All done"
     me = people.find_person(store, "me")
     assert me is not None
-    people.set_member(store, made.id, me.id, "paused", "too fast")
+    membership.set_member(store, made.id, me.id, "paused", "too fast")
     page.click("#look-again")
     expect(page.locator("#nothing h2")).to_have_text("You are paused")
     assert "too fast" in page.text_content("#nothing")

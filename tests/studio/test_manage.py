@@ -19,13 +19,24 @@ from sqlalchemy import func, select
 
 from goodheart.data.layouts import LAYOUTS
 from goodheart.errors import MissingError
-from goodheart.feedback import assignment, audit, campaigns, guidelines, labels, logins, people, quality
-from goodheart.feedback.assignment import Task
+from goodheart.feedback import (
+    assignment,
+    audit,
+    campaigns,
+    guidelines,
+    label_rows,
+    labels,
+    logins,
+    membership,
+    people,
+    quality,
+)
+from goodheart.feedback.answered import Answered
 from goodheart.feedback.campaigns import Campaign, CampaignSettings
-from goodheart.feedback.labels import Answered
 from goodheart.feedback.progress import by_day
 from goodheart.feedback.store import Store, utcnow
 from goodheart.feedback.tables import items
+from goodheart.feedback.tasks import Task
 from tests.studio.conftest import item
 
 HOSTILE = "<script>alert(1)</script>\u202e<img src=x onerror=alert(1)>"
@@ -39,7 +50,7 @@ def label_all(store: Store, campaign: Campaign, names: list[str], say: Callable[
     now = utcnow() - timedelta(hours=20)
     for name in names:
         person = people.find_person(store, name) or people.add_person(store, name)
-        people.join(store, campaign.id, person.id)
+        membership.join(store, campaign.id, person.id)
         while isinstance(task := assignment.next_task(store, campaign.id, person.id, now=now), Task):
             labels.save(store, task.id, person.id, say(name, task), now=now)
             now += timedelta(minutes=1)
@@ -146,7 +157,7 @@ def test_days_count_what_the_number_of_labels_counts(visit: Visit, store: Store)
 def test_days_are_whole_days_and_older_ones_are_left_out(store: Store) -> None:
     made = campaigns.create(store, CampaignSettings(name="days"), [item(f"Q{i}?", "yes", "no") for i in range(4)])
     ann = people.add_person(store, "ann")
-    people.join(store, made.id, ann.id)
+    membership.join(store, made.id, ann.id)
     for at in ("2026-03-01T23:59:59", "2026-03-02T00:00:00", "2026-03-03T23:59:59", "2026-03-04T00:00:00"):
         now = datetime.fromisoformat(f"{at}+00:00")
         task = assignment.next_task(store, made.id, ann.id, now=now)
@@ -197,7 +208,7 @@ def test_people_and_what_is_measured_of_them(manager: TestClient, labelled: Camp
     assert person is not None
     address = f"/c/{labelled.id}/people/{person.id}/state"
     assert post(manager, address, state="paused", reason="Please read the guidelines").status_code == 303
-    member = people.member(store, labelled.id, person.id)
+    member = membership.member(store, labelled.id, person.id)
     assert member is not None
     assert (member.state, member.reason) == ("paused", "Please read the guidelines")
     assert "Please read the guidelines" in manager.get(f"/c/{labelled.id}/people").text
@@ -233,7 +244,7 @@ def test_no_invitations_without_accounts(alone: TestClient, labelled: Campaign) 
 def test_somebody_with_an_account_is_added(manager: TestClient, labelled: Campaign, store: Store) -> None:
     person = people.add_person(store, "new")
     assert post(manager, f"/c/{labelled.id}/people", person=str(person.id)).status_code == 303
-    assert people.member(store, labelled.id, person.id) is not None
+    assert membership.member(store, labelled.id, person.id) is not None
     assert post(manager, f"/c/{labelled.id}/people", person="9999").status_code == 404
     assert post(manager, f"/c/{labelled.id}/people", person="-1").status_code == 422
 
@@ -296,7 +307,7 @@ def test_a_dispute_is_decided(visit: Visit, disputed: Campaign, store: Store) ->
     [token] = re.findall(r'name="token" value="([^"]+)"', ada.get(address).text)
     for _ in range(2):  # sent twice it is one decision
         assert post(ada, address, rank=["2", "1"], strength="4", comment="why", token=token).status_code == 303
-    decisions = [row for row in labels.history(store, number) if row.kind == "adjudication"]
+    decisions = [row for row in label_rows.history(store, number) if row.kind == "adjudication"]
     assert [(row.ranks, row.strength, row.comment, row.live) for row in decisions] == [((1, 0), 4, "why", True)]
     assert "Waiting for a decision (0)" in ada.get(f"/c/{disputed.id}/disputes").text
     assert post(ada, f"/c/{disputed.id}/disputes/{number + 1}", rank=["1", "2"]).status_code == 404
@@ -309,7 +320,7 @@ def test_an_item_of_another_campaign_or_of_gold_is_not_shown(
     added = campaigns.add_items(store, disputed.id, [gold])
     assert added.items == 1
     ada = visit("ada", "adjudicator", disputed.id)
-    of_labelled = next(iter(labels.live_labels(store, labelled.id))).item
+    of_labelled = next(iter(label_rows.live_labels(store, labelled.id))).item
     assert ada.get(f"/c/{disputed.id}/disputes/{of_labelled}").status_code == 404
     assert ada.get(f"/c/{disputed.id}/disputes/{_newest(store)}").status_code == 404
 

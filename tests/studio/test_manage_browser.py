@@ -10,7 +10,7 @@ from typing import Any
 
 from playwright.sync_api import expect
 
-from goodheart.feedback import campaigns, labels, people
+from goodheart.feedback import campaigns, label_rows, people
 from goodheart.feedback.store import Store
 from tests.studio.conftest import PASSWORD, Running
 
@@ -135,7 +135,7 @@ def test_from_a_file_to_a_reward_model(
     manager.select_option("[name=strength]", "4")
     manager.click("text=Decide and go to the next")
     manager.wait_for_selector("text=Nothing here.")
-    [decided] = list(labels.live_labels(store, campaign.id, kind="adjudication"))
+    [decided] = list(label_rows.live_labels(store, campaign.id, kind="adjudication"))
     assert decided.ranks == (0, 1)
 
     manager.goto(f"{address}/people")

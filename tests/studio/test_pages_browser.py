@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from goodheart.feedback import campaigns, logins, people
+from goodheart.feedback import campaigns, logins, membership, people
 from goodheart.feedback.campaigns import Campaign, CampaignSettings
 from goodheart.feedback.store import Store
 from tests.studio.conftest import PASSWORD, Running, item
@@ -183,7 +183,7 @@ def test_a_wide_table_shows_that_there_is_more_and_texts_have_room(
 ) -> None:
     made = campaigns.create(store, CampaignSettings(name="wide"), [item("Question?", "One.\n\nTwo.", "b")], "")
     url = serving().url
-    people.join(store, made.id, people.add_person(store, "anna with a longer name").id)
+    membership.join(store, made.id, people.add_person(store, "anna with a longer name").id)
     page = tab(*SIZES["phone"])
     page.goto(f"{url}/c/{made.id}/people")
     sizes = page.evaluate(

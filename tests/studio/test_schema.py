@@ -9,7 +9,7 @@ from typing import Any
 import schemathesis
 from hypothesis import HealthCheck, given, settings
 
-from goodheart.feedback import campaigns, people
+from goodheart.feedback import campaigns, membership, people
 from goodheart.feedback.campaigns import CampaignSettings
 from goodheart.feedback.store import open_store
 from goodheart.studio.app import create_app
@@ -24,7 +24,7 @@ def test_no_request_breaks_the_studio(tmp_path: Path) -> None:
     app = create_app(store, single_user=True)
     me = people.find_person(store, "me")
     assert me is not None
-    people.join(store, made.id, me.id)
+    membership.join(store, made.id, me.id)
     app.state.invite_limit.most = 10**9
     schema = schemathesis.openapi.from_dict(app.openapi())
     schema.app = app

@@ -16,7 +16,7 @@ from starlette.routing import Mount
 
 from goodheart.data.records import Answer, Message, Prompt
 from goodheart.errors import ConfigError
-from goodheart.feedback import campaigns, labels, logins, passwords, people
+from goodheart.feedback import campaigns, label_rows, logins, passwords, people
 from goodheart.feedback.campaigns import Campaign, CampaignSettings
 from goodheart.feedback.items import NewItem
 from goodheart.feedback.store import Store, utcnow
@@ -78,7 +78,7 @@ def test_every_write_needs_the_token_of_the_session(store: Store, campaign: Camp
             body = {"data": {"csrf": token}} if not path.startswith("/api/") else {"json": ANSWER}
             response = anna.request(method, path.replace("tasks/1", f"tasks/{task}"), headers=headers, **body)
             assert response.status_code == 403, (method, path, token)
-    assert list(labels.live_labels(store, campaign.id)) == []
+    assert list(label_rows.live_labels(store, campaign.id)) == []
 
 
 def test_log_in_and_out(store: Store, visit: Visit) -> None:
@@ -207,7 +207,7 @@ def test_a_blind_task_tells_neither_model_nor_gold(store: Store, visit: Visit) -
         answer = anna.post(f"/api/tasks/{task.json()['task']['id']}/label", json={**ANSWER, "request": f"request-{i}"})
         assert answer.json()["feedback"] is None
     assert set(seen) == {"work"}
-    assert len(list(labels.live_labels(store, made.id, phases=("gold",)))) == 1
+    assert len(list(label_rows.live_labels(store, made.id, phases=("gold",)))) == 1
 
 
 def test_calls_of_tools_are_shown(store: Store, visit: Visit) -> None:
@@ -233,7 +233,7 @@ def test_ranks_are_kept_by_answer_and_not_by_place(store: Store, campaign: Campa
         body = {**ANSWER, "request": f"request-{i}", "ranks": ranks, "flags": flags}
         assert anna.post(f"/api/tasks/{task['id']}/label", json=body).status_code == 200
     assert shown_first == {True, False}  # both orders came, or this test would show nothing
-    rows = list(labels.live_labels(store, campaign.id))
+    rows = list(label_rows.live_labels(store, campaign.id))
     assert [(row.ranks, row.flags) for row in rows] == [((0, 1), {"wrong": [1]})] * 6
 
 
@@ -263,7 +263,7 @@ def test_labels_that_do_not_fit_are_refused(store: Store, campaign: Campaign, vi
     response = anna.post(f"/api/tasks/{task}/label", json={**ANSWER, **change})
     assert response.status_code == 422
     assert response.json()["error"]["message"]
-    assert list(labels.live_labels(store, campaign.id)) == []
+    assert list(label_rows.live_labels(store, campaign.id)) == []
 
 
 def test_the_same_request_is_the_same_label(store: Store, campaign: Campaign, visit: Visit) -> None:

@@ -11,8 +11,8 @@ from starlette.responses import Response
 
 from goodheart.data.records import Message
 from goodheart.errors import ConflictError, FeedbackError, MissingError
-from goodheart.feedback import campaigns, disputes, labels
-from goodheart.feedback.labels import MOST_COMMENT, Answered
+from goodheart.feedback import campaigns, disputes, label_rows, labels
+from goodheart.feedback.answered import MOST_COMMENT, Answered
 from goodheart.feedback.store import Store
 from goodheart.studio.manage.frame import Line, back_to, manage_page, may_judge
 from goodheart.studio.marks import sound
@@ -56,7 +56,7 @@ def _page(
         "found": found,
         "turns": turns,
         "languages": languages,
-        "history": labels.history(store, item),
+        "history": label_rows.history(store, item),
         "strengths": range(1, 5) if two and settings.strength else (),
         "token": token_hex(16),
         "problem": problem,

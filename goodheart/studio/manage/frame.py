@@ -11,7 +11,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import HTMLResponse, RedirectResponse
 
 from goodheart.errors import MissingError
-from goodheart.feedback import campaigns, people
+from goodheart.feedback import campaigns, membership
 from goodheart.feedback.store import Store
 from goodheart.studio.pages import page
 from goodheart.studio.visitors import visitor_of
@@ -47,7 +47,7 @@ def may_judge(request: Request, store: Store, campaign: int) -> None:
         raise HTTPException(404) from error
     person = visitor_of(request).person
     if person is None or not person.may("manager"):
-        member = None if person is None else people.member(store, campaign, person.id)
+        member = None if person is None else membership.member(store, campaign, person.id)
         if member is None or member.state == "removed":
             raise HTTPException(404)
 

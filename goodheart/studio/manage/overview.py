@@ -9,7 +9,7 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from goodheart.errors import FeedbackError
-from goodheart.feedback import campaigns, disputes, people, quality
+from goodheart.feedback import campaigns, disputes, membership, quality
 from goodheart.feedback.campaigns import Campaign
 from goodheart.feedback.progress import Forecast, by_day, forecast, progress
 from goodheart.feedback.store import Store, utcnow
@@ -49,7 +49,7 @@ def alerts(store: Store, campaign: Campaign, expected: Forecast, words: Words) -
     waiting = disputes.count_disputed(store, campaign.id)
     if waiting:
         found.append((words("manage.alert_disputes", n=waiting), "/disputes"))
-    states = Counter(member.state for member in people.list_members(store, campaign.id))
+    states = Counter(member.state for member in membership.list_members(store, campaign.id))
     if states["paused"]:
         found.append((words("manage.alert_paused", n=states["paused"]), "/people"))
     careless = [row.name for row in quality.person_rows(store, campaign.id) if row.quality and row.quality.careless]

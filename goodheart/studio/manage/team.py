@@ -8,7 +8,7 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from goodheart.errors import FeedbackError
-from goodheart.feedback import campaigns, logins, people, quality
+from goodheart.feedback import campaigns, logins, membership, people, quality
 from goodheart.feedback.store import Store
 from goodheart.studio.manage.frame import Line, back_to, manage_page
 from goodheart.studio.visitors import ByForm, Manager, Number, StoreOf, person_of
@@ -38,7 +38,7 @@ def add_member(request: Request, visitor: Manager, store: StoreOf, campaign: Num
     """Somebody with an account becomes a labeller of this campaign."""
     if not (person.isascii() and person.isdecimal() and len(person) < 10):
         return _page(request, store, campaign, 422, problem=visitor.words("error.422"))
-    people.join(store, campaign, int(person), by=person_of(visitor).id)
+    membership.join(store, campaign, int(person), by=person_of(visitor).id)
     return back_to(campaign, "/people")
 
 
@@ -55,7 +55,7 @@ def set_state(
     """Pauses a member with a reason that they are told, lets them go on, or removes them."""
     if state not in _STATES:
         return _page(request, store, campaign, 422, problem=visitor.words("error.422"))
-    people.set_member(store, campaign, person, state, reason.strip() or None, by=person_of(visitor).id)
+    membership.set_member(store, campaign, person, state, reason.strip() or None, by=person_of(visitor).id)
     return back_to(campaign, "/people")
 
 
