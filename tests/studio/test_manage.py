@@ -8,7 +8,7 @@ import re
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from datetime import date, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
 import numpy as np
@@ -33,10 +33,11 @@ from goodheart.feedback import (
 )
 from goodheart.feedback.answered import Answered
 from goodheart.feedback.campaigns import Campaign, CampaignSettings
-from goodheart.feedback.progress import by_day
+from goodheart.feedback.progress import by_day, progress
 from goodheart.feedback.store import Store, utcnow
 from goodheart.feedback.tables import items
 from goodheart.feedback.tasks import Task
+from goodheart.studio.manage.rules import Typed, typed
 from tests.studio.conftest import item
 
 HOSTILE = "<script>alert(1)</script>\u202e<img src=x onerror=alert(1)>"
@@ -78,6 +79,14 @@ def labelled(store: Store) -> Campaign:
 @pytest.fixture
 def manager(visit: Visit, labelled: Campaign) -> TestClient:
     return visit("mia", "manager")
+
+
+def beside(page: str) -> dict[str, str]:
+    """What is said to be wrong, by the field it stands beside; the field names it as its description."""
+    found = dict(re.findall(r'<p class="wrong" id="wrong-(\w*)">(.*?)</p>', page, re.DOTALL))
+    for name in found:
+        assert re.search(rf'name="{name}"[^>]* aria-invalid="true" aria-describedby="wrong-{name}"', page), name
+    return found
 
 
 def post(client: TestClient, path: str, **fields: Any) -> Any:
@@ -188,8 +197,9 @@ def test_pause_resume_close_and_rules(manager: TestClient, labelled: Campaign, s
     assert settings.deadline.isoformat() == "2031-01-02T03:04:00+00:00"
     wrong = post(manager, f"/c/{labelled.id}/rules", **given | {"gold_share": "2", "budget": "much"})
     assert wrong.status_code == 422
-    assert "gold_share: " in wrong.text
-    assert "budget: " in wrong.text
+    assert beside(wrong.text) == {"gold_share": "must be 0.5 or less", "budget": "must be a number"}
+    assert 'name="budget" value="much"' in wrong.text
+    assert campaigns.get(store, labelled.id).settings == settings
 
 
 def test_people_and_what_is_measured_of_them(manager: TestClient, labelled: Campaign, store: Store) -> None:
@@ -448,10 +458,75 @@ def test_what_is_wrong_with_an_upload(manager: TestClient, store: Store, name: s
 def test_wrong_settings_and_too_much(manager: TestClient, store: Store) -> None:
     found = upload(manager, "/new", "r.jsonl", GOOD, name="", overlap="0", until_agreement="0.9")
     assert found.status_code == 422
-    assert "overlap: " in found.text
+    assert beside(found.text) == {"overlap": "must be 1 or more"}
+    assert 'name="until_agreement" value="0.9"' in found.text
     big = manager.post("/new", content=b"x", headers={"Content-Length": str(70 << 20)})
     assert big.status_code == 413
     assert [each.name for each in campaigns.listing(store)] == ["helpful"]
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"max_overlap": "3"}, {"max_overlap": "says how far asking more people may go"}),
+        ({"until_agreement": "0.8", "overlap": "1"}, {"until_agreement": "needs two labels or more"}),
+        ({"until_agreement": "0.5"}, {"until_agreement": "must be more than 0.5"}),
+        ({"until_agreement": "0.8", "overlap": "4", "max_overlap": "3"}, {"max_overlap": "less than the 4 labels"}),
+        ({"quotas": "language: en = 0"}, {"quotas": "1 or more"}),
+        ({"quotas": "language: en"}, {"quotas": "must be a whole number"}),
+        ({"flags": "wrong, wrong"}, {"flags": "named once"}),
+        ({"training": "1", "qualification": "2"}, {"training": "only 0", "qualification": "only 0"}),
+        ({"training": "x", "deadline": "soon"}, {"training": "a whole number", "deadline": "a date and a time"}),
+        ({"name": "helpful"}, {"name": "there is a campaign named"}),
+        ({"lock_minutes": "0", "name": "x"}, {"lock_minutes": "must be more than 0"}),
+    ],
+)
+def test_what_is_wrong_stands_beside_its_field(
+    manager: TestClient, store: Store, fields: dict[str, str], said: dict[str, str]
+) -> None:
+    given = {"name": "fresh", "overlap": "2", "rubric": "tone: Is it warm?", **fields}
+    found = upload(manager, "/new", "r.jsonl", GOOD, **given)
+    assert found.status_code in (409, 422)
+    told = beside(found.text)
+    assert told.keys() == said.keys()
+    for name, part in said.items():
+        assert part in told[name]
+    for name, text in given.items():  # what was typed is kept
+        assert f'name="{name}" value="{text}"' in found.text or f">\n{text}</textarea>" in found.text, name
+    assert [each.name for each in campaigns.listing(store)] == ["helpful"]
+
+
+def test_all_rules_of_a_campaign_can_be_set(manager: TestClient, store: Store) -> None:
+    """Those a form fills in are those the settings have; `seed` alone is not for people."""
+    fields = {
+        "name": "all", "overlap": "2", "strength": "1", "blind": "", "flags": "rude", "rubric": "tone: Warm?",
+        "at_once": "2", "until_agreement": "0.75", "max_overlap": "5", "max_skips": "2", "gold_share": "0.25",
+        "gold_pause_below": "0.5", "gold_window": "8", "training": "1", "qualification": "2",
+        "qualification_pass": "0.5", "quotas": "language: en = 2, zh = 1\nlength: long = 1", "languages": "en, zh",
+        "pay_per_hour": "18.5", "budget": "900", "deadline": "2031-05-06T07:08", "lock_minutes": "7.5",
+    }  # fmt: skip
+    assert fields.keys() == (CampaignSettings.model_fields.keys() - {"seed"})
+    known = b"".join(b'{"prompt": "K%d", "completions": ["yes", "no"], "gold": [0, 1]}\n' % i for i in range(2))
+    files = {
+        "items": ("r.jsonl", GOOD),
+        "training_items": ("t.jsonl", known),
+        "qualification_items": ("q.jsonl", known),
+    }
+    given = {"csrf": manager.headers["X-CSRF-Token"], **fields}
+    assert manager.post("/new", data=given, files=files).status_code == 303
+    made = campaigns.get(store, "all")
+    assert made.settings == CampaignSettings(
+        name="all", overlap=2, strength=True, blind=False, flags=("rude",), rubric={"tone": "Warm?"}, at_once=2,
+        until_agreement=0.75, max_overlap=5, max_skips=2, gold_share=0.25, gold_pause_below=0.5, gold_window=8,
+        training=1, qualification=2, qualification_pass=0.5, languages=("en", "zh"), pay_per_hour=18.5, budget=900,
+        quotas={"language": {"en": 2, "zh": 1}, "length": {"long": 1}}, lock_minutes=7.5,
+        deadline=datetime(2031, 5, 6, 7, 8, tzinfo=UTC),
+    )  # fmt: skip
+    assert progress(store, made.id).spare == 1  # of three English items two are wanted: quotas cut by their own columns
+    assert typed(made.settings) == Typed(**{k: v for k, v in fields.items() if k != "name"})
+    saved = {name: getattr(typed(made.settings), name) for name in fields if name != "name"}
+    assert post(manager, f"/c/{made.id}/rules", **saved).status_code == 303  # saved as it stands there, nothing changes
+    assert campaigns.get(store, made.id).settings == made.settings
 
 
 def test_the_log(manager: TestClient, labelled: Campaign, store: Store) -> None:
