@@ -20,7 +20,7 @@ from typing import Any, Literal
 from goodheart.data.cells import number
 from goodheart.data.files import read_rows
 from goodheart.data.messages import RowError
-from goodheart.data.rankings import said_by
+from goodheart.data.rankings import compared, said_by
 from goodheart.data.records import Judgement, Rating, Thumb
 from goodheart.data.shapes import Record
 from goodheart.errors import DataError
@@ -47,7 +47,7 @@ def gather(records: Iterable[Record], labels: Labels, weights: Mapping[str, floa
     items: dict[Any, list[Judgement]] = {}
     order: list[Any] = []
     for record in weighed:
-        key = _compared(record) if isinstance(record, Judgement) else None
+        key = compared(record.prompt, record.answers) if isinstance(record, Judgement) else None
         if key is None or key not in items:
             order.append(record if key is None else key)
         if key is not None and isinstance(record, Judgement):
@@ -89,13 +89,6 @@ def _weighed(record: Record, weights: Mapping[str, float] | None) -> Record:
         whose = f"rater {record.rater}" if record.rater else "labels without a rater"
         raise DataError(f'no weight for {whose}: name them, or give "*" for everybody who is not named')
     return replace(record, weight=record.weight * weight)
-
-
-def _compared(judgement: Judgement) -> tuple[Any, ...]:
-    """What was compared, in whatever order it stood."""
-    prompt = judgement.prompt
-    said = sorted(said_by(answer) for answer in judgement.answers)
-    return (prompt.text, tuple((turn.role, turn.content) for turn in prompt.messages), tuple(said))
 
 
 @dataclass(slots=True)

@@ -1,4 +1,4 @@
-"""Rankings out of the pairs they were cut into: pairs of one `group_id` that stand one after another."""
+"""What is the same comparison, and rankings out of the pairs they were cut into (pairs of one `group_id`)."""
 
 from __future__ import annotations
 
@@ -8,15 +8,29 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import TypeVar
 
-from goodheart.data.records import Answer, Judgement
+from goodheart.data.records import Answer, Judgement, Message, Prompt
 
 T = TypeVar("T")
-_Said = tuple[tuple[str, str, str], ...]
+Said = tuple[tuple[str, str, str], ...]
 
 
-def said_by(answer: Answer) -> _Said:
+def said_by(answer: Answer) -> Said:
     """What an answer says, to tell answers apart: equal for equal turns, whoever gave them."""
-    return tuple((t.role, t.content, json.dumps(t.extra, sort_keys=True, default=str)) for t in answer.turns())
+    return _said(answer.turns())
+
+
+def asked_by(prompt: Prompt) -> tuple[str | None, Said]:
+    """What a prompt asks, to tell prompts apart: equal for equal turns, whatever else is known of them."""
+    return prompt.text, _said(prompt.messages)
+
+
+def compared(prompt: Prompt, answers: Iterable[Answer]) -> tuple[str | None, Said, tuple[Said, ...]]:
+    """What is compared: equal for the same answers to the same prompt, in whatever order they stand."""
+    return *asked_by(prompt), tuple(sorted(map(said_by, answers)))
+
+
+def _said(turns: Iterable[Message]) -> Said:
+    return tuple((t.role, t.content, json.dumps(t.extra, sort_keys=True, default=str)) for t in turns)
 
 
 def ranking_of(pairs: Sequence[Judgement]) -> Judgement | None:
@@ -34,8 +48,8 @@ def ranking_of(pairs: Sequence[Judgement]) -> Judgement | None:
     ):  # fmt: skip
         return None
     answers = {said_by(answer): answer for pair in pairs for answer in pair.answers}
-    better: set[tuple[_Said, _Said]] = set()  # (better, worse)
-    earlier: dict[_Said, int] = dict.fromkeys(answers, 0)  # how many answers stand before it
+    better: set[tuple[Said, Said]] = set()  # (better, worse)
+    earlier: dict[Said, int] = dict.fromkeys(answers, 0)  # how many answers stand before it
     for pair in pairs:
         left, right = (said_by(answer) for answer in pair.answers)
         earlier[right] += 1

@@ -86,9 +86,9 @@ def dawid_skene(votes: Votes, *, strength: float = 4.0) -> Consensus:
     judged_N = ~alone_I[votes.item_N]
     labels_L = np.bincount(votes.labeller_N[judged_N], minlength=L)
     right_L = np.bincount(votes.labeller_N[judged_N], right_N[judged_N], minlength=L)
-    low_L, high_L = wilson(right_L, labels_L)
+    low_L, high_L = wilson(right_L / votes.sides, labels_L / votes.sides)
     with np.errstate(invalid="ignore"):
-        reliability = Reliability(votes.labellers, right_L / labels_L, low_L, high_L, labels_L)
+        reliability = Reliability(votes.labellers, right_L / labels_L, low_L, high_L, labels_L // votes.sides)
     return Consensus(probability_IV, reliability, confusion_LVV)
 
 
@@ -126,14 +126,11 @@ def dawid_skene_of_pairs(comparisons: Comparisons, *, strength: float = 4.0) -> 
     found = dawid_skene(votes, strength=strength)
     keys_P, pair_N = comparisons.pairs()
     P = len(keys_P)
-    one_way = found.reliability
-    low_L, high_L = wilson(one_way.value_L * one_way.labels_L / 2, one_way.labels_L / 2)  # each label was seen twice
-    reliability = Reliability(one_way.labellers, one_way.value_L, low_L, high_L, one_way.labels_L // 2)
-    trust_P = np.bincount(pair_N, np.nan_to_num(one_way.value_L, nan=0.5)[comparisons.labeller_N])
+    trust_P = np.bincount(pair_N, np.nan_to_num(found.reliability.value_L, nan=0.5)[comparisons.labeller_N])
     probability_PV = found.probability_IV[:P]
     better_P = probability_PV[:, 2] + probability_PV[:, 1] / 2
     pairs = PairLabels(keys_P, better_P, probability_PV[:, 1], trust_P / trust_P.mean())
-    return pairs, Consensus(probability_PV, reliability, found.confusion_LVV)
+    return pairs, Consensus(probability_PV, found.reliability, found.confusion_LVV)
 
 
 def _turned(comparisons: Comparisons) -> Array:

@@ -70,7 +70,8 @@ def raw_agreement(votes: Votes, *, resamples: int = RESAMPLES, seed: int = 0) ->
     counts_IV, labels_I = _several(votes)
     agreeing_I = (counts_IV * (counts_IV - 1)).sum(1)
     pairs_G, agreeing_G = (np.bincount(votes.group_I, weights) for weights in (labels_I * (labels_I - 1), agreeing_I))
-    return _mean(agreeing_G[pairs_G > 0] / pairs_G[pairs_G > 0], _chance(counts_IV), labels_I, resamples, seed)
+    values_G = agreeing_G[pairs_G > 0] / pairs_G[pairs_G > 0]
+    return _mean(values_G, _chance(counts_IV), labels_I, votes.sides, resamples, seed)
 
 
 def agreement_with_others(votes: Votes, *, resamples: int = RESAMPLES, seed: int = 0) -> Measure:
@@ -85,7 +86,7 @@ def agreement_with_others(votes: Votes, *, resamples: int = RESAMPLES, seed: int
     others_V = np.bincount(_others(votes)[known_N], minlength=len(votes.values)) / known_N.sum()
     labels_I = np.bincount(votes.item_N[known_N], minlength=len(votes.items))
     values_G = agreeing_G[labels_G > 0] / labels_G[labels_G > 0]
-    return _mean(values_G, float(shares_V @ others_V), labels_I, resamples, seed)
+    return _mean(values_G, float(shares_V @ others_V), labels_I, votes.sides, resamples, seed)
 
 
 def agrees_with_others(votes: Votes) -> Array:
@@ -118,7 +119,7 @@ def fleiss_kappa(votes: Votes, *, resamples: int = RESAMPLES, seed: int = 0) -> 
         shares_RV = sums_RC[:, 2:] / sums_RC[:, 2:].sum(1, keepdims=True)
         return _beyond_chance(sums_RC[:, 0] / sums_RC[:, 1], (shares_RV**2).sum(1))
 
-    return _measure(_by_group(sparse.csr_array(columns_IC), votes), statistic, labels_I, resamples, seed)
+    return _measure(_by_group(sparse.csr_array(columns_IC), votes), statistic, labels_I, votes.sides, resamples, seed)
 
 
 def alpha(votes: Votes, distance: Distance = "nominal", *, resamples: int = RESAMPLES, seed: int = 0) -> Measure:
@@ -164,7 +165,7 @@ def alpha(votes: Votes, distance: Distance = "nominal", *, resamples: int = RESA
         observed_R = (sums_RC[:, :C] * apart_RC).sum(1)
         return ratio(expected_R - observed_R, expected_R)
 
-    return _measure(_nonempty(sums_GC.tocsr()), statistic, labels_I, resamples, seed)
+    return _measure(_nonempty(sums_GC.tocsr()), statistic, labels_I, votes.sides, resamples, seed)
 
 
 def _embedding(distance: Distance, values: Names) -> Callable[[Array], Array]:
@@ -219,22 +220,27 @@ def _nonempty(sums_GC: sparse.csr_array) -> Array | sparse.csr_array:
 
 
 def _measure(
-    sums_GC: Array | sparse.csr_array, statistic: Callable[[Array], Array], labels_I: Codes, resamples: int, seed: int
+    sums_GC: Array | sparse.csr_array,
+    statistic: Callable[[Array], Array],
+    labels_I: Codes,
+    sides: int,
+    resamples: int,
+    seed: int,
 ) -> Measure:
     if not sums_GC.shape[0]:
         return _NOTHING
     value = float(statistic(np.asarray(sums_GC.sum(0)).reshape(1, -1))[0])
-    items, labels = int((labels_I > 1).sum()), int(labels_I[labels_I > 1].sum())
+    items, labels = int((labels_I > 1).sum()) // sides, int(labels_I[labels_I > 1].sum()) // sides
     if np.isnan(value):
         return Measure(None, None, None, 0.0, items, labels)
     return bounded(value, resampled(sums_GC, statistic, resamples, seed), 0.0, items, labels, sums_GC.shape[0])
 
 
-def _mean(values_G: Array, chance: float, labels_I: Codes, resamples: int, seed: int) -> Measure:
+def _mean(values_G: Array, chance: float, labels_I: Codes, sides: int, resamples: int, seed: int) -> Measure:
     if not len(values_G):
         return _NOTHING
     drawn_R = resampled(values_G[:, None], lambda sums_RC: sums_RC[:, 0] / len(values_G), resamples, seed)
-    items, labels = int((labels_I > 0).sum()), int(labels_I.sum())
+    items, labels = int((labels_I > 0).sum()) // sides, int(labels_I.sum()) // sides
     return bounded(float(values_G.mean()), drawn_R, chance, items, labels, len(values_G))
 
 

@@ -16,11 +16,11 @@ from scipy import sparse
 from scipy.special import expit, ndtri
 
 from goodheart.errors import DataError
+from goodheart.feedback.intervals import Z
 from goodheart.feedback.votes import TIE, Array, Codes, Comparisons, Flags
 
 SESSION_GAP = 1800.0  # seconds without a label that end a session
 _PRIOR = 2.5  # standard deviation of effects, in log odds: nine of ten are weaker than 60 to 1
-_Z_95 = 1.959963984540054
 _NEWTON = 50  # steps at most; a handful is usual
 _LEAST = 20  # labels that an effect of one person is worth telling from
 
@@ -182,5 +182,5 @@ def regress(columns_NX: Array, outcome_N: Array, cluster_N: Codes) -> list[Effec
     together = sparse.csr_array((np.ones(len(place_N)), (place_N, np.arange(len(place_N)))))
     score_GX = together @ score_NX
     variance_X = np.maximum(np.diag(inverse_XX @ (score_GX.T @ score_GX) @ inverse_XX), np.diag(inverse_XX))
-    half_X = _Z_95 * np.sqrt(variance_X)
+    half_X = Z * np.sqrt(variance_X)
     return [Effect(float(b), float(b - h), float(b + h), len(outcome_N)) for b, h in zip(beta_X, half_X, strict=True)]

@@ -10,33 +10,39 @@ shown orders are in the order of the item. Nothing is held in memory but a few h
 
 from __future__ import annotations
 
+import json
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
-from sqlalchemy import Connection, select
+from sqlalchemy import JSON, Connection, Text, cast, select
 
 from goodheart.data.layouts import to_rows
 from goodheart.data.messages import RowError
 from goodheart.data.notes import write_notes
 from goodheart.data.records import Answer, Judgement, Prompt
 from goodheart.data.rows import row
+from goodheart.data.shapes import Record
 from goodheart.data.writing import write_rows
 from goodheart.feedback.campaigns import load
 from goodheart.feedback.items import unpack_answer, unpack_prompt
 from goodheart.feedback.store import Store
 from goodheart.feedback.tables import guidelines, items, labels, people
 
+_TEXTS = ("prompt", "completions")  # columns of layout "ranked" that all labels of an item share
 _ITEMS = 500  # read at a time, with their labels
 _COLUMNS = tuple(
-    labels.c[name]
+    # JSON comes as its text: of a million labels most say the same few things, which are read once (`_read`).
+    cast(labels.c[name], Text).label(name) if isinstance(labels.c[name].type, JSON) else labels.c[name]
     for name in (
         "campaign_id", "item_id", "person_id", "guideline_id", "ranks", "shown", "seconds", "flags", "gold", "batch",
         "strength", "ratings", "comment", "source", "kind", "created_at", "notes",
     )
 )  # fmt: skip
+_SHORT = 100  # characters of JSON that are kept with what they say
 _NO_NOTES: Mapping[str, Any] = {}
 
 
@@ -74,34 +80,49 @@ def export(
         DataError: the file cannot be written.
         MissingError: there is no such campaign.
     """
-    done = Exported()
+    return write(path, judgements(store, campaign, weights=weights, phases=phases, overruled=overruled), layout)
 
-    found = judgements(store, campaign, weights=weights, phases=phases, overruled=overruled)
-    done.rows = write_rows(path, ranked_rows(found, done) if layout == "ranked" else _rows(found, layout, done))
+
+def write(path: str | Path, found: Iterable[Record], layout: str) -> Exported:
+    """Writes records into a file; those that the layout cannot hold are counted and left out.
+
+    Raises:
+        DataError: the file cannot be written.
+    """
+    done = Exported()
+    if layout == "ranked":
+        done.rows = write_rows(path, ranked_rows(found, done), shared=_TEXTS)
+    else:
+        done.rows = write_rows(path, _rows(found, layout, done))
     return done
 
 
-def _rows(found: Iterable[Judgement], layout: str, done: Exported) -> Iterator[dict[str, Any]]:
-    for judgement in found:
+def _rows(found: Iterable[Record], layout: str, done: Exported) -> Iterator[dict[str, Any]]:
+    for record in found:
         done.judgements += 1
         try:
-            yield from to_rows(judgement, layout)
+            yield from to_rows(record, layout)
         except RowError:
             done.left_out += 1
 
 
-def ranked_rows(found: Iterable[Judgement], done: Exported) -> Iterator[dict[str, Any]]:
+def ranked_rows(found: Iterable[Record], done: Exported) -> Iterator[dict[str, Any]]:
     """What `to_rows` gives in layout "ranked", quicker: the texts that all labels of an item share are made once."""
     last: Judgement | None = None
     texts: dict[str, Any] = {}
     for each in found:
-        done.judgements += 1
-        if last is None or each.answers is not last.answers or each.prompt is not last.prompt:
-            (whole,) = to_rows(each, "ranked")
-            texts, last = {name: whole[name] for name in ("prompt", "completions")}, each
-            yield whole
-        else:
+        if last is not None and _shares_texts(each, last):
+            done.judgements += 1
             yield row({**texts, "ranks": list(each.ranks), **write_notes(each)}, each.prompt.meta)
+        else:
+            last = None
+            for whole in _rows([each], "ranked", done):
+                texts, last = {name: whole[name] for name in _TEXTS}, each if isinstance(each, Judgement) else None
+                yield whole
+
+
+def _shares_texts(record: Record, last: Judgement) -> TypeGuard[Judgement]:
+    return isinstance(record, Judgement) and record.answers is last.answers and record.prompt is last.prompt
 
 
 def judgements(
@@ -171,6 +192,17 @@ def _judgements(
     return [each for each in weighed if each.weight > 0]
 
 
+@lru_cache(maxsize=10_000)
+def _short(text: str) -> Any:
+    found = json.loads(text)
+    return tuple(found) if isinstance(found, list) else found
+
+
+def _read(text: str | None) -> Any:
+    """A value of JSON, which nobody changes; lists as tuples."""
+    return None if text is None else _short(text) if len(text) < _SHORT else _short.__wrapped__(text)
+
+
 def _judgement(
     row: Any, asked: Prompt, answers: tuple[Answer, ...], raters: Mapping[int, _Rater], versions: Mapping[int, str]
 ) -> Judgement:
@@ -178,25 +210,25 @@ def _judgement(
     (campaign, item, person, guideline, ranks, shown, seconds, flags, gold, batch, strength, ratings, comment, source,
      kind, created_at, notes) = row  # fmt: skip
     rater = raters.get(person)
-    notes = notes or _NO_NOTES
+    notes = _read(notes) or _NO_NOTES
     return Judgement(
         asked,
         answers,
-        tuple(ranks),
+        _read(ranks),
         margin=notes.get("margin"),
         weight=notes.get("weight", 1.0),
         rater=None if rater is None else rater.name,
         rater_attributes=notes.get("rater_attributes", {} if rater is None else rater.attributes),
         guideline=versions.get(guideline),
-        shown_order=None if shown is None else tuple(shown),
+        shown_order=_read(shown),
         seconds=seconds,
-        flags=flags,
+        flags=_read(flags),
         gold=gold,
         batch=batch,
         strength=strength,
         probability=notes.get("probability"),
-        ratings=ratings or {},
-        comment=comment,
+        ratings=_read(ratings) or {},
+        comment=_read(comment),
         source=notes.get("source", source),
         kind=kind,
         created_at=notes.get("created_at") or created_at.isoformat(),

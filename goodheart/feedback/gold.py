@@ -12,12 +12,13 @@ pause careful people for bad luck: docs/store.md shows how often each rule pause
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Sequence
+from functools import lru_cache
+
+from goodheart.feedback.intervals import wilson
 
 RIGHT_ABOVE = 0.75
 LEAST_SEEN = 5  # gold answers before anybody is paused
-_Z = 1.6448536269514722  # 95 % of a normal distribution lie below
 
 
 def order_score(gold_K: Sequence[int], ranks_K: Sequence[int]) -> float:
@@ -34,16 +35,15 @@ def is_right(gold_K: Sequence[int], ranks_K: Sequence[int]) -> bool:
     return order_score(gold_K, ranks_K) > RIGHT_ABOVE
 
 
-def wilson_upper(right: int, seen: int) -> float:
-    """Upper bound of the one-sided 95 % interval of a share (Wilson 1927)."""
-    share, z2 = right / seen, _Z * _Z
-    spread = _Z * math.sqrt(share * (1 - share) / seen + z2 / (4 * seen * seen))
-    return (share + z2 / (2 * seen) + spread) / (1 + z2 / seen)
+@lru_cache(maxsize=10_000)
+def upper(right: int, seen: int) -> float:
+    """Upper bound of the one-sided 95 % interval of a share: the upper end of the two-sided 90 % one."""
+    return float(wilson(right, seen, 0.90)[1])
 
 
 def must_pause(right: int, seen: int, below: float) -> bool:
     """Whether so many right answers of so many are too few to go on."""
-    return seen >= LEAST_SEEN and wilson_upper(right, seen) < below
+    return seen >= LEAST_SEEN and upper(right, seen) < below
 
 
 def agreement(ranks_LK: Sequence[Sequence[int]]) -> float:

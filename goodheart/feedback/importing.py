@@ -2,20 +2,25 @@
 
 Two comparisons are the same where prompt and answers are, in whatever order the answers stand; ranks, shown orders,
 flags and ratings are turned into the item's order. What has no column of its own is kept in `labels.notes`.
+
+A file may be imported again: a rater's label takes the place of their older one, and of labels that name no rater as
+many as are there already stay as they are.
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from itertools import islice
 from typing import Any
 
 from sqlalchemy import Connection, bindparam, insert, select, update
 
+from goodheart.data.rankings import Said, said_by
 from goodheart.data.records import Judgement
 from goodheart.errors import FeedbackError
 from goodheart.feedback import audit
@@ -29,6 +34,7 @@ from goodheart.feedback.store import Store, insert_row, storable, utcnow
 from goodheart.feedback.tables import SOURCES, assignments, guidelines, items, labels, people
 
 _AT_ONCE = 1000  # judgements per transaction's statement
+_OF_THE_STORE = ("campaign_id", "item_id", "person_id", "live", "request")  # what of a label its file did not say
 
 
 @dataclass(slots=True)
@@ -39,6 +45,7 @@ class Imported:
     items: int = 0  # new ones
     people: int = 0  # new ones
     replaced: int = 0  # labels of somebody who had labelled the item before: the older stays as history
+    again: int = 0  # labels without a rater that were there already
     left_out: int = 0  # all answers the same, or too many of them
 
 
@@ -48,12 +55,13 @@ class _Known:
 
     people: dict[str, tuple[int, Mapping[str, Any]]]
     guidelines: dict[str, int]
+    unnamed: Counter[tuple[int, str]] = field(default_factory=Counter)  # (item, what was said) without a rater, so far
 
 
 def import_judgements(
     store: Store, campaign: int, given: Iterable[Judgement], *, by: int | None = None, now: datetime | None = None
 ) -> Imported:
-    """Adds judgements as labels: all of them or, on an error, none.
+    """Adds judgements as labels: all of them or, on an error, none. They are held in memory.
 
     Raters become people who cannot log in. An item is done when it has as many labels as the campaign's `overlap`; else
     the rest is asked of the campaign's labellers.
@@ -61,7 +69,8 @@ def import_judgements(
     Raises:
         MissingError: there is no such campaign.
     """
-    done, now, source = Imported(), now or utcnow(), iter(given)
+    done, now = Imported(), now or utcnow()
+    source = iter(list(given))  # a slow source is read before others have to wait for the store
     with store.begin() as connection:
         found = load(connection, campaign)
         known = _known(connection, campaign)
@@ -102,23 +111,24 @@ def _import(
     connection.execute(select(assignments.c.id).where(of_items).order_by(assignments.c.id).with_for_update()).all()
     locked = select(items).where(here).order_by(items.c.id).with_for_update()
     rows = {row.key: row for row in connection.execute(locked)}
-    said = {row.id: [unpack_answer(each).turns() for each in row.answers] for row in rows.values()}
+    said = {row.id: [said_by(unpack_answer(each)) for each in row.answers] for row in rows.values()}
     made = []
     for key, each in usable:
         row = rows[key]
-        order = _order([a.turns() for a in each.answers], said[row.id])
+        order = _order([said_by(answer) for answer in each.answers], said[row.id])
         person = _person(connection, each, known, done, now)
         made.append(_label(connection, campaign.id, row.id, each, order, person, known, now))
-    freed = _insert(connection, made, done)
-    _count(connection, campaign, rows.values(), freed)
+    new = _without_again(connection, made, known, done)
+    if new:
+        _count(connection, campaign, rows.values(), _insert(connection, new, done))
 
 
-def _order(given: list[Any], kept: list[Any]) -> list[int]:
+def _order(given: list[Said], kept: list[Said]) -> list[int]:
     """For each answer of the item, which answer of the judgement it is."""
     left = list(range(len(given)))
     order = []
-    for turns in kept:
-        index = next(i for i in left if given[i] == turns)
+    for one in kept:
+        index = next(i for i in left if given[i] == one)
         left.remove(index)
         order.append(index)
     return order
@@ -132,7 +142,7 @@ def _person(
     try:
         name = checked_name(each.rater)
     except FeedbackError:  # a name that nobody could read: its hash stands for it
-        name = "rater-" + hashlib.sha256(each.rater.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+        name = "rater-" + _digest(each.rater)[:16]
     if name not in known.people:
         values = {"name": name, "role": "labeller", "attributes": dict(each.rater_attributes), "created_at": now}
         known.people[name] = (insert_row(connection, people, values), each.rater_attributes)
@@ -184,6 +194,7 @@ def _label(
         "kind": each.kind,
         "live": True,
         "created_at": at or now,
+        "request": None,
     }
 
 
@@ -215,6 +226,35 @@ def _guideline(connection: Connection, campaign: int, name: str | None, known: _
         note = "imported with labels that were given under it; its text is not known"
         known.guidelines[name] = insert_version(connection, campaign, "", name=name, note=note, now=now)
     return known.guidelines[name]
+
+
+def _without_again(
+    connection: Connection, made: Sequence[dict[str, Any]], known: _Known, done: Imported
+) -> list[dict[str, Any]]:
+    """Labels without those that name no rater and are there already.
+
+    Such a label is named, in place of a client's request, by what it says and by how many of this import said the same
+    before it: two who say the same are two, and a file that is imported again adds nobody.
+    """
+    for label in made:
+        if label["person_id"] is None:
+            said = {name: value for name, value in label.items() if name not in _OF_THE_STORE}
+            if "created_at" in (label["notes"] or {}):
+                del said["created_at"]  # no time that can be read was said: this is the time of the import
+            words = json.dumps(said, sort_keys=True, default=str)
+            known.unnamed[label["item_id"], words] += 1
+            label["request"] = _digest(f"{known.unnamed[label['item_id'], words]} {words}")
+    unnamed = {label["item_id"] for label in made if label["person_id"] is None}
+    here = labels.c.item_id.in_(unnamed) & labels.c.person_id.is_(None)
+    rows = connection.execute(select(labels.c.item_id, labels.c.request).where(here)).all() if unnamed else []
+    there = {(row.item_id, row.request) for row in rows}
+    new = [each for each in made if each["person_id"] is not None or (each["item_id"], each["request"]) not in there]
+    done.again += len(made) - len(new)
+    return new
+
+
+def _digest(words: str) -> str:
+    return hashlib.sha256(words.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def _insert(connection: Connection, made: list[dict[str, Any]], done: Imported) -> Counter[int]:

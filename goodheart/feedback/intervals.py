@@ -17,6 +17,7 @@ from goodheart.feedback.votes import Array
 
 RESAMPLES = 1000
 LEVEL = 0.95
+Z = float(ndtri((1 + LEVEL) / 2))  # a normal distribution lies within so many standard deviations: 1.96
 _CELLS = 20_000_000  # numbers held at once while resampling: 160 MB
 
 

@@ -13,6 +13,7 @@ from goodheart.data.cells import answer, prompt, spare
 from goodheart.data.files import Row, read_rows
 from goodheart.data.kinds import is_identical
 from goodheart.data.messages import RowError, as_list
+from goodheart.data.rankings import compared
 from goodheart.data.reading import parse
 from goodheart.data.records import Answer, Judgement, Message, Prompt
 from goodheart.errors import DataError, FeedbackError
@@ -38,9 +39,7 @@ class NewItem:
     @property
     def key(self) -> str:
         """Equal for the same answers to the same prompt, whatever their order."""
-        said = sorted("\x1e".join(f"{m.role}\x1f{m.content}" for m in each.turns()) for each in self.answers)
-        joined = "\x1d".join([self.prompt.key, *said])
-        return hashlib.sha256(joined.encode("utf-8", "surrogatepass")).hexdigest()
+        return hashlib.sha256(json.dumps(compared(self.prompt, self.answers)).encode("ascii")).hexdigest()
 
 
 def checked(item: NewItem) -> NewItem:

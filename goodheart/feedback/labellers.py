@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -23,7 +24,7 @@ from goodheart.data.records import Judgement
 from goodheart.errors import DataError
 from goodheart.feedback.agreement import agrees_with_others
 from goodheart.feedback.effects import pace
-from goodheart.feedback.intervals import wilson
+from goodheart.feedback.intervals import Z, wilson
 from goodheart.feedback.votes import NOBODY, Array, Codes, Names, comparisons
 
 FALSE_ALARMS = 0.01
@@ -158,7 +159,7 @@ def _shares(name: str, values_J: Array, labeller_J: Codes, L: int) -> list[Share
     if name in ("agreement", "gold"):
         low_L, high_L = wilson(np.where(n_L > 0, np.nan_to_num(mean_L) * n_L, 0), n_L)
     else:
-        low_L, high_L = mean_L - 1.96 * error_L, mean_L + 1.96 * error_L
+        low_L, high_L = mean_L - Z * error_L, mean_L + Z * error_L
     compared = (n_L > 0).sum() > _FEWEST
     return [
         Share(float(mean_L[k]), float(low_L[k]), float(high_L[k]), int(n_L[k]), float(p_L[k]) if compared else None)
@@ -182,17 +183,20 @@ def _deviations(mean_L: Array, error_L: Array, least: float) -> Array:
 
 def _agreement(judgements: Sequence[Judgement], names: Sequence[str]) -> Array:
     """(J,) mean over the judgement's untied pairs of agreeing with most others; NaN where no others judged them."""
-    by_item: dict[tuple[str, str], list[float]] = {}
-    pairs = comparisons(judgements)
-    kept = pairs.untied()
+    kept = comparisons(judgements).untied()
+    agrees: dict[tuple[str, frozenset[Any]], float] = {}  # of a person, on two answers to a prompt
     if len(kept.item_N):
-        votes = kept.votes()
-        agrees = agrees_with_others(votes)[: len(kept.item_N)]
-        for item, who, value in zip(kept.item_N, kept.labeller_N, agrees, strict=True):
+        agrees_N = agrees_with_others(kept.votes())[: len(kept.item_N)]
+        for who, a, b, value in zip(kept.labeller_N, kept.first_N, kept.second_N, agrees_N, strict=True):
             if not np.isnan(value):
-                by_item.setdefault((kept.items[item], kept.labellers[who]), []).append(float(value))
-    found = [by_item.get((j.prompt.key, name)) for j, name in zip(judgements, names, strict=True)]
-    return np.array([np.nan if not values else sum(values) / len(values) for values in found])
+                agrees[kept.labellers[who], frozenset((kept.names[a], kept.names[b]))] = float(value)
+    found = []
+    for judgement, name in zip(judgements, names, strict=True):
+        said = [(judgement.prompt.key, answer.words) for answer in judgement.answers]
+        own = [agrees.get((name, frozenset(two))) for two in combinations(said, 2)]
+        known = [value for value in own if value is not None]
+        found.append(sum(known) / len(known) if known else np.nan)
+    return np.array(found)
 
 
 def _shown(judgement: Judgement) -> tuple[int, ...]:

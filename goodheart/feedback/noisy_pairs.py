@@ -27,9 +27,9 @@ from scipy.sparse.csgraph import connected_components
 from scipy.special import expit, logit
 
 from goodheart.feedback.aggregation import PairLabels, Reliability
+from goodheart.feedback.intervals import Z
 from goodheart.feedback.votes import FIRST, SECOND, Array, Codes, Comparisons
 
-_Z_95 = 1.959963984540054  # standard normal quantile of 0.975
 # What is believed of a labeller before any label, in labels: half a one made with a look, half a one without; guesses
 # go either way. Stronger priors hide careless people who gave few labels.
 _LOOKED, _GUESSED, _EITHER_WAY = 0.5, 0.5, 1.0
@@ -171,7 +171,7 @@ class _Fit:
         curve_L = self.look_L * (1 - self.look_L) * (self.trusted_L + _LOOKED + _GUESSED) - unsure_L3.sum(1)
         curve_L -= np.einsum("lc,lce,le->l", by_both_L3, np.linalg.pinv(by_guess_L33, hermitian=True), by_both_L3)
         # at the least, what is believed before any label
-        half_L = _Z_95 / np.sqrt(np.maximum(curve_L, _LOOKED * _GUESSED / (_LOOKED + _GUESSED)))
+        half_L = Z / np.sqrt(np.maximum(curve_L, _LOOKED * _GUESSED / (_LOOKED + _GUESSED)))
         middle_L = logit(self.look_L)
         return Reliability(c.labellers, self.look_L, expit(middle_L - half_L), expit(middle_L + half_L), labels_L)
 

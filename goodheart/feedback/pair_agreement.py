@@ -51,7 +51,7 @@ def by_pair(
     V, found = len(votes.values), []
     for a, b, group_X, cell_X in _common(votes, least):
         kinds_KX, often_K = _kinds(group_X, cell_X, V * V)
-        groups, labels = int(often_K.sum()), 2 * len(cell_X)
+        groups, labels = int(often_K.sum()), 2 * len(cell_X) // votes.sides
         drawn_RK = np.random.default_rng(seed).multinomial(groups, often_K / groups, resamples)
         tables_RVV = (np.vstack([often_K, drawn_RK]) @ kinds_KX).reshape(-1, V, V)  # the first is what was seen
         sums_R = tables_RVV.sum((1, 2))

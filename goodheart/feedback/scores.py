@@ -23,7 +23,7 @@ from scipy import sparse
 from scipy.sparse.csgraph import connected_components
 
 from goodheart.errors import DataError
-from goodheart.feedback.intervals import drawn
+from goodheart.feedback.intervals import Z, drawn
 from goodheart.feedback.votes import FIRST, SECOND, TIE, Array, Codes, Comparisons
 
 SCALE, MEAN = 400.0, 1000.0
@@ -32,7 +32,6 @@ _TOLERANCE, _LIMIT = 1e-9, 10_000  # of evalica's and choix's iterations
 _K = 4.0  # points that one comparison moves an Elo rating by at most: models do not learn while they are compared
 _ORDERS = 50  # that Elo ratings are averaged over
 _TWO_SIDED_95 = (0.025, 0.975)
-_Z_95 = 1.959963984540054
 
 Ranking = tuple[Hashable, Sequence[Hashable], Sequence[int]]  # item, what is ranked, ranks (0 best, equal numbers tie)
 
@@ -245,7 +244,7 @@ def _scale(
         if curve_EE is not None:
             centre_EE = np.eye(E) - 1 / E
             variance_E = np.diag(centre_EE @ np.linalg.pinv(curve_EE, hermitian=True) @ centre_EE)
-            half_E = _POINTS * _Z_95 * np.sqrt(np.maximum(variance_E, 0))
+            half_E = _POINTS * Z * np.sqrt(np.maximum(variance_E, 0))
             low_E, high_E = np.minimum(low_E, rating_E - half_E), np.maximum(high_E, rating_E + half_E)
     won_E = np.bincount(c.first_N, c.outcome_N, E) + np.bincount(c.second_N, 1 - c.outcome_N, E)
     count_E = np.bincount(c.first_N, minlength=E) + np.bincount(c.second_N, minlength=E)

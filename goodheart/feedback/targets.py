@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 
 from goodheart.data.gather import LABELS, gather
-from goodheart.data.rankings import said_by
+from goodheart.data.rankings import Said, asked_by, said_by
 from goodheart.data.records import Answer, Judgement, Rating
 from goodheart.data.rows import all_pairs
 from goodheart.data.shapes import Record
@@ -58,12 +58,11 @@ def scored(
     Raises:
         DataError: a rater has no weight.
     """
-    by_prompt: dict[tuple[object, ...], list[Judgement]] = defaultdict(list)
+    by_prompt: dict[tuple[str | None, Said], list[Judgement]] = defaultdict(list)
     others: list[Record] = []
     for record in gather(records, "each", weights):
         if isinstance(record, Judgement):
-            turns = tuple((turn.role, turn.content) for turn in record.prompt.messages)
-            by_prompt[record.prompt.text, turns].append(record)
+            by_prompt[asked_by(record.prompt)].append(record)
         else:
             others.append(record)
     yield from others
@@ -73,8 +72,8 @@ def scored(
 
 
 def _of_prompt(judged: Sequence[Judgement], prior: float) -> Iterator[Rating]:
-    answers: dict[tuple[tuple[str, str, str], ...], Answer] = {}
-    place: dict[tuple[tuple[str, str, str], ...], int] = {}
+    answers: dict[Said, Answer] = {}
+    place: dict[Said, int] = {}
     trust: dict[tuple[int, int, float], float] = defaultdict(float)
     for judgement in judged:
         keys = [said_by(answer) for answer in judgement.answers]

@@ -42,6 +42,7 @@ class Votes:
     labellers: Names
     values: Names  # from low to high where they have an order
     group_I: Codes  # items of one group hang together (the pairs of one ranking): they are resampled together
+    sides: int = 1  # how often each label is listed: 2 where a pair of answers is an item from either side
 
     @classmethod
     def of(cls, rows: Iterable[tuple[Hashable, Hashable, Any]], *, values: Sequence[Any] | None = None) -> Votes:
@@ -152,6 +153,7 @@ class Comparisons:
             self.labellers,
             (-1, 0, 1),
             np.concatenate([keys_P[:, 0], keys_P[:, 0]]),
+            sides=2,
         )
 
     def pairs(self) -> tuple[Codes, Codes]:

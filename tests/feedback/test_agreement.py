@@ -193,9 +193,10 @@ def test_pairs_of_a_ranking_are_drawn_together() -> None:
     assert found.high is not None
     # sd of a share of 40: sqrt(.25 / 40) = 0.079, twice 1.96 of it is 0.31; over 1,800 pairs it would be 0.046
     assert 0.25 < found.high - found.low < 0.36
+    assert (found.items, found.labels) == (40 * 45, 2 * 40 * 45)  # each pair and each label once
     (pair,) = by_pair(Comparisons.of(rows).votes())
     assert pair.raw.low == pytest.approx(found.low, abs=0.04)
-    assert pair.raw.items == 40
+    assert (pair.raw.items, pair.raw.labels) == (40, 2 * 40 * 45)
 
 
 def test_perfect_agreement_is_not_certain() -> None:

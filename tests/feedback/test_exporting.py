@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import threading
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -39,7 +41,11 @@ FULL = Judgement(
 
 
 def empty(store: Store, **more: Any) -> int:
-    return campaigns.create(store, campaigns.CampaignSettings(name="imported", **more)).id
+    return empty_as(store, "imported", **more)
+
+
+def empty_as(store: Store, name: str, **more: Any) -> int:
+    return campaigns.create(store, campaigns.CampaignSettings(name=name, **more)).id
 
 
 def test_a_full_record_comes_back_as_it_was(store: Store) -> None:
@@ -72,6 +78,17 @@ def test_swapped_answers_are_the_same_item(store: Store) -> None:
     assert bob.ratings == {"r": [2, 4]}
 
 
+def test_what_only_a_tool_call_tells_apart_is_not_the_same_item(store: Store) -> None:
+    made = empty(store)
+
+    def called(name: str) -> Answer:
+        return Answer(messages=(Message("assistant", "", {"tool_calls": [{"name": name}]}),))
+
+    said = [Judgement(ASKED, (called("a"), called(other)), (0, 1), rater="Ann") for other in ("b", "c")]
+    assert import_judgements(store, made, said).items == 2
+    assert [each.answers for each in judgements(store, made)] == [each.answers for each in said]
+
+
 def test_of_two_labels_by_one_person_the_later_counts(store: Store) -> None:
     made = empty(store)
     for ranks in ((0, 1), (1, 0)):  # in one import, then in a second
@@ -87,6 +104,33 @@ def test_labels_without_a_rater_all_count(store: Store) -> None:
     bare = Judgement(ASKED, PAIR, (0, 1))
     import_judgements(store, made, [bare, bare, replace(bare, ranks=(1, 0))])
     assert [j.ranks for j in judgements(store, made)] == [(0, 1), (0, 1), (1, 0)]
+
+
+def test_a_file_without_raters_imported_twice_counts_once(store: Store) -> None:
+    made = empty(store)
+    bare = Judgement(ASKED, PAIR, (0, 1))
+    said = [bare, bare, replace(bare, ranks=(1, 0)), replace(bare, created_at="2026-01-02T03:04:05+00:00")]
+    first = import_judgements(store, made, said)
+    assert (first.labels, first.again) == (4, 0)  # two who say the same are two
+    second = import_judgements(store, made, [*said, bare, replace(FULL, prompt=ASKED)])
+    assert (second.labels, second.again) == (2, 4)
+    assert [j.ranks for j in judgements(store, made)] == [(0, 1), (0, 1), (1, 0), (0, 1), (0, 1), (1, 0)]
+    assert item_of(store, made)[0] == 6
+    other = empty_as(store, "other")
+    assert import_judgements(store, other, said).labels == 4  # each campaign has its own
+
+
+def test_others_write_while_an_import_reads_its_source(store: Store) -> None:
+    made = empty(store)
+
+    def slow() -> Iterator[Judgement]:
+        writer = threading.Thread(target=people.add_person, args=(store, "meanwhile"), daemon=True)
+        writer.start()
+        writer.join(timeout=20)
+        assert not writer.is_alive(), "the store was locked while the source was read"
+        yield FULL
+
+    assert import_judgements(store, made, slow()).labels == 1
 
 
 def test_what_cannot_be_compared_is_counted(store: Store) -> None:

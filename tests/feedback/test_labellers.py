@@ -103,6 +103,17 @@ def test_records_by_hand() -> None:
     assert not ann.careless
 
 
+def test_several_items_of_one_prompt_are_judged_each_by_itself() -> None:
+    """Ann agrees with Bob and Cyd on two answers, and not on two others, which were an item of their own."""
+    one, other = (Answer("a"), Answer("b")), (Answer("c"), Answer("d"))
+    said = [(one, (0, 1), "ann"), (one, (0, 1), "bob"), (one, (0, 1), "cyd")]
+    said += [(other, (0, 1), "ann"), (other, (1, 0), "bob"), (other, (1, 0), "cyd")]
+    found = judged([Judgement(Prompt(text="1"), answers, ranks, rater=who) for answers, ranks, who in said])
+    # of the second item Bob's others are split: Ann says one thing, Cyd the other
+    assert found.agreement_J[[0, 1, 2, 3]].tolist() == [1, 1, 1, 0]
+    assert np.isnan(found.agreement_J[4:]).all()
+
+
 def test_combined_by_hand() -> None:
     # tan((0.5 - 0.5) pi) = 0 and tan((0.5 - 0.25) pi) = 1: mean 0.5, 0.5 - arctan(0.5) / pi = 0.3524
     assert combined([0.5, 0.25]) == pytest.approx(0.3524, abs=1e-4)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,10 +12,8 @@ from fastapi import APIRouter, Query, Request
 from starlette.background import BackgroundTask
 from starlette.responses import FileResponse, Response
 
-from goodheart.data.layouts import LAYOUTS, to_rows
-from goodheart.data.messages import RowError
+from goodheart.data.layouts import LAYOUTS
 from goodheart.data.shapes import Record
-from goodheart.data.writing import write_rows
 from goodheart.errors import DataError
 from goodheart.feedback import campaigns, exporting, targets
 from goodheart.feedback.noisy_pairs import noisy_bradley_terry
@@ -66,7 +64,7 @@ def export_file(
     folder = tempfile.TemporaryDirectory(prefix="goodheart-")
     path = Path(folder.name) / f"labels{suffix}"
     try:
-        written = write_rows(path, _rows(records(store, campaign, labels, trust), layout))
+        written = exporting.write(path, records(store, campaign, labels, trust), layout).rows
     except DataError as error:
         folder.cleanup()
         return _page(request, store, campaign, str(error), 422, **chosen)
@@ -93,11 +91,3 @@ def _trust(store: Store, campaign: int) -> dict[str, float]:
     reliability = noisy_bradley_terry(comparisons(said)).reliability
     found = zip(reliability.labellers, reliability.value_L, strict=True)
     return {str(name): min(max(float(value), 0.0), 1.0) for name, value in found}
-
-
-def _rows(found: Iterable[Record], layout: str) -> Iterator[dict[str, Any]]:
-    for record in found:
-        try:
-            yield from to_rows(record, layout)
-        except RowError:
-            continue
