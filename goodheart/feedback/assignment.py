@@ -160,7 +160,7 @@ def advanced(connection: Connection, campaign: Campaign, person: int, state: str
         if not wanted:
             state = after
             continue
-        phase = (items.c.campaign_id == campaign.id) & (items.c.phase == ROUNDS[now])
+        phase = (items.c.campaign_id == campaign.id) & (items.c.phase == ROUNDS[now]) & (items.c.state != "closed")
         right = answers_to_known(connection, campaign.id, person, ROUNDS[now])
         if len(right) < wanted:
             enough = connection.execute(select(func.count()).select_from(items).where(phase)).scalar_one() >= wanted

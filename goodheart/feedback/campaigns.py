@@ -264,11 +264,21 @@ def reasons(error: ValidationError) -> str:
 
 
 def close_item(store: Store, item: int, *, by: int | None = None) -> None:
-    """Takes an item of work out of a campaign; one from the reserve of its slice takes its place."""
+    """Takes an item out of a campaign, such as one that cannot be answered, or a gold item whose answer is wrong.
+
+    What was said of it stays in its history, and counts no more: not in exports and statistics, and not for or against
+    who answered it. Of work, one from the reserve of its slice takes its place.
+
+    Raises:
+        MissingError: there is no such item.
+    """
     with store.begin() as connection:
-        row = connection.execute(select(items.c.campaign_id).where(items.c.id == item)).first() if is_id(item) else None
+        columns = (items.c.campaign_id, items.c.state)
+        row = connection.execute(select(*columns).where(items.c.id == item)).first() if is_id(item) else None
         if row is None:
             raise MissingError(f"there is no item number {item}")
+        if row.state == "closed":
+            return
         connection.execute(update(items).where(items.c.id == item).values(state="closed"))
         settings = load(connection, row.campaign_id).settings
         if settings.quotas:

@@ -133,7 +133,7 @@ def judgements(
     phases: Sequence[str] = ("work",),
     overruled: bool = False,
 ) -> Iterator[Judgement]:
-    """The labels that count, item by item.
+    """The labels that count, item by item; those of items that were closed do not count.
 
     Args:
         weights: trust in each person by name, 1 for who is not named; it multiplies the label's weight. A label of
@@ -156,7 +156,7 @@ def judgements(
 def _by_item(connection: Connection, campaign: int, phases: Sequence[str]) -> Iterator[tuple[Any, list[Any]]]:
     """Items that have labels, with those that count."""
     last = 0
-    here = (items.c.campaign_id == campaign) & items.c.phase.in_(phases)
+    here = (items.c.campaign_id == campaign) & items.c.phase.in_(phases) & (items.c.state != "closed")
     of_item = select(items.c.id, items.c.prompt, items.c.answers).where(here).order_by(items.c.id).limit(_ITEMS)
     while found := connection.execute(of_item.where(items.c.id > last)).all():
         first, last = found[0].id, found[-1].id

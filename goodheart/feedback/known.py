@@ -10,7 +10,7 @@ from goodheart.feedback.tables import items, labels
 
 
 def answers_to_known(connection: Connection, campaign: int, person: int, phase: str, *, after: int = 0) -> list[bool]:
-    """Whether each of their answers to items of a phase is right, the newest first.
+    """Whether each of their answers to items of a phase is right, the newest first; those to closed items do not count.
 
     Of each item the first answer counts, changed or undone as it may be: who could try until it counts as right would
     find out what is gold, and what it wants.
@@ -22,7 +22,8 @@ def answers_to_known(connection: Connection, campaign: int, person: int, phase: 
     here = select(func.min(labels.c.id)).join(items, items.c.id == labels.c.item_id).where(mine, items.c.phase == phase)
     first = here.group_by(labels.c.item_id)
     query = select(labels.c.ranks, items.c.gold).join(items, items.c.id == labels.c.item_id)
-    rows = connection.execute(query.where(labels.c.id.in_(first), labels.c.id > after).order_by(labels.c.id.desc()))
+    counted = labels.c.id.in_(first) & (labels.c.id > after) & (items.c.state != "closed")
+    rows = connection.execute(query.where(counted).order_by(labels.c.id.desc()))
     return [is_right(row.gold["ranks"], row.ranks) for row in rows]
 
 

@@ -1,6 +1,7 @@
 """From people's labels to what is trained on: how several labels of the same answers become rows.
 
 each, majority, soft   see `goodheart.data.gather`
+trusted                soft labels that mind who can be trusted, see `goodheart.feedback.trust`
 scores                 a number for each answer, to be regressed on: its Bradley-Terry score among the answers to
                        its prompt, in log odds, so that the difference of two scores is that of a reward model
 """
@@ -19,9 +20,11 @@ from goodheart.data.rows import all_pairs
 from goodheart.data.shapes import Record
 from goodheart.errors import ConfigError
 from goodheart.feedback.scores import strengths
+from goodheart.feedback.trust import trusted
 from goodheart.feedback.votes import FIRST, SECOND, TIE
 
-SCORES = "scores"
+SCORES, TRUSTED = "scores", "trusted"
+KNOWN = (*LABELS, TRUSTED, SCORES)
 _PRIOR = 1.0  # imagined comparisons of each answer with a middling one: one vote says little
 
 Through = Callable[[Iterable[Record]], Iterator[Record]]
@@ -31,18 +34,22 @@ def through(labels: str, weights: Mapping[str, float] | None = None) -> Through 
     """What turns records as people gave them into records to train on; None where nothing is to be done.
 
     Args:
-        labels: each, majority, soft or scores.
+        labels: each, majority, soft, trusted or scores.
         weights: trust in each rater, see `gather`.
 
     Raises:
-        ConfigError: unknown labels.
+        ConfigError: unknown labels, or weights with labels that find them by themselves.
     """
+    if labels == TRUSTED:
+        if weights is not None:
+            raise ConfigError("labels `trusted` find the trust in each rater by themselves; leave the weights out")
+        return trusted
     if labels == SCORES:
         return partial(scored, weights=weights)
     for known in LABELS:
         if labels == known:
             return None if labels == "each" and weights is None else partial(gather, labels=known, weights=weights)
-    raise ConfigError(f"unknown labels {labels!r}; known are {', '.join((*LABELS, SCORES))}")
+    raise ConfigError(f"unknown labels {labels!r}; known are {', '.join(KNOWN)}")
 
 
 def scored(

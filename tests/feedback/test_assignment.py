@@ -14,10 +14,11 @@ from sqlalchemy import bindparam, select, text
 
 from goodheart.data.records import Answer
 from goodheart.errors import ConflictError, FeedbackError, MissingError
-from goodheart.feedback import assignment, campaigns, membership, people
+from goodheart.feedback import assignment, audit, campaigns, membership, people
 from goodheart.feedback.answered import Answered
 from goodheart.feedback.assignment import Idle, next_task, release, shown_order
 from goodheart.feedback.campaigns import close_item
+from goodheart.feedback.known import known_right
 from goodheart.feedback.labels import save, undo
 from goodheart.feedback.store import Store, utcnow
 from goodheart.feedback.tables import Moment, assignments, items, labels, members
@@ -367,6 +368,40 @@ def test_a_closed_item_is_replaced_from_the_reserve(store: Store) -> None:
     assert task(store, made.id, person).item != first.item
 
 
+def test_answers_to_a_closed_gold_item_count_no_more(store: Store) -> None:
+    """Its known answer was wrong: who answered otherwise is not held to be careless for it."""
+    made, (person,) = campaign(store, 40, gold=2, gold_share=0.5, seed=3)
+    wrong: int | None = None
+    for _ in range(12):
+        found = task(store, made.id, person)
+        with store.read() as connection:
+            is_gold = connection.execute(select(items.c.phase).where(items.c.id == found.item)).scalar() == "gold"
+        save(store, found.id, person, Answered([1, 0] if is_gold and wrong is None else [0, 1]))
+        wrong = found.item if is_gold and wrong is None else wrong
+    assert wrong is not None
+    assert known_right(store, made.id, person, "gold") == (2, 1)
+    close_item(store, wrong)
+    assert known_right(store, made.id, person, "gold") == (1, 1)
+    close_item(store, wrong)  # a second time nothing happens
+    assert [line.action for line in audit.entries(store)].count("close item") == 1
+
+
+def test_a_closed_item_of_a_round_is_asked_no_more(store: Store) -> None:
+    made, (person,) = campaign(store, 2, training=2)
+    campaigns.add_items(store, made.id, known(3, "training"))
+    first = task(store, made.id, person)
+    save(store, first.id, person, Answered([0, 1]))
+    second = task(store, made.id, person)
+    close_item(store, second.item)
+    save(store, second.id, person, Answered([0, 1]))
+    third = task(store, made.id, person)  # two that count are wanted, and the closed one does not
+    assert third.phase == "training"
+    close_item(store, third.item)
+    assert len({first.item, second.item, third.item}) == 3
+    save(store, third.id, person, Answered([0, 1]))
+    assert idle(store, made.id, person) == "not_ready"  # one is left of the two that the settings promise
+
+
 # --- whatever happens in whatever order -------------------------------------------------------------------------------
 
 ACTIONS = ("fetch", "fetch", "save", "save", "change", "repeat", "skip", "undo", "draft", "wait", "long wait")
@@ -389,6 +424,7 @@ class Walk:
         self.open: dict[int, Task] = {}
         self.saved: dict[int, tuple[int, Answered]] = {}
         self.finished: set[tuple[int, int]] = set()
+        self.acknowledged: dict[int, list[int]] = {}  # task -> ranks
 
     def step(self, action: str, person: int, first: bool) -> None:
         answered = Answered([0, 1] if first else [1, 0])
@@ -404,9 +440,11 @@ class Walk:
                 save(self.store, held.id, person, answered, now=self.now)
                 self._end(person, held)
                 self.saved[person] = (held.id, answered)
+                self.acknowledged[held.id] = list(answered.ranks)
             elif action == "change" and last:
                 save(self.store, last[0], person, answered, now=self.now)
                 self.saved[person] = (last[0], answered)
+                self.acknowledged[last[0]] = list(answered.ranks)
             elif action == "repeat" and last:
                 assert save(self.store, *last[:1], person, last[1], now=self.now).again
             elif action == "skip" and held:
@@ -417,6 +455,7 @@ class Walk:
                 self.finished.discard((again.item, person))
                 self.open[person] = again
                 self.saved.pop(person, None)
+                del self.acknowledged[again.id]
             elif action == "draft" and held:
                 save_draft(self.store, held.id, person, {"x": 1}, now=self.now)
         except ConflictError:
@@ -475,6 +514,10 @@ def test_counts_hold_after_any_interleaving(
     for action, person, first in steps:
         walk.step(action, walk.people[person], first)
         walk.check()
+    with store.read() as connection:
+        here = (labels.c.campaign_id == walk.campaign) & labels.c.live
+        kept = connection.execute(select(labels.c.assignment_id, labels.c.ranks).where(here)).all()
+    assert {row.assignment_id: row.ranks for row in kept} == walk.acknowledged  # every answer as it was given last
 
 
 @pytest.mark.parametrize("threads", [32])

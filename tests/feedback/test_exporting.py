@@ -249,6 +249,17 @@ def test_gold_is_left_out_unless_asked_for(store: Store) -> None:
     assert sum(j.gold for j in every) == 10 - len(work)
 
 
+def test_closed_items_are_left_out(store: Store, tmp_path: Path) -> None:
+    made, (person,) = campaign(store, 2, gold_share=0)
+    for _ in range(2):
+        save(store, task(store, made.id, person).id, person, Answered([0, 1]))
+    one, other = live_labels(store, made.id)
+    campaigns.close_item(store, one.item)
+    assert [j.item_id for j in judgements(store, made.id)] == [f"{made.id}-{other.item}"]
+    assert export(store, made.id, tmp_path / "out.jsonl").rows == 1
+    assert [row.live for row in history(store, one.item)] == [True]  # what was said stays in its history
+
+
 def test_many_items_are_read_in_pieces_and_stay_together(store: Store) -> None:
     made = empty(store, overlap=2)
     given = [

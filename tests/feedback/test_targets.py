@@ -71,5 +71,5 @@ def test_names() -> None:
         made = through(labels, {"*": 1.0})
         assert made is not None
         assert len(list(made([Judgement(PROMPT, (A, B), (0, 1))]))) == (2 if labels == "scores" else 1)
-    with pytest.raises(ConfigError, match="unknown labels 'some'; known are each, majority, soft, scores"):
+    with pytest.raises(ConfigError, match="unknown labels 'some'; known are each, majority, soft, trusted, scores"):
         through("some")
