@@ -251,9 +251,11 @@ def change(store: Store, campaign: int, changes: Mapping[str, Any], *, by: int |
             settings = CampaignSettings.model_validate(now.model_dump() | dict(changes))
         except ValidationError as error:
             raise FeedbackError(reasons(error)) from error
-        connection.execute(update(campaigns).where(campaigns.c.id == campaign).values(**_columns(settings)))
-        said = {name: settings.model_dump(mode="json")[name] for name in changes}
-        audit.note(connection, by, "change campaign", {"campaign": campaign, **said})
+        before, after = now.model_dump(mode="json"), settings.model_dump(mode="json")
+        said = {name: after[name] for name in changes if after[name] != before[name]}
+        if said:
+            connection.execute(update(campaigns).where(campaigns.c.id == campaign).values(**_columns(settings)))
+            audit.note(connection, by, "change campaign", {"campaign": campaign, **said})
         return load(connection, campaign)
 
 

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -38,6 +39,7 @@ from goodheart.feedback.store import Store, utcnow
 from goodheart.feedback.tables import items
 from goodheart.feedback.tasks import Task
 from goodheart.studio.manage.rules import Typed, typed
+from goodheart.studio.words import Words
 from tests.studio.conftest import item
 
 HOSTILE = "<script>alert(1)</script>\u202e<img src=x onerror=alert(1)>"
@@ -530,12 +532,40 @@ def test_all_rules_of_a_campaign_can_be_set(manager: TestClient, store: Store) -
 
 
 def test_the_log(manager: TestClient, labelled: Campaign, store: Store) -> None:
+    other = campaigns.create(store, CampaignSettings(name="other"), [item("Q?", "a", "b")])
     post(manager, f"/c/{labelled.id}/state", state="paused")
+    post(manager, f"/c/{other.id}/state", state="closed")
     text = manager.get(f"/c/{labelled.id}/audit").text
-    assert "campaign state" in text
-    newest = audit.entries(store, limit=1)[0]
+    assert "changed the state" in text
+    assert re.search(r">from</span> <bdi>open</bdi>.*>to</span> <bdi>paused</bdi>", text)
+    assert re.search(
+        r"joined</td><td class=\"what\"><span class=\"pair\"><span class=\"hint\">person</span> <bdi>zed<", text
+    )
+    assert "closed" not in text  # what was done in the other campaign
+    assert "made an account" not in text
+    every = manager.get(f"/c/{labelled.id}/audit?show=all").text
+    assert "closed" in every
+    assert "made an account" in every
+    newest = audit.entries(store, limit=1, campaign=labelled.id)[0]
     assert newest.person == "mia"
-    assert "campaign state" not in manager.get(f"/c/{labelled.id}/audit?before={newest.id}").text
+    assert "changed the state" not in manager.get(f"/c/{labelled.id}/audit?before={newest.id}").text
+
+
+def test_every_action_and_what_is_told_of_it_has_words(store: Store) -> None:
+    """What the store notes is found in its source: an action without words would be shown in English everywhere."""
+    source = "".join(path.read_text() for path in Path(campaigns.__file__).parent.glob("*.py"))
+    actions = set(re.findall(r'note\(\s*connection,\s*[\w.]+,\s*"([a-z ]+)"', source))
+    assert {"invite", "gold pause", "create campaign", "adjudicate"} <= actions
+    chinese = Words.of("zh-Hant").table
+    assert [action for action in actions if f"done.{action.replace(' ', '_')}" not in chinese] == []
+
+
+def test_a_change_of_rules_notes_what_changed_alone(labelled: Campaign, store: Store) -> None:
+    campaigns.change(store, labelled.id, {"budget": 5.0, "gold_share": labelled.settings.gold_share})
+    assert audit.entries(store, limit=1)[0].what == {"campaign": labelled.id, "budget": 5.0}
+    count = len(audit.entries(store))
+    campaigns.change(store, labelled.id, {"budget": 5.0})
+    assert len(audit.entries(store)) == count
 
 
 def test_in_chinese(visit: Visit, labelled: Campaign, store: Store) -> None:
