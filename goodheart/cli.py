@@ -88,13 +88,17 @@ def label(
     proxy: Annotated[
         str | None, typer.Option("--proxy", help="Address of the HTTPS proxy in front, which says who asks.")
     ] = None,
+    workers: Annotated[
+        int, typer.Option("--workers", min=1, help="Processes that answer; more than 1 needs PostgreSQL.")
+    ] = 1,
     example: Annotated[bool, typer.Option("--example", help="Make a campaign with example data.")] = False,
     out: Annotated[Path, typer.Option("--out", help="Folder of the example.")] = Path("runs/label-example"),
 ) -> None:
     """Start the studio, in which people compare answers and managers look after them."""
     from goodheart.loop.label import label as start
 
-    start(campaign, db=db, host=host, port=port, accounts=accounts, proxy=proxy, example=out if example else None)
+    folder = out if example else None
+    start(campaign, db=db, host=host, port=port, accounts=accounts, proxy=proxy, workers=workers, example=folder)
 
 
 @app.command()

@@ -174,7 +174,7 @@ def load(connection: Connection, campaign: int) -> Campaign:
     row = connection.execute(select(campaigns).where(campaigns.c.id == campaign)).first() if is_id(campaign) else None
     if row is None:
         raise MissingError(f"there is no campaign number {campaign}")
-    return _campaign(row)
+    return campaign_from(row)
 
 
 def get(store: Store, name: str | int) -> Campaign:
@@ -192,7 +192,7 @@ def get(store: Store, name: str | int) -> Campaign:
         raise MissingError(
             f"there is no campaign {name!r}; there are: {', '.join(c.name for c in listing(store)) or '-'}"
         )
-    return _campaign(row)
+    return campaign_from(row)
 
 
 def done_share(store: Store, campaign: int) -> float:
@@ -207,10 +207,12 @@ def done_share(store: Store, campaign: int) -> float:
 def listing(store: Store) -> list[Campaign]:
     """All campaigns, newest first."""
     with store.read() as connection:
-        return [_campaign(row) for row in connection.execute(select(campaigns).order_by(campaigns.c.id.desc()))]
+        return [campaign_from(row) for row in connection.execute(select(campaigns).order_by(campaigns.c.id.desc()))]
 
 
-def _campaign(row: Row[Any]) -> Campaign:
+def campaign_from(row: Row[Any]) -> Campaign:
+    """A campaign out of a row with its columns."""
+    """A campaign out of its row."""
     settings: Mapping[str, Any] = {**row.settings, "deadline": row.deadline, "budget": row.budget}
     return Campaign(row.id, CampaignSettings.model_validate(settings), row.state, row.created_at)
 
