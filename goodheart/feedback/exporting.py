@@ -1,42 +1,48 @@
 """Labels out of the store and into it: as records, and as files in every layout that goodheart writes.
 
     export(store, campaign.id, "labels.jsonl")                        # everything: layout "ranked"
-    export(store, campaign.id, "pairs.parquet", "trl-preference")
+    export(store, campaign.id, "pairs.parquet", "trl-preference", labels="trusted")
     import_judgements(store, campaign.id, read_records("old.jsonl", "preference").records)
 
 Records come item by item, so that all labels of a prompt stand together and can go into one split. Answers, ranks and
-shown orders are in the order of the item. Nothing is held in memory but a few hundred items with their labels.
+shown orders are in the order of the item. Where each label stays as it is,
+nothing is held in memory but a few hundred items with their labels.
 """
 
 from __future__ import annotations
 
 import json
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeGuard
 
 from sqlalchemy import JSON, Connection, Text, cast, select
 
-from goodheart.data.layouts import to_rows
+from goodheart.data.gather import EVERYBODY_ELSE
+from goodheart.data.layouts import NOTHING, to_rows
 from goodheart.data.messages import RowError
 from goodheart.data.notes import write_notes
 from goodheart.data.records import Answer, Judgement, Prompt
 from goodheart.data.rows import row
 from goodheart.data.shapes import Record
 from goodheart.data.writing import write_rows
+from goodheart.errors import ConfigError
+from goodheart.feedback import targets
 from goodheart.feedback.campaigns import load
 from goodheart.feedback.items import unpack_answer, unpack_prompt
 from goodheart.feedback.store import Store
-from goodheart.feedback.tables import guidelines, items, labels, people
+from goodheart.feedback.tables import guidelines, items, people
+from goodheart.feedback.tables import labels as label_table
+from goodheart.feedback.trust import reliability
 
 _TEXTS = ("prompt", "completions")  # columns of layout "ranked" that all labels of an item share
 _ITEMS = 500  # read at a time, with their labels
 _COLUMNS = tuple(
     # JSON comes as its text: of a million labels most say the same few things, which are read once (`_read`).
-    cast(labels.c[name], Text).label(name) if isinstance(labels.c[name].type, JSON) else labels.c[name]
+    cast(label_table.c[name], Text).label(name) if isinstance(label_table.c[name].type, JSON) else label_table.c[name]
     for name in (
         "campaign_id", "item_id", "person_id", "guideline_id", "ranks", "shown", "seconds", "flags", "gold", "batch",
         "strength", "ratings", "comment", "source", "kind", "created_at", "notes",
@@ -52,7 +58,7 @@ class Exported:
 
     judgements: int = 0
     rows: int = 0
-    left_out: int = 0  # that the layout cannot hold
+    left_out: Counter[str] = field(default_factory=Counter)  # reason -> records that the layout cannot hold
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +73,9 @@ def export(
     path: str | Path,
     layout: str = "ranked",
     *,
+    labels: str = "each",
     weights: Mapping[str, float] | None = None,
+    trust: bool = False,
     phases: Sequence[str] = ("work",),
     overruled: bool = False,
 ) -> Exported:
@@ -75,48 +83,86 @@ def export(
 
     Args:
         layout: one of goodheart.data.layouts.LAYOUTS.
+        labels: what several labels of the same answers become, one of `targets.KNOWN`; all but "each" hold the whole
+            campaign in memory.
+        weights: trust in each rater, see `goodheart.data.gather`.
+        trust: weigh each rater by how reliable their labels show them to be, in place of `weights`; labels "trusted"
+            do so in any case.
 
     Raises:
-        DataError: the file cannot be written.
+        ConfigError: unknown labels, or weights and trust that do not go together.
+        DataError: the file cannot be written, or a rater has no weight.
         MissingError: there is no such campaign.
     """
-    return write(path, judgements(store, campaign, weights=weights, phases=phases, overruled=overruled), layout)
-
-
-def write(path: str | Path, found: Iterable[Record], layout: str) -> Exported:
-    """Writes records into a file; those that the layout cannot hold are counted and left out.
-
-    Raises:
-        DataError: the file cannot be written.
-    """
     done = Exported()
-    if layout == "ranked":
-        done.rows = write_rows(path, ranked_rows(found, done), shared=_TEXTS)
-    else:
-        done.rows = write_rows(path, _rows(found, layout, done))
+    found = _chosen(store, campaign, done, labels, weights, trust, phases, overruled)
+    done.rows = write_rows(path, _rows(found, layout, done), shared=_TEXTS if layout == "ranked" else ())
     return done
 
 
-def _rows(found: Iterable[Record], layout: str, done: Exported) -> Iterator[dict[str, Any]]:
-    for record in found:
+def count(
+    store: Store, campaign: int, layout: str = "ranked", *, labels: str = "each", trust: bool = False
+) -> Exported:
+    """What `export` would write, and leave out, without a file. Arguments and errors as there."""
+    done = Exported()
+    found = _chosen(store, campaign, done, labels, None, trust, ("work",), False)
+    done.rows = sum(1 for _ in _rows(found, layout, done))
+    return done
+
+
+def _chosen(
+    store: Store,
+    campaign: int,
+    done: Exported,
+    labels: str,
+    weights: Mapping[str, float] | None,
+    trust: bool,
+    phases: Sequence[str],
+    overruled: bool,
+) -> Iterable[Record]:
+    """The records that are to be written."""
+    if trust and weights is not None:
+        raise ConfigError("weights and trust are two answers to one question; give one of them")
+    if trust and labels != targets.TRUSTED:
+        weights = {EVERYBODY_ELSE: 1.0, **reliability(judgements(store, campaign, phases=phases, overruled=True))}
+    through = targets.through(labels, weights)
+    # Who can be trusted is seen in all labels; where an adjudicator decided, `trusted` itself lets that stand.
+    found = judgements(store, campaign, phases=phases, overruled=overruled or labels == targets.TRUSTED)
+    return _counted(found, done) if through is None else through(_counted(found, done))
+
+
+def _counted(found: Iterable[Judgement], done: Exported) -> Iterator[Judgement]:
+    for judgement in found:
         done.judgements += 1
+        yield judgement
+
+
+def _rows(found: Iterable[Record], layout: str, done: Exported) -> Iterator[dict[str, Any]]:
+    return _ranked_rows(found, done) if layout == "ranked" else _plain_rows(found, layout, done)
+
+
+def _plain_rows(found: Iterable[Record], layout: str, done: Exported) -> Iterator[dict[str, Any]]:
+    for record in found:
         try:
-            yield from to_rows(record, layout)
-        except RowError:
-            done.left_out += 1
+            made = to_rows(record, layout)
+        except RowError as error:
+            done.left_out[str(error)] += 1
+            continue
+        if not made:
+            done.left_out[NOTHING] += 1
+        yield from made
 
 
-def ranked_rows(found: Iterable[Record], done: Exported) -> Iterator[dict[str, Any]]:
+def _ranked_rows(found: Iterable[Record], done: Exported) -> Iterator[dict[str, Any]]:
     """What `to_rows` gives in layout "ranked", quicker: the texts that all labels of an item share are made once."""
     last: Judgement | None = None
     texts: dict[str, Any] = {}
     for each in found:
         if last is not None and _shares_texts(each, last):
-            done.judgements += 1
             yield row({**texts, "ranks": list(each.ranks), **write_notes(each)}, each.prompt.meta)
         else:
             last = None
-            for whole in _rows([each], "ranked", done):
+            for whole in _plain_rows([each], "ranked", done):
                 texts, last = {name: whole[name] for name in _TEXTS}, each if isinstance(each, Judgement) else None
                 yield whole
 
@@ -129,15 +175,12 @@ def judgements(
     store: Store,
     campaign: int,
     *,
-    weights: Mapping[str, float] | None = None,
     phases: Sequence[str] = ("work",),
     overruled: bool = False,
 ) -> Iterator[Judgement]:
     """The labels that count, item by item; those of items that were closed do not count.
 
     Args:
-        weights: trust in each person by name, 1 for who is not named; it multiplies the label's weight. A label of
-            weight 0 is left out. Adjudications are decisions, and are not weighed.
         phases: of the items; gold, training and qualification are left out unless named.
         overruled: also the labels of items on which an adjudicator decided, beside that decision.
 
@@ -150,7 +193,7 @@ def judgements(
         versions = select(guidelines.c.id, guidelines.c.name).where(guidelines.c.campaign_id == campaign)
         named = {row.id: row.name for row in connection.execute(versions)}
         for item, given in _by_item(connection, campaign, phases):
-            yield from _judgements(item, given, raters, named, weights, overruled)
+            yield from _judgements(item, given, raters, named, overruled)
 
 
 def _by_item(connection: Connection, campaign: int, phases: Sequence[str]) -> Iterator[tuple[Any, list[Any]]]:
@@ -160,11 +203,11 @@ def _by_item(connection: Connection, campaign: int, phases: Sequence[str]) -> It
     of_item = select(items.c.id, items.c.prompt, items.c.answers).where(here).order_by(items.c.id).limit(_ITEMS)
     while found := connection.execute(of_item.where(items.c.id > last)).all():
         first, last = found[0].id, found[-1].id
-        near = (labels.c.item_id >= first) & (labels.c.item_id <= last)
+        near = (label_table.c.item_id >= first) & (label_table.c.item_id <= last)
         # "+ 0": or SQLite would go by the index of campaigns, and read all labels for each piece.
-        said = select(*_COLUMNS).where(near, labels.c.campaign_id + 0 == campaign, labels.c.live)
+        said = select(*_COLUMNS).where(near, label_table.c.campaign_id + 0 == campaign, label_table.c.live)
         given: defaultdict[int, list[Any]] = defaultdict(list)
-        for label in connection.execute(said.order_by(labels.c.item_id, labels.c.id)):
+        for label in connection.execute(said.order_by(label_table.c.item_id, label_table.c.id)):
             given[label.item_id].append(label)
         for item in found:
             if item.id in given:
@@ -176,20 +219,12 @@ def _judgements(
     given: Sequence[Any],
     raters: Mapping[int, _Rater],
     versions: Mapping[int, str],
-    weights: Mapping[str, float] | None,
     overruled: bool,
 ) -> list[Judgement]:
     if not overruled and any(row.kind == "adjudication" for row in given):
         given = [row for row in given if row.kind == "adjudication"]
     asked, answers = unpack_prompt(item.prompt), tuple(unpack_answer(each) for each in item.answers)
-    made = [_judgement(each, asked, answers, raters, versions) for each in given]
-    if weights is None:
-        return made
-    weighed = [
-        each if each.kind == "adjudication" else replace(each, weight=each.weight * weights.get(each.rater or "", 1.0))
-        for each in made
-    ]
-    return [each for each in weighed if each.weight > 0]
+    return [_judgement(each, asked, answers, raters, versions) for each in given]
 
 
 @lru_cache(maxsize=10_000)

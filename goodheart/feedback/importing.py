@@ -118,9 +118,9 @@ def _import(
         order = _order([said_by(answer) for answer in each.answers], said[row.id])
         person = _person(connection, each, known, done, now)
         made.append(_label(connection, campaign.id, row.id, each, order, person, known, now))
-    new = _without_again(connection, made, known, done)
-    if new:
-        _count(connection, campaign, rows.values(), _insert(connection, new, done))
+    unknown = _without_again(connection, made, known, done)
+    if unknown:
+        _count(connection, campaign, rows.values(), _insert(connection, unknown, done))
 
 
 def _order(given: list[Said], kept: list[Said]) -> list[int]:

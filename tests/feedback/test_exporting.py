@@ -16,7 +16,7 @@ from goodheart.data.formats import read_records
 from goodheart.data.gather import gather
 from goodheart.data.layouts import LAYOUTS, to_rows
 from goodheart.data.records import Answer, Judgement, Message, Prompt
-from goodheart.errors import MissingError
+from goodheart.errors import ConfigError, DataError, MissingError
 from goodheart.feedback import campaigns, membership, people
 from goodheart.feedback.answered import Answered
 from goodheart.feedback.assignment import Idle, next_task
@@ -204,13 +204,19 @@ def labelled(store: Store, answers: int = 2) -> tuple[int, list[int]]:
     return made.id, everybody
 
 
-def test_weights_are_trust_in_people(store: Store) -> None:
+def test_weights_are_trust_in_people(store: Store, tmp_path: Path) -> None:
     made, _ = labelled(store)
-    found = list(judgements(store, made, weights={"p0": 0.0, "p1": 0.5}))
+    done = export(store, made, tmp_path / "out.jsonl", weights={"p0": 0.0, "p1": 0.5, "*": 1.0})
+    assert (done.judgements, done.rows) == (3, 2)
+    found = read_records(tmp_path / "out.jsonl", "preference").records
     assert [(j.rater, j.weight) for j in found] == [("p1", 0.5), ("p2", 1.0)]
+    with pytest.raises(DataError, match="no weight for rater p2"):
+        export(store, made, tmp_path / "out.jsonl", weights={"p0": 0.0, "p1": 0.5})
+    with pytest.raises(ConfigError, match="one of them"):
+        export(store, made, tmp_path / "out.jsonl", weights={"*": 1.0}, trust=True)
 
 
-def test_an_adjudication_takes_the_place_of_the_labels(store: Store) -> None:
+def test_an_adjudication_takes_the_place_of_the_labels(store: Store, tmp_path: Path) -> None:
     made, everybody = labelled(store)
     judge = people.add_person(store, "judge", "adjudicator").id
     (row, *_) = live_labels(store, made, person=everybody[0])
@@ -218,7 +224,10 @@ def test_an_adjudication_takes_the_place_of_the_labels(store: Store) -> None:
     (only,) = judgements(store, made)
     assert (only.ranks, only.kind, only.rater) == ((0, 0), "adjudication", "judge")
     weights = {"judge": 0.0, "*": 1.0}
-    assert list(judgements(store, made, weights=weights)) == [only]
+    done = export(store, made, tmp_path / "out.jsonl", weights=weights)
+    assert (done.judgements, done.rows) == (1, 1)
+    (kept,) = read_records(tmp_path / "out.jsonl", "preference").records
+    assert (kept.ranks, kept.weight) == ((0, 0), 1.0)
     assert [found.ranks for found in gather([only], "majority", weights)] == [(0, 0)]
     every = list(judgements(store, made, overruled=True))
     assert [j.kind for j in every] == ["label", "label", "label", "adjudication"]
@@ -275,7 +284,7 @@ def test_many_items_are_read_in_pieces_and_stay_together(store: Store) -> None:
 def test_the_whole_record_goes_through_a_file(store: Store, tmp_path: Path) -> None:
     made, _ = labelled(store, answers=3)
     done = export(store, made, tmp_path / "labels.jsonl")
-    assert (done.judgements, done.rows, done.left_out) == (3, 3, 0)
+    assert (done.judgements, done.rows, done.left_out) == (3, 3, {})
     read = read_records(tmp_path / "labels.jsonl", "preference").records
     back = empty(store)
     import_judgements(store, back, read)

@@ -395,6 +395,8 @@ def test_each_majority_soft_and_scores(manager: TestClient, labelled: Campaign) 
     assert {row["ranks"][0] for row in rows(labels="majority")} == {0}
     assert len(rows(layout="ratings", labels="scores")) == 48
     assert len(rows(layout="ranked", labels="soft", trust="true")) == 24
+    assert rows(labels="trusted", trust="true") == rows(labels="trusted")
+    assert len(rows(labels="trusted")) == 24
     table = manager.get(f"/c/{labelled.id}/export/file?layout=ranked&suffix=.parquet")
     assert parquet.read_table(io.BytesIO(table.content)).num_rows == 72
     for wrong in ({"layout": "x"}, {"labels": "x"}, {"suffix": ".exe"}):

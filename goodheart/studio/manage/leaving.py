@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import tempfile
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,12 +12,9 @@ from starlette.background import BackgroundTask
 from starlette.responses import FileResponse, Response
 
 from goodheart.data.layouts import LAYOUTS
-from goodheart.data.shapes import Record
-from goodheart.errors import DataError
+from goodheart.errors import ConfigError, DataError
 from goodheart.feedback import campaigns, exporting, targets
-from goodheart.feedback.noisy_pairs import noisy_bradley_terry
 from goodheart.feedback.store import Store
-from goodheart.feedback.votes import comparisons
 from goodheart.studio.manage.frame import manage_page
 from goodheart.studio.visitors import Manager, Number, StoreOf
 
@@ -27,6 +23,7 @@ TOGETHER = {  # what several labels of the same answers become, and the words fo
     "each": "manage.together_each",
     "majority": "manage.together_majority",
     "soft": "manage.together_soft",
+    targets.TRUSTED: "manage.together_trusted",
     targets.SCORES: "manage.together_scores",
 }
 SUFFIXES = (".jsonl", ".csv", ".parquet", ".json")
@@ -64,30 +61,14 @@ def export_file(
     folder = tempfile.TemporaryDirectory(prefix="goodheart-")
     path = Path(folder.name) / f"labels{suffix}"
     try:
-        written = exporting.write(path, records(store, campaign, labels, trust), layout).rows
-    except DataError as error:
+        done = exporting.export(store, campaign, path, layout, labels=labels, trust=trust)
+    except (ConfigError, DataError) as error:
         folder.cleanup()
         return _page(request, store, campaign, str(error), 422, **chosen)
-    if not written:
+    if not done.rows:
         folder.cleanup()
         return _page(request, store, campaign, visitor.words("manage.export_nothing"), 422, **chosen)
     name = re.sub(r"[^\w-]+", "-", found.name) or "labels"
-    done = BackgroundTask(folder.cleanup)
+    clean = BackgroundTask(folder.cleanup)
     kind = "application/octet-stream"
-    return FileResponse(path, media_type=kind, filename=f"{name}-{layout}-{labels}{suffix}", background=done)
-
-
-def records(store: Store, campaign: int, labels: str, trust: bool) -> Iterable[Record]:
-    """The labels as records to train on, each person's weighted by how reliable they are where `trust` is."""
-    found: Iterable[Record] = exporting.judgements(store, campaign, weights=_trust(store, campaign) if trust else None)
-    through = targets.through(labels)
-    return found if through is None else through(found)
-
-
-def _trust(store: Store, campaign: int) -> dict[str, float]:
-    said = [each for each in exporting.judgements(store, campaign, overruled=True) if each.kind == "label"]
-    if not said:
-        return {}
-    reliability = noisy_bradley_terry(comparisons(said)).reliability
-    found = zip(reliability.labellers, reliability.value_L, strict=True)
-    return {str(name): min(max(float(value), 0.0), 1.0) for name, value in found}
+    return FileResponse(path, media_type=kind, filename=f"{name}-{layout}-{labels}{suffix}", background=clean)
