@@ -138,7 +138,7 @@ def _counted(found: Iterable[Judgement], done: Exported) -> Iterator[Judgement]:
 
 
 def _rows(found: Iterable[Record], layout: str, done: Exported) -> Iterator[dict[str, Any]]:
-    return _ranked_rows(found, done) if layout == "ranked" else _plain_rows(found, layout, done)
+    return ranked_rows(found, done) if layout == "ranked" else _plain_rows(found, layout, done)
 
 
 def _plain_rows(found: Iterable[Record], layout: str, done: Exported) -> Iterator[dict[str, Any]]:
@@ -153,7 +153,7 @@ def _plain_rows(found: Iterable[Record], layout: str, done: Exported) -> Iterato
         yield from made
 
 
-def _ranked_rows(found: Iterable[Record], done: Exported) -> Iterator[dict[str, Any]]:
+def ranked_rows(found: Iterable[Record], done: Exported) -> Iterator[dict[str, Any]]:
     """What `to_rows` gives in layout "ranked", quicker: the texts that all labels of an item share are made once."""
     last: Judgement | None = None
     texts: dict[str, Any] = {}
