@@ -151,6 +151,42 @@ def _labels_per_item(connection: Connection, campaign: int, overlap: int) -> flo
     return max(1.0, done / count / overlap) if count >= _ENOUGH else 1.0
 
 
+@dataclass(frozen=True, slots=True)
+class KeptBack:
+    """What an export of a campaign's work does not have, or not yet."""
+
+    known: int  # labels on items of gold, training and qualification
+    overruled: int  # labels in whose place a decision stands
+    closed: int  # labels of items that were closed
+    unlabelled: int  # items that nobody has labelled
+    unfinished: int  # items that have labels and want more
+    disputed: int  # items that wait for a decision, in whose place their labels stand
+
+
+def kept_back(store: Store, campaign: int) -> KeptBack:
+    """Counts as of now.
+
+    Raises:
+        MissingError: there is no such campaign.
+    """
+    of_work = (items.c.campaign_id == campaign) & (items.c.phase == "work")
+    kinds = {
+        "closed": func.sum(case((items.c.state == "closed", items.c.done))),
+        "unlabelled": func.count(case((items.c.state.in_(["open", "disputed"]) & (items.c.done == 0), 1))),
+        "unfinished": func.count(case(((items.c.state == "open") & (items.c.done > 0), 1))),
+        "disputed": func.count(case(((items.c.state == "disputed") & (items.c.done > 0), 1))),
+    }
+    settled = of_work & (items.c.state == "settled") & labels.c.live & (labels.c.kind == "label")
+    overruled = select(func.count()).select_from(labels).join(items, items.c.id == labels.c.item_id).where(settled)
+    known = select(func.sum(items.c.done)).where(items.c.campaign_id == campaign, items.c.phase != "work")
+    with store.read() as connection:
+        load(connection, campaign)
+        row = connection.execute(select(*(count.label(name) for name, count in kinds.items())).where(of_work)).one()
+        numbers = {name: int(getattr(row, name) or 0) for name in kinds}
+        known_labels = connection.execute(known).scalar() or 0
+        return KeptBack(known=known_labels, overruled=connection.execute(overruled).scalar_one(), **numbers)
+
+
 def by_day(
     store: Store,
     campaign: int,

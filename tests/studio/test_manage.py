@@ -38,6 +38,7 @@ from goodheart.feedback.progress import by_day, progress
 from goodheart.feedback.store import Store, utcnow
 from goodheart.feedback.tables import items
 from goodheart.feedback.tasks import Task
+from goodheart.studio.manage import leaving
 from goodheart.studio.manage.rules import Typed, typed
 from goodheart.studio.words import Words
 from tests.studio.conftest import item
@@ -401,6 +402,66 @@ def test_each_majority_soft_and_scores(manager: TestClient, labelled: Campaign) 
     assert parquet.read_table(io.BytesIO(table.content)).num_rows == 72
     for wrong in ({"layout": "x"}, {"labels": "x"}, {"suffix": ".exe"}):
         assert manager.get(f"/c/{labelled.id}/export/file", params=wrong).status_code == 422
+
+
+def test_what_an_export_leaves_out_and_why(visit: Visit, store: Store) -> None:
+    """Worked by hand. Five items, two labels each wanted; ann and bo:
+
+    Q0 both first                2 labels
+    Q1 both tied                 2 labels: no pair in them
+    Q2 ann first, bo second      decided: one decision, 2 labels overruled
+    Q3 ann first                 1 label, wants one more
+    Q4 -                         nobody
+    K  training                  2 labels
+    """
+    rows = [item(f"Q{i}?", "yes", "no", priority=5 - i) for i in range(5)]
+    rows.append(item("K?", "yes", "no", phase="training", gold={"ranks": [0, 1]}))
+    made = campaigns.create(store, CampaignSettings(name="left", overlap=2, until_agreement=1.0, training=1), rows)
+    said = {"ann": ([0, 1], [0, 1], [0, 0], [0, 1], [0, 1]), "bo": ([0, 1], [0, 1], [0, 0], [1, 0])}
+    for name, ranks in said.items():
+        person = people.add_person(store, name)
+        membership.join(store, made.id, person.id)
+        for each in ranks:
+            task = assignment.next_task(store, made.id, person.id)
+            assert isinstance(task, Task)
+            labels.save(store, task.id, person.id, Answered(each))
+    mia = visit("mia", "manager")
+    with store.read() as connection:
+        third = int(connection.execute(select(items.c.id).order_by(items.c.id).offset(2)).scalars().first() or 0)
+    assert post(mia, f"/c/{made.id}/disputes/{third}", rank=["2", "1"]).status_code == 303
+
+    def page(**query: str) -> tuple[str, dict[str, int]]:
+        text = mia.get(f"/c/{made.id}/export", params=query).text
+        lines = re.findall(r'<td class="number">(\d+)</td><td>(.*?)</td>', text)
+        return text, {words.split(":")[0].split(";")[0]: int(number) for number, words in lines}
+
+    always = {
+        "labels on known answers (gold, training, qualification)": 2,
+        "labels in whose place a decision stands": 2,
+        "items that nobody has labelled yet": 1,
+        "items that want more labels": 1,
+    }
+    text, left = page()
+    assert "Layout ranked: 6 rows from 6 labels that count." in text  # 2 + 2 + 1 + 1
+    assert left == always
+    text, left = page(layout="trl-preference")
+    assert "4 rows from 6 labels" in text
+    assert left == always | {"comparisons in which this layout finds nothing to tell": 2}
+    text, left = page(layout="alpaca", labels="majority")
+    assert "3 rows from 6 labels" in text
+    assert left == always | {"comparisons that this layout cannot hold": 1}
+    file = mia.get(f"/c/{made.id}/export/file?layout=trl-preference")
+    assert file.headers["goodheart-rows"] == "4" == str(len(file.text.splitlines()))
+    assert list(json.loads(file.headers["goodheart-left-out"]).values()) == [2]
+    assert mia.get(f"/c/{made.id}/export?layout=nonsense").status_code == 422
+
+
+def test_a_large_campaign_is_counted_when_asked_for(
+    manager: TestClient, labelled: Campaign, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(leaving, "_COUNTED_UNASKED", 71)
+    assert "72 rows" not in manager.get(f"/c/{labelled.id}/export").text
+    assert "72 rows" in manager.get(f"/c/{labelled.id}/export?count=true").text
 
 
 GOOD = b"".join(
