@@ -90,8 +90,9 @@ def export_labels(
         rows = exported_rows(store, campaign.id, done, to, labels=labels, weights=given, trust=trust, phases=phases)
         rows = _some(rows, done, f"{where}: nothing was written: ", to)
         write_rows(out, rows, shared=shared_columns(to))
-    left_out = f"; left out {done.left_out} records that {to} cannot hold" if done.left_out else ""
-    return f"{done.judgements} labels of campaign {campaign.name!r} read, {done.rows} rows written{left_out}"
+    said = [f"{done.judgements} labels of campaign {campaign.name!r} read, {done.rows} rows written"]
+    said += [f"left out {number} that {to} cannot hold: {why}" for why, number in done.left_out.most_common()]
+    return "\n".join(said)
 
 
 def _some(rows: Iterator[dict[str, Any]], done: Exported, what: str, to: str) -> Iterator[dict[str, Any]]:
