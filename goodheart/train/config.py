@@ -205,8 +205,9 @@ def load_yaml(path: Path) -> tuple[Any, dict[Path_, int]]:
 def nearest(word: str, known: list[str] | tuple[str, ...]) -> str:
     """`; did you mean X?` or the list of what is known, to be put behind an error."""
     close = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
-    if close:
-        return f"; did you mean `{close[0]}`?"
+    begun = [name for name in known if word and name.startswith(word)]
+    if close or len(begun) == 1:
+        return f"; did you mean `{(close or begun)[0]}`?"
     return f"; known: {', '.join(sorted(known))}" if known else ""
 
 

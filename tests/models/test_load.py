@@ -150,10 +150,8 @@ def test_reward_model_is_not_a_language_model(tmp_path: Path) -> None:
         ModelError, match="holds a LlamaForSequenceClassification, which scores answers and writes none"
     ):
         load_causal(tmp_path)
-    trunk = load_trunk(tmp_path)
-    assert isinstance(trunk, Transformer)
-    assert isinstance(model, Transformer)
-    assert torch.equal(trunk.embed_tokens.weight, model.embed_tokens.weight), "but may be put under another head"
+    weights = load_trunk(tmp_path).state_dict()  # but it may be put under another head
+    assert all(torch.equal(weights[name], weight) for name, weight in model.state_dict().items())
 
 
 def test_run_folder_means_its_model(folder: Path, tmp_path: Path) -> None:
