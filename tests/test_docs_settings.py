@@ -28,6 +28,7 @@ from goodheart.stages.settings.reward import RewardConfig
 from goodheart.stages.settings.sampling import SamplingSettings
 from goodheart.stages.settings.sft import SFTConfig
 from goodheart.train.config import LoraSettings, TrainingSettings
+from goodheart.train.elsewhere import NAMES
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 Kind = type[BaseModel]
@@ -122,7 +123,7 @@ def sections(page: str) -> dict[str, list[list[str]]]:
 
 
 def test_every_setting_is_on_the_page_of_settings() -> None:
-    assert list(sections("settings.md")) == list(SECTIONS)
+    assert list(sections("settings.md")) == [*SECTIONS, "Names elsewhere"]
 
 
 @pytest.mark.parametrize("heading", SECTIONS)
@@ -130,6 +131,22 @@ def test_what_the_page_of_settings_says_is_so(heading: str) -> None:
     table = sections("settings.md")[heading]
     assert [tuple(row[:3]) for row in table] == rows(SECTIONS[heading])
     assert all(row[3] for row in table), "each says what it is"
+
+
+def test_names_of_other_libraries_are_told_and_lead_to_settings() -> None:
+    told_here = {
+        name: here
+        for there, here in sections("settings.md")["Names elsewhere"]
+        for name in re.findall(r"`(\w+)`", there)
+    }
+    assert told_here == {name: f"`{here}`" + (f": {note}" if note else "") for name, (here, note) in NAMES.items()}
+    stages = [stage.load_settings() for stage in STAGES.values()]
+    for name, (here, _) in NAMES.items():
+        outer, _, inner = here.partition(".")
+        have = [kind for kind in stages if outer in kind.model_fields]
+        assert have, here
+        assert not any(name in kind.model_fields for kind in have), f"{name} is a setting of its own"
+        assert not inner or inner in BLOCKS[f"`{outer}:`"].model_fields, here
 
 
 # ---- the tables of the stages' own pages: the settings one may want to change ----

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from pydantic_core import ErrorDetails
 
 from goodheart.errors import ConfigError
+from goodheart.train.elsewhere import called_here
 
 Path_ = tuple[str | int, ...]
 S = TypeVar("S", bound="Settings")
@@ -126,7 +127,8 @@ def validate(
 ) -> S:
     """Checks `values` against `kind` and turns every complaint into one ConfigError."""
     problems = [
-        f"{place(file, lines, root + path)}unknown key `{'.'.join(map(str, path))}`{nearest(str(path[-1]), known)}"
+        f"{place(file, lines, root + path)}unknown key `{'.'.join(map(str, path))}`"
+        f"{called_here(str(path[-1]), known) or nearest(str(path[-1]), known)}"
         for path, known in _unknown_keys(kind, values)
     ]
     if not problems:
