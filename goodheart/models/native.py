@@ -40,7 +40,7 @@ CODES = {torch.float32: _code("train"), torch.bfloat16: _code("train-bfloat16", 
 
 
 def takes(first: Tensor, *others: Tensor) -> bool:
-    """Whether these can be given to the functions here: plain tensors on the CPU, of one dtype, and its code is there."""
+    """Whether the functions here take these: plain tensors of one dtype on the CPU, and code for it is there."""
     plain = (torch.Tensor, torch.nn.Parameter)
     code = CODES.get(first.dtype)
     fits = all(x.device.type == "cpu" and x.dtype == first.dtype and type(x) in plain for x in (first, *others))
@@ -59,7 +59,7 @@ _FLOATS = ("inverse", "grad_weight", "log_sum", "cos", "sin")  # float32 also wh
 class _Struct(ctypes.Structure):
     """Arguments as the C code for `dtype` reads them; a tensor is its address, None is NULL."""
 
-    def __init__(self, dtype: torch.dtype = torch.float32, **values: Any) -> None:
+    def __init__(self, dtype: torch.dtype = torch.float32, /, **values: Any) -> None:
         self.alive, self.dtype = values, dtype
         for name, value in values.items():
             kind = torch.int64 if name in _WHOLE else torch.float32 if name in _FLOATS else dtype
@@ -220,7 +220,8 @@ class Attending:
     def forward(self, qkv_NE: Tensor) -> tuple[Tensor, Tensor]:
         """qkv_NE: query, key and value heads side by side, not turned yet. -> out (N, H d), log-sums (N, H)"""
         width = qkv_NE.shape[-1] // (self.heads + 2 * self.kv_heads) * self.heads
-        out, log_sum = qkv_NE.new_empty(len(qkv_NE), width), qkv_NE.new_empty(len(qkv_NE), self.heads, dtype=torch.float32)
+        out = qkv_NE.new_empty(len(qkv_NE), width)
+        log_sum = qkv_NE.new_empty(len(qkv_NE), self.heads, dtype=torch.float32)
         _call("attend", self._arguments(qkv_NE, out=out, log_sum=log_sum), qkv_NE.numel())
         return out, log_sum
 
