@@ -73,29 +73,33 @@ static int64_t longest_of(const Attention *a, int64_t family) {
 
 static void clear(float *p, int64_t n) { memset(p, 0, (size_t)n * 4); }
 
-static void read(const number *from, int64_t n, float *to) {
+static void read(const number *restrict from, int64_t n, float *restrict to) {
     for (int64_t i = 0; i < n; i++) to[i] = value(from[i]);
 }
 
-static void write(const float *from, int64_t n, number *to) {
+static void write(const float *restrict from, int64_t n, number *restrict to) {
     for (int64_t i = 0; i < n; i++) to[i] = stored(from[i]);
 }
 
-/* The head is turned by the angle of its position (`back`: the other way), and multiplied by `scale`. */
-static void turn(const Attention *a, float *head, int64_t position, float scale, int back) {
-    if (!a->cos) {
-        for (int64_t i = 0; i < a->size; i++) head[i] *= scale;
-        return;
+/* `to` = the head turned by the angle of its position, times `scale`: as it is read, and the other way as its gradient
+   is written. */
+#define TURN(name, given, made, read, written, sign)                                                                   \
+    static void name(const Attention *a, const given *restrict from, int64_t position, float scale,                    \
+                     made *restrict to) {                                                                              \
+        int64_t half = a->size / 2;                                                                                    \
+        if (!a->cos) {                                                                                                 \
+            for (int64_t i = 0; i < a->size; i++) to[i] = written(scale * read(from[i]));                              \
+            return;                                                                                                    \
+        }                                                                                                              \
+        const float *restrict cos = a->cos + position * half, *restrict sin = a->sin + position * half;                \
+        for (int64_t i = 0; i < half; i++) {                                                                           \
+            float x = read(from[i]), y = read(from[half + i]), s = sign sin[i];                                        \
+            to[i] = written(scale * (x * cos[i] - y * s));                                                             \
+            to[half + i] = written(scale * (y * cos[i] + x * s));                                                      \
+        }                                                                                                              \
     }
-    int64_t half = a->size / 2;
-    float *restrict low = head, *restrict high = head + half, sign = back ? -1.0f : 1.0f;
-    const float *restrict cos = a->cos + position * half, *restrict sin = a->sin + position * half;
-    for (int64_t i = 0; i < half; i++) {
-        float x = low[i], y = high[i], s = sign * sin[i];
-        low[i] = scale * (x * cos[i] - y * s);
-        high[i] = scale * (y * cos[i] + x * s);
-    }
-}
+TURN(turn, number, float, value, , +)
+TURN(turn_back, float, number, , stored, -)
 
 static int64_t stride(const Attention *a) { return (a->heads + 2 * a->kv_heads) * a->size; }
 
@@ -106,9 +110,8 @@ static void fill(const Attention *a, Panel *x, const Row *row, int64_t g, int ba
         int64_t at = row->shared + i, token = row->first + i;
         const number *from = a->qkv + token * stride(a) + (a->heads + g) * a->size;
         float *key = x->k + at * x->width, *value = x->v + at * x->width;
-        read(from, a->size, key);
+        turn(a, from, at, 1.0f, key);
         read(from + a->kv_heads * a->size, a->size, value);
-        turn(a, key, at, 1.0f, 0);
         clear(key + a->size, x->width - a->size);
         clear(value + a->size, x->width - a->size);
         for (int64_t c = 0; c < a->size; c++) x->kt[c * x->keys + at] = key[c];
@@ -147,10 +150,8 @@ static Queries queries(const Attention *a, const Row *row, int64_t begin) {
 
 /* Scores of the queries in the panel's p, times scale; the queries, turned and scaled, in q. */
 static void score(const Attention *a, Panel *x, const Queries *q, int64_t head) {
-    for (int64_t i = 0; i < q->number; i++) {
-        read(a->qkv + (q->first + i) * stride(a) + head * a->size, a->size, x->q + i * x->width);
-        turn(a, x->q + i * x->width, q->position + i, a->scale, 0);
-    }
+    for (int64_t i = 0; i < q->number; i++)
+        turn(a, a->qkv + (q->first + i) * stride(a) + head * a->size, q->position + i, a->scale, x->q + i * x->width);
     clear_beyond(a, x, q, x->q);
     product(q->number, whole(q->to - q->from), a->size, x->q, x->width, 1, x->kt + q->from, x->keys, x->p + q->from,
             x->keys, 0);
@@ -206,8 +207,7 @@ static void forward(const void *job, int64_t piece, float *room) {
 static void flush(const Attention *a, Panel *x, int64_t g, int64_t from, int64_t to) {
     for (int64_t at = from; at < to; at++) {
         number *key = a->grad_qkv + x->owner[at] * stride(a) + (a->heads + g) * a->size;
-        turn(a, x->dk + at * x->width, at, 1.0f, 1);
-        write(x->dk + at * x->width, a->size, key);
+        turn_back(a, x->dk + at * x->width, at, 1.0f, key);
         write(x->dv + at * x->width, a->size, key + a->kv_heads * a->size);
     }
 }
@@ -237,10 +237,9 @@ static void differentiate(const Attention *a, Panel *x, const Queries *q, int64_
     }
     product(q->number, x->width, wide, x->dp + q->from, x->keys, 1, x->k + q->from * x->width, x->width, x->dq,
             x->width, 0);
-    for (int64_t i = 0; i < q->number; i++) {
-        turn(a, x->dq + i * x->width, q->position + i, a->scale, 1);
-        write(x->dq + i * x->width, a->size, a->grad_qkv + (q->first + i) * stride(a) + head * a->size);
-    }
+    for (int64_t i = 0; i < q->number; i++)
+        turn_back(a, x->dq + i * x->width, q->position + i, a->scale,
+                  a->grad_qkv + (q->first + i) * stride(a) + head * a->size);
     product(wide, x->width, q->number, x->dp + q->from, 1, x->keys, x->q, x->width, x->dk + q->from * x->width,
             x->width, 1);
     product(wide, x->width, q->number, x->p + q->from, 1, x->keys, x->dout, x->width, x->dv + q->from * x->width,
