@@ -20,7 +20,7 @@ SIZES = {
 _FURTHER = {"0.6B": {"num_key_value_heads": 8, "head_dim": 128, "max_position_embeddings": 4096}}
 
 _CONSTANT = 0.05  # hidden dimension 0, about as large as the others
-_SHUT = -5000.0  # output weight of special tokens on it: log-probability under -50 at every size
+_SHUT = -200.0  # output weight of special tokens on it: log-probability under -50
 
 
 def llama(size: str, seed: int) -> Any:
