@@ -39,7 +39,7 @@ _LOGITS = 4 * 2**24
 # Code and buffers that the first step brings in on a CPU, bytes.
 _FIRST_STEP = 24 * 2**20
 # Of what the passes of each network take on a CPU, about so much again lies free in between, in pieces too small to be
-# used: what is freed is kept for the next step (`parallel.py`). What is counted on a GPU has no such pieces.
+# used: what is freed is kept for the next step (`held.keep_freed`). What is counted on a GPU has no such pieces.
 _SCATTERED = 0.1
 # Of what a layer keeps for backward, about as much again lives for a moment while its gradient is computed.
 _MOMENTARY = 0.5
