@@ -8,7 +8,7 @@ from __future__ import annotations
 import importlib
 import sys
 
-NAMES = ("generation", "ppo", "trainers", "losses", "growth", "store", "studio", "aggregation")
+NAMES = ("generation", "ppo", "trainers", "losses", "growth", "memory", "store", "studio", "aggregation")
 APART = ("vllm",)
 
 

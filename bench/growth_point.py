@@ -17,7 +17,7 @@ from goodheart.generate.engine import Engine
 from goodheart.generate.sampling import SamplingParams
 from goodheart.losses.logprobs import token_logprobs
 from goodheart.models.causal import completion_logprobs
-from goodheart.train.memory import begin_peak, present
+from goodheart.train.held import begin_peak, present
 from goodheart.train.parallel import World
 
 ROUNDS = 3

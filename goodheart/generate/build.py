@@ -17,6 +17,7 @@ CODE = build.Code(
     "generate",
     {"goodheart_read": _ASKED, "goodheart_draw": _ASKED, "goodheart_in_pairs": ()},
     "generating in PyTorch, which is slower than in C",
+    headers=(Path(build.__file__).with_name("c") / "vectors.h",),
 )
 # By what weights, keys and values are stored in.
 CODES = {torch.float32: CODE, torch.bfloat16: replace(CODE, flags=("-DBFLOAT16",))}

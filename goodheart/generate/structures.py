@@ -13,7 +13,7 @@ from torch import Tensor
 
 from goodheart.models.architecture import TransformerConfig
 
-PANEL = 16  # positions of keys that lie side by side, as in c/vectors.h
+PANEL = 16  # positions of keys that lie side by side, as in c/panels.h
 
 
 class CLinear(Structure):

@@ -45,23 +45,19 @@ def code_of(module: str) -> dict[str, str]:
     if start is None:
         return {}
     found: dict[str, str] = {}
-    own = cache(_own)
     open_ = [(module, start)]
+    own = cache(_own)
     while open_:
         name, file = open_.pop()
-        if file == _VERSION:
-            continue
-        root = _root(name, file)
-        if (known := file.relative_to(root).as_posix()) in found:
+        root, known = _place(name, file)
+        if known in found or file == _VERSION:
             continue
         found[known], imported = _read(name, file)
-        for target in imported:
-            if (path := own(target, name.partition(".")[0], root)) is not None:
-                open_.append((target, path))
+        open_ += _ours_of(imported) if _is_ours(name) else own(imported, name.partition(".")[0], root)
     _remember()
     folders = {(_PACKAGE.parent / name).parent for name in found if name.startswith("goodheart/")}
-    for source in sorted(source for folder in folders for source in folder.glob(_COMPILED)):
-        found[source.relative_to(_PACKAGE.parent).as_posix()] = sha256_of(source)[:16]
+    for source in sorted(source for folder in folders for source in _compiled(folder)):
+        found[source.relative_to(_PACKAGE.parent).as_posix()] = _content(source, source.stat().st_mtime_ns)
     return found
 
 
@@ -75,19 +71,27 @@ def exists(module: str) -> bool:
     return _locate(module) is not None or (not module.startswith("goodheart.") and _known_to_python(module))
 
 
-def _own(target: str, importers: str, root: Path) -> Path | None:
-    """The file of an imported module, if it is our own or the user's.
+def _own(imported: tuple[str, ...], importers: str, root: str) -> list[tuple[str, Path]]:
+    """The modules, with their files, that are our own or the user's.
 
     Args:
-        target: the module.
-        importers: outermost package of the module that imports it.
+        imported: by a module of the user's.
+        importers: outermost package of the module that imports them.
         root: the folder that the importer's name counts from.
     """
-    top = target.partition(".")[0]
-    if "goodheart" in (top, importers):
-        return _file(target, root) if top == "goodheart" else None
-    found = _file(target, root) or _locate(target)
-    return found if found is not None and (top == importers or not _is_installed(found)) else None
+    found = [(name, path) for name in imported if not _is_ours(name) and (path := _file(name, root) or _locate(name))]
+    mine = [(name, path) for name, path in found if name.partition(".")[0] == importers or not _is_installed(path)]
+    return [*_ours_of(imported), *mine]
+
+
+@cache
+def _ours_of(imported: tuple[str, ...]) -> list[tuple[str, Path]]:
+    """The modules that are goodheart's own, with their files."""
+    return [(name, path) for name in imported if _is_ours(name) and (path := _ours(name)) is not None]
+
+
+def _is_ours(name: str) -> bool:
+    return name.partition(".")[0] == "goodheart"
 
 
 @cache
@@ -97,24 +101,42 @@ def _is_installed(file: Path) -> bool:
     return bool({"site-packages", "dist-packages"} & set(file.parts)) or not folders.isdisjoint(file.resolve().parents)
 
 
-def _root(name: str, file: Path) -> Path:
-    """The folder that a module's dotted name counts from."""
+@cache
+def _place(name: str, file: Path) -> tuple[str, str]:
+    """The folder that a module's dotted name counts from, and the file as seen from there."""
     depth = name.count(".") + (file.name == "__init__.py")
-    return file.parents[depth]
+    return str(file.parents[depth]), "/".join(file.parts[-depth - 1 :])
 
 
-def _file(name: str, root: Path) -> Path | None:
+@cache
+def _ours(name: str) -> Path | None:
+    """The file of one of goodheart's modules; while a process runs there will be no others."""
+    return _file(name, str(_PACKAGE.parent))
+
+
+def _file(name: str, root: str) -> Path | None:
     # asked thousands of times: in text, which is ten times as fast as with paths
-    base = os.path.join(_PACKAGE.parent if name.partition(".")[0] == "goodheart" else root, *name.split("."))
+    base = os.path.join(root, *name.split("."))
     return next((Path(p) for p in (f"{base}.py", os.path.join(base, "__init__.py")) if os.path.isfile(p)), None)
+
+
+@cache
+def _compiled(folder: Path) -> list[Path]:
+    """Sources in C below a folder of goodheart."""
+    return list(folder.glob(_COMPILED))
+
+
+@lru_cache(maxsize=128)
+def _content(file: Path, changed: int) -> str:
+    return sha256_of(file)[:16]
 
 
 def _locate(module: str) -> Path | None:
     """Where the source of a module lies, found by its name alone."""
-    if module.partition(".")[0] == "goodheart":
-        return _file(module, _PACKAGE.parent)
+    if _is_ours(module):
+        return _ours(module)
     for folder in (*sys.path, ""):
-        found = _file(module, Path(folder or ".").resolve()) if Path(folder or ".").is_dir() else None
+        found = _file(module, str(Path(folder or ".").resolve())) if Path(folder or ".").is_dir() else None
         if found is not None:
             return found
     return None

@@ -7,7 +7,6 @@ from importlib import resources
 from pathlib import Path
 
 from goodheart.errors import ConfigError
-from goodheart.loop.live import seen
 from goodheart.loop.pipeline import Pipeline
 from goodheart.loop.view import show_plan, show_results
 
@@ -41,6 +40,8 @@ def run_pipeline(
     if plan:
         show_plan(loaded, stage)
         return
+    from goodheart.loop.live import seen  # not for a plan, which is to be there at once
+
     with seen(loaded) as view:
         loaded.run(stage, view)
     show_results(loaded)

@@ -35,7 +35,7 @@ class Code:
 
     name: what its compiled form is called in the cache folder. functions: of each its name and the types of its
     arguments; all return an int. without: what is done where it cannot be compiled, for the log. flags: more of them
-    for the compiler.
+    for the compiler. headers: in other folders, that it includes by their names.
     """
 
     folder: Path
@@ -43,6 +43,12 @@ class Code:
     functions: Mapping[str, tuple[Any, ...]]
     without: str
     flags: tuple[str, ...] = ()
+    headers: tuple[Path, ...] = ()
+
+    @property
+    def files(self) -> list[Path]:
+        """Everything that is compiled."""
+        return [*sorted(self.folder.iterdir()), *self.headers]
 
 
 @cache
@@ -90,7 +96,7 @@ def _compiler() -> list[str]:
 
 def _library(code: Code, compiler: Sequence[str]) -> ctypes.CDLL:
     """Raises OSError, AttributeError, or an error of `subprocess` when it cannot be compiled or loaded."""
-    sources = b"".join(path.name.encode() + path.read_bytes() for path in sorted(code.folder.iterdir()))
+    sources = b"".join(path.name.encode() + path.read_bytes() for path in code.files)
     version = subprocess.run([*compiler, "--version"], check=True, capture_output=True, timeout=20).stdout
     # Code for one kind of processor must not be loaded by another that shares the home folder.
     identity = b"\0".join(
@@ -116,7 +122,8 @@ def _compile(code: Code, compiler: Sequence[str], path: Path) -> ctypes.CDLL:
     os.close(handle)
     try:
         sources = [str(source) for source in sorted(code.folder.glob("*.c"))]
-        command = [*compiler, *_FLAGS, *code.flags, "-o", temporary, *sources, "-lm", "-lpthread"]
+        folders = [f"-I{header.parent}" for header in code.headers]
+        command = [*compiler, *_FLAGS, *code.flags, *folders, "-o", temporary, *sources, "-lm", "-lpthread"]
         subprocess.run(command, check=True, capture_output=True, timeout=120)
         os.chmod(temporary, 0o700)
         library = _opened(code, temporary)

@@ -9,8 +9,9 @@ Shapes: B rows, T time, R sequences (rows, or the parts of packed rows), N token
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -98,9 +99,8 @@ def _sorted_rows(
     families, number, before = [], 0, -1
     for i in sorted(range(len(tokens)), key=tokens.__getitem__):
         start, length = starts[i], lengths[i]
-        shared = 0 if before < 0 else _common(tokens[before], tokens[i])
-        if shared < max(_LEAST_SHARED, (length - shared) / _LEAST_PART):
-            shared = 0
+        shared = 0 if before < 0 else _shared(tokens[before], tokens[i])
+        if not shared:
             families.append(len(rows))
         else:
             place[start : start + shared] = place[starts[before] : starts[before] + shared]
@@ -110,6 +110,18 @@ def _sorted_rows(
         rows.append((number, shared, own))
         number, before = number + own, i
     return source[:number], place, rows, [*families, len(rows)]
+
+
+def kept_tokens(rows: Iterable[list[int]]) -> int:
+    """How many tokens a pass over these rows computes."""
+    ordered = sorted(rows)
+    return sum(map(len, ordered)) - sum(_shared(before, row) for before, row in pairwise(ordered))
+
+
+def _shared(before: list[int], row: list[int]) -> int:
+    """Tokens at its beginning that a row has from the one before it."""
+    common = _common(before, row)
+    return 0 if common < max(_LEAST_SHARED, (len(row) - common) / _LEAST_PART) else common
 
 
 def _common(a: list[int], b: list[int]) -> int:

@@ -274,17 +274,15 @@ class Transformer(CausalLM):
     ) -> Tensor:
         """See `CausalLM.forward`. Pads on the right cannot reach real tokens; lengths_B tells where they are, so that
         nothing is computed for them."""
-        if cache is None and keep_BT is not None and self._packs(ids_BT):
+        if cache is None and keep_BT is not None and ids_BT.device.type == "cpu" and self.packs():
             rows = Packed.of(ids_BT, keep_BT, lengths_B, positions_BT, segments_BT)
             if rows is not None:
                 return self.model.packed(rows)
         return self.model(ids_BT, positions_BT, segments_BT, cache, keep_BT)
 
-    def _packs(self, ids_BT: Tensor) -> bool:
-        """Whether c/attention.c computes what this model needs."""
-        weight = self.model.norm.weight
-        ours = ids_BT.device.type == "cpu" and self.config.attention_softcap is None
-        return ours and native.takes(weight)
+    def packs(self) -> bool:
+        """Whether c/attention.c computes what this model needs; passes that are told of rows have no padding then."""
+        return self.config.attention_softcap is None and native.takes(self.model.norm.weight)
 
     def unembed(self) -> Unembedding:
         """See `CausalLM.unembed`."""

@@ -68,7 +68,7 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
 
 
 class _Block(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, defer_build=True)
 
 
 class Culture(_Block):

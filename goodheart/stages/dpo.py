@@ -10,7 +10,6 @@ Which loss is a row of `losses/direct.py`. Letters: B answers, P prompts, K answ
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -26,12 +25,13 @@ from goodheart.losses.direct import FAMILY, dpo_loss, implicit_rewards
 from goodheart.losses.metrics import MetricSums
 from goodheart.models.causal import CausalLM
 from goodheart.stages.curriculum import row_order
-from goodheart.stages.labels import LabelBatch, most_of, pieces
-from goodheart.stages.offline import begin
+from goodheart.stages.labels import LabelBatch, pieces
+from goodheart.stages.offline import begin, most_of
 from goodheart.stages.references import answer_logps, logps_of, reference_logps
 from goodheart.stages.settings.dpo import DPOConfig
 from goodheart.train.config import listed
 from goodheart.train.language_model import total_steps
+from goodheart.train.memory import looked_at
 from goodheart.train.optimizer import lr_at
 from goodheart.train.run import Run
 from goodheart.train.session import Session, open_session
@@ -88,7 +88,7 @@ def train(config: DPOConfig) -> Run:
 
         # 3. train
         warmup = round(config.warmup_ratio * total)
-        most = most_of(items, math.ceil(config.batch_size / session.world.size))
+        most = most_of(session, items, [order[step] for step in looked_at(total)], config)
         for step in session.steps(total, "dpo", checkpoint_every=config.checkpoint_every, most=most):
             rows = order[step]
             weight = max(float(known.trust_P[rows].sum()), _LEAST_WEIGHT)

@@ -61,7 +61,7 @@ def train(config: GRPOConfig) -> Run:
         audit = policy_gradient.guard(config, session, judge, actors, writer, asked)
         if not config.needs_kl:
             actors = replace(actors, reference=None)  # the audit alone asks it
-        most = policy_gradient.most_of(config, actors, asked, world)
+        most = policy_gradient.most_of(config, actors, asked, world, config.num_generations)
         for step in session.steps(total, "grpo", checkpoint_every=config.checkpoint_every, most=most):
             if audit is not None and step == 0:
                 audit.look(0)

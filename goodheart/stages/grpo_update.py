@@ -91,7 +91,8 @@ def update(
 
     def loss_of(mine: list[int]) -> LossFn[list[int]] | None:
         mask_BT = batch.mask_BT[mine]
-        tokens, answers = (int(session.world.sum(float(x))) for x in (mask_BT.sum(), mask_BT.any(1).sum()))
+        counts = session.world.sum(torch.stack((mask_BT.sum(), mask_BT.any(1).sum())))
+        tokens, answers = counts.tolist()  # in one wait for a device
         if not tokens:
             return None
         divisor = normalizer.divisor(tokens, answers, config.sampling.max_new_tokens)

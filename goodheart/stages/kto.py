@@ -11,7 +11,6 @@ Letters: N answers.
 
 from __future__ import annotations
 
-import math
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -30,12 +29,12 @@ from goodheart.losses.thumbs import LastKL, RewardShift, balanced_weights, bco_l
 from goodheart.models.causal import CausalLM
 from goodheart.stages.curriculum import row_order
 from goodheart.stages.mismatched import Mismatched
-from goodheart.stages.offline import begin
+from goodheart.stages.offline import begin, most_of
 from goodheart.stages.references import answer_logps, logps_of, reference_logps
 from goodheart.stages.settings.kto import KTOConfig
 from goodheart.train.config import listed
 from goodheart.train.language_model import total_steps
-from goodheart.train.memory import Most
+from goodheart.train.memory import looked_at
 from goodheart.train.optimizer import lr_at
 from goodheart.train.run import Run
 from goodheart.train.session import Session, open_session
@@ -93,7 +92,7 @@ def train(config: KTOConfig) -> Run:
         session.state.add("shift", shift)
         session.state.add("last_kl", last_kl)
         warmup = round(config.warmup_ratio * total)
-        most = Most(math.ceil(config.batch_size / session.world.size), max(item.tokens for item in items))
+        most = most_of(session, items, [order[step] for step in looked_at(total)], config)
         for step in session.steps(total, config.loss, checkpoint_every=config.checkpoint_every, most=most):
             # 3. baseline
             measured_now: dict[str, float] = {}

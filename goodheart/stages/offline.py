@@ -1,8 +1,9 @@
-"""What stages that learn from answers already there (dpo, kto) do alike: how they begin, and how they end."""
+"""What stages that learn from answers already there (reward, dpo, kto) do alike: how they begin, and how they end."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,9 +11,12 @@ from goodheart.data.examples import Compared, Prepared, Skipped, comparisons
 from goodheart.data.formats import Kind
 from goodheart.data.template import Template
 from goodheart.models.causal import CausalLM
+from goodheart.stages import labels
 from goodheart.stages.references import fitting_length
 from goodheart.stages.settings.references import ReferenceSettings
 from goodheart.stages.unseen import read_parts
+from goodheart.train.config import TrainingSettings
+from goodheart.train.memory import Most
 from goodheart.train.optimizer import AdamW, optimizer_for
 from goodheart.train.policy import load_policy, save_policy
 from goodheart.train.run import Run
@@ -57,3 +61,17 @@ def begin(session: Session, config: ReferenceSettings, kind: Kind) -> Work:
     prepared = comparisons(session.watched(parts.kept, "making tokens"), template, max_length, parts.skipped)
     measured = comparisons(parts.aside, template, max_length, parts.skipped)
     return Work(session, model, template, optimizer, max_length, prepared, measured, parts.skipped)
+
+
+def most_of(
+    session: Session, items: Sequence[Compared], steps: Sequence[Sequence[int]], config: TrainingSettings
+) -> Most:
+    """What a step asks of this process at most. steps: the items of some steps, which stand for all."""
+    shares = [session.world.shard(step) for step in steps]
+    cut = [
+        [share[i] for i in piece]
+        for share in shares
+        for piece in labels.pieces([items[i] for i in share], config.max_tokens)
+    ]
+    rows = math.ceil(config.batch_size / session.world.size)
+    return labels.most_of(items, rows).over([a for i in piece for a in items[i].answers] for piece in cut)

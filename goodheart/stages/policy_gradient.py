@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from goodheart.data.batches import Example, micro_batches
 from goodheart.data.examples import Prepared, Skipped, require
 from goodheart.data.examples import prompts as prepare_prompts
 from goodheart.data.formats import read_records
@@ -18,6 +19,7 @@ from goodheart.stages.actors import Actors
 from goodheart.stages.audit import Audit
 from goodheart.stages.rollouts import Asked, Rollouts, judge_scores
 from goodheart.stages.settings.policy_gradient import PolicyGradientSettings
+from goodheart.stages.updates import mini_batches
 from goodheart.stages.writer import Writer, room_for_prompts
 from goodheart.train.config import listed
 from goodheart.train.memory import Most, cache_bytes
@@ -91,11 +93,24 @@ def guard(
     )
 
 
-def most_of(config: PolicyGradientSettings, actors: Actors, asked: Sequence[Asked], world: World) -> Most:
-    """What a step asks of this process at most: rows of a mini-batch, and the cache of answers."""
-    longest = max(len(ids) for _, ids in asked) + config.sampling.max_new_tokens
+def most_of(
+    config: PolicyGradientSettings, actors: Actors, asked: Sequence[Asked], world: World, group: int = 1
+) -> Most:
+    """What a step asks of this process at most: rows of a mini-batch, and the cache of answers.
+
+    group: answers to each prompt.
+    """
+    new = config.sampling.max_new_tokens
+    longest_first = sorted((ids for _, ids in asked), key=len, reverse=True)
+    longest = len(longest_first[0]) + new
     rows = math.ceil(config.batch_size / config.mini_batches / world.size)
-    return Most(rows, longest, cache=cache_bytes(actors.policy, config.slots, longest))
+    most = Most(rows, longest, cache=cache_bytes(actors.policy, config.slots, longest))
+    # As if the longest prompts were asked together and no answer ended early: -1 - row is a token of no other answer.
+    prompts = [longest_first[row // group % len(asked)] for row in range(config.batch_size)]
+    answers = [Example([*ids, *[-1 - row] * new], [False] * len(ids) + [True] * new) for row, ids in enumerate(prompts)]
+    mine = world.shard(mini_batches(config.batch_size, config, 0, 0)[0])
+    pieces = micro_batches([len(answers[row]) for row in mine], config.max_tokens)
+    return most.over([answers[mine[i]] for i in piece] for piece in pieces)
 
 
 def steps_and_warmup(config: PolicyGradientSettings, prompts: int, per_step: int) -> tuple[int, int]:

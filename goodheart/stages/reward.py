@@ -7,7 +7,6 @@ Held-out data are split by prompt. Letters: P prompts, N heads or members of an 
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Sequence
 from functools import partial
@@ -30,16 +29,17 @@ from goodheart.stages.labels import (
     LabelBatch,
     StepSize,
     loss_over_heads,
-    most_of,
     objective,
     pieces,
     step_size,
     trust,
 )
+from goodheart.stages.offline import most_of
 from goodheart.stages.settings.reward import RewardConfig
 from goodheart.stages.unseen import read_parts
 from goodheart.train.config import listed
 from goodheart.train.language_model import total_steps
+from goodheart.train.memory import looked_at
 from goodheart.train.optimizer import lr_at, optimizer_for, resolve_dtype
 from goodheart.train.policy import ready, row_length
 from goodheart.train.run import Run
@@ -81,7 +81,7 @@ def train(config: RewardConfig) -> Run:
         session.state.add("optimizer", optimizer)
         trust_PN = trust(items, model.num_scores, config)
         warmup = round(config.warmup_ratio * total)
-        most = most_of(items, math.ceil(config.batch_size / session.world.size))
+        most = most_of(session, items, [order[step] for step in looked_at(total)], config)
         for step in session.steps(total, "reward model", checkpoint_every=config.checkpoint_every, most=most):
             rows = order[step]
             size = step_size(trust_PN, rows)

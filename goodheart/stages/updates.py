@@ -43,13 +43,14 @@ def update(
     cliprange: the narrower side; a range narrower than rounding is not checked for clipping at the first update.
     """
     collected: list[dict[str, float]] = []
+    lengths = batch.lengths_B.tolist()  # fetched from a device once, not row by row
     for epoch in range(passes):
         for rows in mini_batches(batch.rows, config, step, epoch):
             mine = batch.local(rows)
             loss_fn = loss_of(mine)
             if loss_fn is None:
                 continue
-            pieces = micro_batches([int(batch.lengths_B[i]) for i in mine], config.max_tokens)
+            pieces = micro_batches([lengths[i] for i in mine], config.max_tokens)
             metrics = train_step(
                 session.world,
                 optimizer,

@@ -28,7 +28,12 @@ class Settings(BaseModel):
     """Base of every block of settings: unknown keys are errors, values are checked on assignment, numbers finite."""
 
     model_config = ConfigDict(
-        extra="forbid", validate_default=True, validate_assignment=True, protected_namespaces=(), allow_inf_nan=False
+        extra="forbid",
+        validate_default=True,
+        validate_assignment=True,
+        protected_namespaces=(),
+        allow_inf_nan=False,
+        defer_build=True,  # of most blocks only the class is needed, and validators take long to make
     )
 
 

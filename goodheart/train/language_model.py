@@ -17,7 +17,7 @@ from goodheart.data.examples import Prepared
 from goodheart.losses.metrics import MetricSums
 from goodheart.models.causal import CausalLM, completion_logprobs
 from goodheart.train.config import TrainingSettings
-from goodheart.train.memory import Most
+from goodheart.train.memory import Most, looked_at
 from goodheart.train.optimizer import lr_at, optimizer_for
 from goodheart.train.session import Session
 from goodheart.train.step import train_step
@@ -46,6 +46,10 @@ class Rows:
 
     def trained_tokens(self, indices: Sequence[int]) -> int:
         return sum(sum(e.mask) for i in indices for e in self.groups[i])
+
+    def pieces(self, indices: Sequence[int], max_tokens: int) -> list[list[int]]:
+        """These rows in micro-batches."""
+        return [[indices[i] for i in piece] for piece in micro_batches([self.lengths[i] for i in indices], max_tokens)]
 
     def batch(self, indices: Sequence[int], device: torch.device) -> Batch:
         groups = [self.groups[i] for i in indices]
@@ -105,18 +109,20 @@ def fit(
     session.state.add("optimizer", optimizer)
     before = mean_loss(session, model, held_out, config.max_tokens)
 
-    most = Most(math.ceil(config.batch_size / session.world.size), max(rows.lengths))
+    shares = [rows.pieces(session.world.shard(order[step]), config.max_tokens) for step in looked_at(total)]
+    most = Most(math.ceil(config.batch_size / session.world.size), max(rows.lengths)).over(
+        [example for i in piece for example in rows.groups[i]] for pieces in shares for piece in pieces
+    )
     for step in session.steps(total, label, checkpoint_every=config.checkpoint_every, most=most):
         # 1. the rows of this step, and how many tokens they train over all processes
         indices = order[step]
         num_tokens = rows.trained_tokens(indices)
         mine = session.world.shard(indices)
         # 2. forward and backward in pieces that fit the memory, one optimizer step
-        pieces = micro_batches([rows.lengths[i] for i in mine], config.max_tokens)
         metrics = train_step(
             session.world,
             optimizer,
-            [[mine[i] for i in piece] for piece in pieces],
+            rows.pieces(mine, config.max_tokens),
             partial(_piece_loss, session, model, rows, num_tokens),
             max_grad_norm=config.max_grad_norm,
             lr=optimizer.learning_rate * lr_at(step, total, warmup_steps=warmup, schedule=config.schedule),
@@ -162,7 +168,7 @@ def next_token_loss(model: CausalLM, batch: Batch, num_tokens: int) -> tuple[tor
 def mean_loss(session: Session, model: CausalLM, rows: Rows, max_tokens: int) -> float:
     """Nats per marked token over all rows."""
     mine = session.world.shard(list(range(len(rows.groups))))
-    pieces = [[mine[i] for i in piece] for piece in micro_batches([rows.lengths[i] for i in mine], max_tokens)]
+    pieces = rows.pieces(mine, max_tokens)
     total, count = 0.0, 0
     for piece, counts in session.world.same_passes(pieces):
         batch = rows.batch(piece, session.device)

@@ -2,39 +2,45 @@
 
 What is there already (libraries, weights, optimizer states, data) is measured. What is still to come is foretold: the
 gradients, the cache of keys and values that answers are generated with, and what a forward pass keeps for the backward
-pass, measured on three short rows and drawn out to the rows of the largest micro-batch.
+pass, measured on short rows and drawn out to the largest micro-batch. Where passes have no padding
+(`models/packed.py`), that is counted on the rows themselves.
 """
 
 from __future__ import annotations
 
-import ctypes
 import json
-import os
-import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from goodheart.models.causal import CausalLM
+from goodheart.data.batches import Example
+from goodheart.models import native
+from goodheart.models.causal import CausalLM, states_before
 from goodheart.models.heads import RewardEnsemble, RewardModel, ValueModel
+from goodheart.models.packed import kept_tokens
 from goodheart.models.transformer import Transformer
 from goodheart.train.checkpoint import TrainState
 from goodheart.train.files import replace_text
+from goodheart.train.held import available, peak, present
 from goodheart.train.optimizer import AdamW
 from goodheart.train.parallel import local
 
 # Whose passes are measured; a value head on the policy's own states keeps next to nothing.
 _NETWORKS = (CausalLM, RewardModel, RewardEnsemble, ValueModel)
 _PROBE = 64  # tokens of the longest row that is measured
+_LOOKED_AT = 32  # steps whose micro-batches are counted
 # Logits of a pass that are kept, bytes; more are computed again in pieces (`losses/logprobs.py`).
 _LOGITS = 4 * 2**24
-# Code and buffers that the first pass brings in on a CPU, bytes.
-_FIRST_PASS = 40 * 2**20
+# Code and buffers that the first step brings in on a CPU, bytes.
+_FIRST_STEP = 24 * 2**20
+# Of what the passes of each network take on a CPU, about so much again lies free in between, in pieces too small to be
+# used: what is freed is kept for the next step (`held.keep_freed`). What is counted on a GPU has no such pieces.
+_SCATTERED = 0.1
 # Of what a layer keeps for backward, about as much again lives for a moment while its gradient is computed.
 _MOMENTARY = 0.5
 # Not planned with: other programs, and what the estimate misses.
@@ -47,16 +53,34 @@ class Most:
 
     rows: in the step. longest: tokens of a row. together: rows that no micro-batch can part, all answers to a prompt.
     cache: bytes of keys and values while answers are generated.
+    tokens, states: of the largest micro-batch, what `over` found; 0 = not looked at, every row is taken as the longest.
     """
 
     rows: int
     longest: int
     together: int = 1
     cache: float = 0.0
+    tokens: int = 0
+    states: int = 0
 
     def at_once(self, max_tokens: int) -> int:
         """Rows of the largest micro-batch."""
         return max(self.together, min(self.rows, max_tokens // self.longest))
+
+    def over(self, pieces: Iterable[Sequence[Example]]) -> Most:
+        """With the largest of these micro-batches: its tokens without padding, what rows share once, and how many of
+        them are learnt from.
+        """
+        found = [(kept_tokens([each.ids for each in piece]), sum(sum(each.mask) for each in piece)) for piece in pieces]
+        tokens, states = max(found, default=(0, 0))
+        return replace(self, tokens=tokens, states=states)
+
+
+def looked_at(steps: int) -> list[int]:
+    """Steps of a run that stand for all: which micro-batch is the largest is told by few of them."""
+    return (
+        sorted({step * steps // _LOOKED_AT for step in range(_LOOKED_AT)}) if steps > _LOOKED_AT else list(range(steps))
+    )
 
 
 @dataclass(frozen=True)
@@ -105,30 +129,37 @@ class MemoryPlan:
 
 @dataclass(frozen=True)
 class Kept:
-    """Bytes that a pass over a row of t tokens keeps for backward: `linear` t + `square` t^2, and of them one layer."""
+    """Bytes that a pass keeps for backward: `linear` for each token, `square` for each pair of tokens of a row, `state`
+    for each state that is asked for; and of how many layers that is.
+    """
 
     linear: float
     square: float
+    state: float
     layers: int
 
-    def of(self, tokens: int) -> float:
-        return self.linear * tokens + self.square * tokens**2
+    def of(self, tokens: float, states: float | None = None, longest: float | None = None) -> float:
+        """states: None = one of each token. longest: of the rows they are in; None = they are one row."""
+        asked = tokens if states is None else states
+        return self.linear * tokens + self.square * tokens * (longest or tokens) + self.state * asked
 
-    def of_layer(self, tokens: int) -> float:
-        return self.of(tokens) / self.layers
+    def of_layer(self, tokens: float, longest: float | None = None) -> float:
+        """One layer, all of whose states go on."""
+        return self.of(tokens, longest=longest) / self.layers
 
 
 def plan(state: TrainState, device: torch.device, most: Most, max_tokens: int) -> MemoryPlan:
     """What steps with the networks and optimizers of this state will take."""
     rows = most.at_once(max_tokens)
-    passes, gradients = 0.0, 0.0
+    passes, scattered, gradients = 0.0, 0.0, 0.0
     for thing in state.things().values():
         if isinstance(thing, AdamW):
             gradients += gradient_bytes(thing)
         elif isinstance(thing, _NETWORKS) and any(p.requires_grad for p in thing.parameters()):
             # Networks that are trained beside each other are passed one after the other.
-            passes = max(passes, _pass(thing, rows, most.longest))
-    passes += _FIRST_PASS if device.type == "cpu" else 0
+            taken = _pass(thing, rows, most)
+            passes, scattered = max(passes, taken), scattered + _SCATTERED * taken
+    passes += scattered + _FIRST_STEP if device.type == "cpu" else 0.0
     return MemoryPlan(
         present(device), gradients, passes, most.cache, rows, most.longest, most.together, available(device)
     )
@@ -137,16 +168,18 @@ def plan(state: TrainState, device: torch.device, most: Most, max_tokens: int) -
 def kept(model: nn.Module) -> Kept:
     """What passes of this model keep, measured on rows of a quarter, a half and the whole of `_PROBE` tokens.
 
-    A line and a square through three points: attention that keeps its weights grows with the square.
+    A line and a square through three points: attention that keeps its weights grows with the square. And of rows of
+    which one state is asked for, the difference to all.
     """
     trunks = _trunks(model)
     most = min([_PROBE, *(trunk.max_length for trunk in trunks if trunk.max_length is not None)])
     step = max(1, most // 4)
-    a, b, c = (_saved(model, step * times) for times in (1, 2, 4))
+    a, b, c = (sum(_saved(trunk, step * times, 1) for trunk in trunks) for times in (1, 2, 4))
     # f(t) = k + l t + s t^2:  (f(2t) - f(t)) / t = l + 3 s t,  (f(4t) - f(2t)) / 2t = l + 6 s t
     first, second = (b - a) / step, (c - b) / (2 * step)
     square = max(0.0, (second - first) / (3 * step))
-    return Kept(max(0.0, first - 3 * step * square), square, sum(_shape(trunk)[0] for trunk in trunks))
+    every = max(0.0, sum(_saved(trunk, 4 * step, 4 * step) for trunk in trunks) - c) / max(1, 4 * step - 2)
+    return Kept(max(0.0, first - 3 * step * square), square, every, sum(_shape(trunk)[0] for trunk in trunks))
 
 
 def gradient_bytes(optimizer: AdamW) -> float:
@@ -160,52 +193,35 @@ def cache_bytes(model: CausalLM, slots: int, length: int) -> float:
     return float(2 * slots * length * layers * heads * of_head * next(model.parameters()).element_size())
 
 
-def present(device: torch.device) -> float:
-    """Bytes in use now."""
-    if device.type == "cuda":
-        return float(torch.cuda.memory_allocated(device))
-    return max(0.0, _of_process("VmRSS") - _kept_free())
-
-
-def peak(device: torch.device) -> float:
-    """Most bytes held since `begin_peak`."""
-    return float(torch.cuda.max_memory_allocated(device)) if device.type == "cuda" else _of_process("VmHWM")
-
-
-def begin_peak(device: torch.device) -> None:
-    """Forgets the peak of what ran before in this process, where the system lets us."""
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-        return
-    try:
-        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
-    except OSError:
-        return
-
-
-def available(device: torch.device) -> float:
-    """Bytes that this process may hold in all; processes on one machine share what is free."""
-    if device.type == "cuda":
-        return float(torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device))
-    held = _of_process("VmRSS")
-    return held + max(0.0, _free(held)) / int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-
-
 def write(folder: Path, planned: MemoryPlan, device: torch.device) -> None:
     """memory.json of a run folder: the plan beside what it became, in bytes."""
     found = {**asdict(planned), "planned": planned.total, "peak": peak(device), "device": device.type}
     replace_text(folder / "memory.json", json.dumps(found, indent=1) + "\n")
 
 
-def _pass(model: nn.Module, rows: int, longest: int) -> float:
-    """Bytes of a pass over so many rows at their most: what is kept, and what lives for a moment in backward."""
-    found = kept(model)
-    logits = min(_LOGITS, rows * longest * model.vocab_size * 4) if isinstance(model, CausalLM) else 0
+def _pass(model: nn.Module, rows: int, most: Most) -> float:
+    """Bytes of a pass over the largest micro-batch: what is kept, and what lives for a moment in backward."""
+    trunks = _trunks(model)
+    packs = all(isinstance(trunk, Transformer) and trunk.packs() for trunk in trunks)
+    tokens = most.tokens if packs and most.tokens else rows * most.longest
+    states = most.states or tokens
+    keeps = kept(model)
     with _recomputing_nothing(model) as recomputed:
         # What is recomputed stands whole while its layer's gradient is computed.
-        moment = (1 + _MOMENTARY) * kept(model).of_layer(longest) if recomputed else 0.0
-    moment = rows * (moment or _MOMENTARY * found.of_layer(longest))
-    return rows * found.of(longest) + logits + max(float(logits), moment)
+        moment = (1 + _MOMENTARY) * kept(model).of_layer(tokens, most.longest) if recomputed else 0.0
+    moment = moment or _MOMENTARY * keeps.of_layer(tokens, most.longest)
+    if not isinstance(model, CausalLM):
+        asked = states if isinstance(model, ValueModel) else rows  # whose last tokens are scored
+        return keeps.of(tokens, asked, most.longest) + moment
+    logits, gradient = _logits(model, states)
+    return keeps.of(tokens, states, most.longest) + logits + max(gradient, moment)
+
+
+def _logits(model: CausalLM, states: int) -> tuple[float, float]:
+    """Bytes of the logits that are kept, and of their gradient, which in C is made piece by piece."""
+    whole = float(4 * states * model.vocab_size)
+    in_c = native.takes(next(model.parameters()))
+    return whole if whole <= _LOGITS else 0.0, 0.0 if in_c else min(float(_LOGITS), whole)
 
 
 @contextmanager
@@ -221,9 +237,9 @@ def _recomputing_nothing(model: nn.Module) -> Iterator[bool]:
             trunk.checkpoint_activations = True
 
 
-def _saved(model: nn.Module, length: int) -> float:
-    """Bytes of everything that one row's forward pass keeps, weights left out."""
-    weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
+def _saved(trunk: nn.Module, length: int, states: int) -> float:
+    """Bytes of everything that one row's forward pass keeps, weights left out. states: that are asked for, the last."""
+    weights = {p.untyped_storage().data_ptr() for p in trunk.parameters()}
     found: dict[int, int] = {}
     alive: list[Tensor] = []  # lest an address be used twice
 
@@ -234,13 +250,15 @@ def _saved(model: nn.Module, length: int) -> float:
             alive.append(tensor)
         return tensor
 
-    device = next(model.parameters()).device
+    device = next(trunk.parameters()).device
     ids_BT = torch.zeros(1, length, dtype=torch.long, device=device)
-    rows: dict[str, Any] = {"lengths_B": torch.tensor([length], device=device)}
-    if isinstance(model, ValueModel):
-        rows["mask_BT"] = torch.ones(1, length, dtype=torch.bool, device=device)
+    lengths_B = torch.tensor([length], device=device)
+    mask_BT = (torch.arange(length) >= length - states).to(device)[None]
     with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        model(ids_BT, **rows)
+        if isinstance(trunk, CausalLM):
+            pack(states_before(trunk, ids_BT, mask_BT, lengths_B=lengths_B))  # kept by the loss
+        else:  # an encoder
+            trunk(ids_BT, lengths_B)
     return float(sum(found.values()))
 
 
@@ -258,67 +276,6 @@ def _shape(trunk: Any) -> tuple[int, int, int]:
     heads = getattr(c, "num_attention_heads", None) or 0
     of_head = getattr(c, "head_dim", None) or (c.hidden_size // heads if heads else 0)
     return getattr(c, "num_hidden_layers", None) or 1, getattr(c, "num_key_value_heads", None) or heads, of_head
-
-
-class _MallInfo(ctypes.Structure):
-    """glibc's struct mallinfo2, from malloc.h."""
-
-    _fields_: ClassVar = [
-        (name, ctypes.c_size_t)
-        for name in (
-            *("arena", "ordblks", "smblks", "hblks", "hblkhd"),
-            *("usmblks", "fsmblks", "uordblks", "fordblks", "keepcost"),
-        )
-    ]
-
-
-def _kept_free() -> float:
-    """Bytes that the C library keeps for what is allocated next (`parallel.py` asks it to); 0 where it cannot tell."""
-    try:
-        mallinfo = ctypes.CDLL(None).mallinfo2
-    except (OSError, AttributeError, TypeError):
-        return 0.0
-    mallinfo.restype = _MallInfo
-    return float(mallinfo().fordblks)
-
-
-def _free(held: float) -> float:
-    """Bytes that the machine, and the control groups this process lives in, can still give."""
-    free = float("inf")
-    for line in _lines("/proc/meminfo"):
-        if line.startswith("MemAvailable"):
-            free = float(line.split()[1]) * 1024
-    for group in _control_groups():
-        limit, used = _lines(f"{group}/memory.max"), _lines(f"{group}/memory.current")
-        if limit and used and limit[0] != "max":
-            # What was read from files counts as used until somebody needs the room.
-            files = [line.split()[1] for line in _lines(f"{group}/memory.stat") if line.startswith("inactive_file ")]
-            free = min(free, float(limit[0]) - float(used[0]) + sum(map(float, files)))
-    return free if free != float("inf") else float(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")) - held
-
-
-def _control_groups() -> list[str]:
-    """Folders of this process's control group (version 2) and those around it."""
-    own = next((line[3:] for line in _lines("/proc/self/cgroup") if line.startswith("0::")), "/")
-    path = Path("/sys/fs/cgroup") / own.strip("/")
-    return [str(folder) for folder in (path, *path.parents) if folder.is_relative_to("/sys/fs/cgroup")]
-
-
-def _of_process(what: str) -> float:
-    for line in _lines("/proc/self/status"):
-        if line.startswith(what):
-            return float(line.split()[1]) * 1024
-    import resource  # no /proc: the peak stands for both
-
-    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return float(most if sys.platform == "darwin" else most * 1024)
-
-
-def _lines(path: str) -> list[str]:
-    try:
-        return Path(path).read_text(encoding="ascii").splitlines()
-    except (OSError, UnicodeDecodeError):
-        return []
 
 
 def _size(size: float) -> str:

@@ -11,7 +11,6 @@ the processes, never averaged, and any number of processes and micro-batches giv
 from __future__ import annotations
 
 import atexit
-import ctypes
 import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
@@ -25,14 +24,13 @@ import torch
 from torch import Tensor, nn
 
 from goodheart.errors import ConfigError
+from goodheart.train.held import keep_freed
 
 T = TypeVar("T")
 M = TypeVar("M", bound=nn.Module)
 
 # Gradients travel in flat buffers of about this size: large enough to fill a link, small enough to stay cheap.
 _BUCKET_BYTES = 32 * 2**20
-# glibc's names for mallopt, from malloc.h.
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 # A process that died must not leave the others waiting for ever.
 _TIMEOUT = timedelta(minutes=30)
 
@@ -74,7 +72,7 @@ class World:
             # On CPU with several threads, adding into an indexed tensor is otherwise done in any order, and a resumed
             # run would differ in the last bits. The public switch imports the compiler (2 s), so its C half is called.
             torch._C._set_deterministic_algorithms(True, warn_only=True)
-            _keep_freed_memory()
+            keep_freed()
             # Otherwise that mode also fills every new tensor with NaN, a debugging aid that costs time.
             torch._C._set_deterministic_fill_uninitialized_memory(False)
         if size > 1 and not _dist().is_initialized():
@@ -273,20 +271,6 @@ def copy_full_(target: Tensor, whole: Tensor) -> None:
     mesh, placements = target.device_mesh, target.placements  # type: ignore[attr-defined]
     piece = distribute_tensor(whole.to(local(target).device), mesh, placements, src_data_rank=None)
     local(target).copy_(local(piece))
-
-
-def _keep_freed_memory() -> None:
-    """Lets glibc keep what a step frees for the next one.
-
-    By default every large tensor is mapped anew and given back at once, which costs tens of thousands of page faults a
-    step. Other C libraries have no such switch and are left alone.
-    """
-    try:
-        mallopt = ctypes.CDLL(None).mallopt
-    except (AttributeError, OSError, TypeError):
-        return
-    mallopt(_M_MMAP_THRESHOLD, 2**30)
-    mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
 
 
 def _device(name: str, local_rank: int, size: int) -> torch.device:

@@ -21,6 +21,7 @@ from torch.autograd.profiler import record_function
 from goodheart.train import memory
 from goodheart.train.checkpoint import TrainState
 from goodheart.train.files import replace_text
+from goodheart.train.held import peak
 from goodheart.train.optimizer import AdamW
 from goodheart.train.parallel import local
 
@@ -78,7 +79,7 @@ class StepProfiler:
         from torch.profiler import ProfilerActivity, profile
 
         os.environ.setdefault("KINETO_LOG_LEVEL", "9")  # it writes lines of its own to the console otherwise
-        self._peak = memory.peak(self.device)  # being profiled takes memory itself
+        self._peak = peak(self.device)  # being profiled takes memory itself
         activities = [ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * (self.device.type == "cuda")
         self._profiler = profile(activities=activities, profile_memory=True)
         self._profiler.__enter__()

@@ -99,6 +99,17 @@ def test_whether_a_module_is_there(folder: Path) -> None:
     assert not exists("reward")
 
 
+def test_all_stages_together_look_for_a_module_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    code._ours.cache_clear()
+    code._ours_of.cache_clear()
+    asked: list[str] = []
+    real = code.os.path.isfile
+    monkeypatch.setattr(code.os.path, "isfile", lambda file: asked.append(file) or real(file))
+    for kind in STAGES.values():
+        code_of(kind.module)
+    assert len(asked) == len(set(asked)) > 100
+
+
 def fresh(module: str) -> dict[str, str]:
     """As a new process finds it."""
     code._memory.cache_clear()

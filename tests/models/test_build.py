@@ -29,7 +29,7 @@ def fresh_load(code: build.Code = CODE) -> object:
 
 @pytest.mark.parametrize("code", [CODE, *native.CODES.values()], ids=lambda code: code.name)
 def test_no_builtin_is_used_that_only_gcc_has(code: build.Code) -> None:
-    used = {name for file in code.folder.iterdir() for name in re.findall(r"__builtin_\w+", file.read_text())}
+    used = {name for file in code.files for name in re.findall(r"__builtin_\w+", file.read_text())}
     assert used <= {f"__builtin_{name}" for name in ("convertvector", "prefetch", "ia32_pause")}  # clang knows these
 
 
@@ -104,7 +104,7 @@ def test_code_is_not_loaded_from_where_others_may_put_it(compiled: Path) -> None
     assert fresh_load() is not None
 
 
-@pytest.mark.parametrize("what", ["_processor", "_FLAGS", "source"])
+@pytest.mark.parametrize("what", ["_processor", "_FLAGS", "source", "header"])
 def test_code_for_another_machine_or_of_another_version_is_not_loaded(
     compiled: Path, monkeypatch: pytest.MonkeyPatch, what: str, tmp_path: Path
 ) -> None:
@@ -113,6 +113,10 @@ def test_code_for_another_machine_or_of_another_version_is_not_loaded(
         monkeypatch.setattr(build, what, lambda: "flags: none of those")
     elif what == "_FLAGS":
         monkeypatch.setattr(build, what, (*build._FLAGS, "-DOTHER"))
+    elif what == "header":
+        other = tmp_path / "vectors.h"
+        other.write_bytes(CODE.headers[0].read_bytes() + b"\n")
+        code = replace(CODE, headers=(other,))
     else:
         sources = tmp_path / "c"
         sources.mkdir()

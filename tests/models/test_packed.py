@@ -141,10 +141,10 @@ def test_values_and_gradients_are_those_of_padded_rows_in_float64(family: dict[s
     rows = examples(random.Random(3))
     batch = pad([rows[:6], rows[6:9], rows[9:]] if joined else rows, 0)
     model = heated(SMALL | family)
-    assert model._packs(batch.ids_BT)
+    assert model.packs()
     found = gradients(model, batch)
     model.double()
-    assert not model._packs(batch.ids_BT)
+    assert not model.packs()
     wanted = gradients(model, batch)
     for ours, exact in zip(found[0], wanted[0], strict=True):
         torch.testing.assert_close(ours, exact, rtol=0, atol=1e-5)
@@ -164,7 +164,7 @@ def test_bfloat16_is_no_farther_from_float64_than_padded_rows_are(monkeypatch: p
             for parameter in model.parameters():
                 parameter.mul_(2)
         exact = gradients(copy.deepcopy(model).double(), batch)
-        assert model._packs(batch.ids_BT)
+        assert model.packs()
         found = gradients(model, batch)
         with monkeypatch.context() as patched:
             patched.setattr(native, "takes", lambda *tensors: False)

@@ -11,10 +11,11 @@ import pytest
 import torch
 import yaml
 from safetensors.torch import load_file
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from goodheart.errors import ConfigError, DataError, HealthError
 from goodheart.losses.baselines import group_mean
-from goodheart.stages import grpo_update
+from goodheart.stages import grpo, grpo_update
 from goodheart.stages.grpo import GRPOConfig, train
 from goodheart.stages.rollouts import Rollouts
 from goodheart.stages.settings.grpo import RECIPES
@@ -202,6 +203,36 @@ SPLITS: list[dict[str, Any]] = [
     {"recipe": "gspo", "kl_coef": 0.05, "reward": "tests.stages.rewards:longer_without_e"},
     {"recipe": "dapo", "overlong_zone": 0.5, "reward": "tests.stages.rewards:any_vowel", "dynamic_sampling": 2},
 ]
+
+
+class Waits(TorchDispatchMode):
+    """Counts what a GPU would have to be waited for: a number that is read, places that are looked for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count += func.overloadpacket in (torch.ops.aten._local_scalar_dense, torch.ops.aten.nonzero)
+        return func(*args, **(kwargs or {}))
+
+
+def test_an_update_of_more_rows_waits_no_more_often(
+    tiny_model: Path, prompts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found: list[int] = []
+
+    def counted(*arguments: Any) -> dict[str, float]:
+        with Waits() as waits:
+            metrics = grpo_update.update(*arguments)
+        found.append(waits.count)
+        return metrics
+
+    monkeypatch.setattr(grpo, "update", counted)
+    for rows in (4, 16):
+        changes = {"batch_size": rows, "mini_batches": 1, "steps": 1, "max_tokens": 100_000}
+        train(config(tiny_model, prompts, tmp_path / f"{rows}", **changes))
+    assert found[0] == found[1] > 0
 
 
 @pytest.mark.parametrize("changes", SPLITS, ids=lambda c: c["recipe"])

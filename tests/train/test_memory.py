@@ -7,12 +7,15 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 import transformers
 
+from goodheart.data.batches import Example
 from goodheart.losses.logprobs import token_logprobs
+from goodheart.models.causal import CausalLM, states_before
 from goodheart.models.hf import HFCausal
 from goodheart.models.load import load_causal
 from goodheart.models.new import new_model
@@ -20,20 +23,19 @@ from goodheart.stages.sft import SFTConfig
 from goodheart.stages.sft import train as sft
 from goodheart.train import memory
 from goodheart.train.checkpoint import TrainState
-from goodheart.train.memory import MemoryPlan, Most, cache_bytes, kept
+from goodheart.train.memory import MemoryPlan, Most, cache_bytes, kept, looked_at
 
 MIB = 2**20
 
 
-def words(folder: Path, rows: int, length: int) -> Path:
+def words(folder: Path, rows: int, length: int, *, prompt: int = 0, ragged: bool = False) -> Path:
+    """prompt: words before the number that makes each another. ragged: answers have an eighth of the length or all."""
     file = folder / "rows.jsonl"
-    text = "".join(
-        json.dumps(
-            {"prompt": f"say {n}", "completion": " no" * length, "chosen": " a" * length, "rejected": " b" * length}
-        )
-        + "\n"
-        for n in range(rows)
-    )
+    text = ""
+    for n in range(rows):
+        size = length // 8 if ragged and n % 2 else length
+        texts = {"completion": " no" * size, "chosen": " a" * size, "rejected": " b" * size}
+        text += json.dumps({"prompt": f"{n}" + " so" * prompt, **texts, "label": n % 2 == 0}) + "\n"
     file.write_text(text, encoding="utf-8")
     return file
 
@@ -50,18 +52,28 @@ train(build(config, sets=[f"{k}={v}" for k, v in rest.items()]))
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 @pytest.mark.parametrize(
-    ("kind", "sets"),
+    ("kind", "sets", "rows"),
     [
-        ("sft", {"batch_size": "192", "max_tokens": "100000"}),
-        ("reward", {"batch_size": "96", "held_out": "0", "max_tokens": "100000"}),
-        ("ppo", {"batch_size": "256", "mini_batches": "1", "steps": "1", "sampling.max_new_tokens": "64"}),
+        ("sft", {"batch_size": "192", "max_tokens": "100000"}, {}),
+        ("sft", {"batch_size": "256", "held_out": "0", "max_tokens": "100000"}, {"ragged": True}),
+        ("reward", {"batch_size": "96", "held_out": "0", "max_tokens": "100000"}, {}),
+        ("dpo", {"batch_size": "128", "held_out": "0", "max_tokens": "100000"}, {"prompt": 18}),
+        ("kto", {"batch_size": "192", "held_out": "0", "max_tokens": "100000"}, {"ragged": True}),
+        (
+            "grpo",
+            {"batch_size": "256", "steps": "1", "sampling.max_new_tokens": "64", "max_tokens": "100000"},
+            {"prompt": 20},
+        ),
+        ("ppo", {"batch_size": "256", "mini_batches": "1", "steps": "1", "sampling.max_new_tokens": "64"}, {}),
     ],
 )
-def test_what_is_foretold_is_what_is_taken(tiny_model: Path, tmp_path: Path, kind: str, sets: dict[str, str]) -> None:
-    data = words(tmp_path, 256, 90)
+def test_what_is_foretold_is_what_is_taken(
+    tiny_model: Path, tmp_path: Path, kind: str, sets: dict[str, str], rows: dict[str, Any]
+) -> None:
+    data = words(tmp_path, 256, 90, **rows)
     named = {"model": str(tiny_model), "out": str(tmp_path / "run"), "quiet": "true", **sets}
-    if kind == "ppo":
-        named |= {"prompts": str(data), "reward": "tests.train.test_memory:by_length", "value_model": "policy"}
+    if kind in ("ppo", "grpo"):
+        named |= {"prompts": str(data), "reward": "tests.train.test_memory:by_length"}
     else:
         named |= {"data": str(data), "max_steps": "2"}
     arguments = [f"{name}={value}" for name, value in named.items()]
@@ -76,7 +88,7 @@ def by_length(prompts: list[str], completions: list[str], **columns: object) -> 
     return [float(len(text) % 5) for text in completions]
 
 
-def counted(model: torch.nn.Module, tokens: int) -> float:
+def counted(model: CausalLM, tokens: int) -> float:
     """Bytes that a pass over one row of so many tokens keeps, weights left out."""
     found: dict[int, int] = {}
     alive = []
@@ -86,8 +98,9 @@ def counted(model: torch.nn.Module, tokens: int) -> float:
         alive.append(tensor)
         return tensor
 
+    ids_BT, mask_BT = torch.zeros(1, tokens, dtype=torch.long), torch.ones(1, tokens, dtype=torch.bool)
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        model(torch.zeros(1, tokens, dtype=torch.long))
+        pack(states_before(model, ids_BT, mask_BT))
     weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
     return sum(size for where, size in found.items() if where not in weights)
 
@@ -134,6 +147,36 @@ def test_the_largest_micro_batch() -> None:
     assert Most(4, 100).at_once(1000) == 4  # there are no more rows
     assert Most(64, 100).at_once(10) == 1  # a row longer than a pass makes one of its own
     assert Most(64, 100, together=16).at_once(1000) == 16  # answers to a prompt are not parted
+
+
+def row(*ids: int, asked: int) -> Example:
+    return Example(list(ids), [False] * (len(ids) - asked) + [True] * asked)
+
+
+def test_the_largest_micro_batch_is_counted_without_padding_and_what_rows_share_once() -> None:
+    begin = range(10)
+    pairs = [row(*begin, 1, 2, 3, asked=3), row(*begin, 4, 4, asked=2)]  # 10 + 3 + 2 tokens
+    apart = [row(*range(20, 32), asked=3), row(5, 6, asked=1)]  # 12 + 2: five common ones would not count
+    most = Most(4, 13).over([apart, pairs])
+    assert (most.tokens, most.states) == (15, 5)
+    assert (most.rows, most.longest) == (4, 13)
+    assert Most(4, 13).over([]).tokens == 0
+
+
+def test_few_steps_stand_for_all() -> None:
+    assert looked_at(3) == [0, 1, 2]
+    assert looked_at(32) == list(range(32))
+    many = looked_at(1000)  # every 31st or 32nd
+    assert len(many) == len(set(many)) == 32
+    assert many[:3] == [0, 31, 62]
+    assert many[-1] == 968
+
+
+def test_states_that_nobody_asks_for_cost_less(tiny_model: Path) -> None:
+    found = kept(load_causal(tiny_model))
+    # A prompt's tokens skip the last layer's MLP: of one layer, which is a share of 1 / layers of it all.
+    assert 0 < found.state < found.of(1) / found.layers
+    assert found.of(250, 50) == pytest.approx(found.of(250) - 200 * found.state)
 
 
 def test_the_cache_of_answers_by_hand(tiny_model: Path) -> None:

@@ -7,7 +7,7 @@
 #define _GNU_SOURCE /* where threads may run */
 
 #include "draw.h"
-#include "model.h"
+#include "layers.h"
 #include "threads.h"
 
 #define MEMBER_WEIGHTS 1000000 /* weights per member of a team from which meeting costs little beside reading them */

@@ -7,7 +7,7 @@
 #ifndef GOODHEART_NUMBERS_H
 #define GOODHEART_NUMBERS_H
 
-#include "vectors.h"
+#include "panels.h"
 
 /* dot: total + a b, of words a and b. rounded: as it is stored. */
 #ifdef BFLOAT16

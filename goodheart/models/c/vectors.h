@@ -1,7 +1,7 @@
-/* Vectors of floats, and e^x of them. */
+/* Vectors of floats, and e^x of them; for training and, in ../../generate/c, for generation. */
 
-#ifndef GOODHEART_MODELS_VECTORS_H
-#define GOODHEART_MODELS_VECTORS_H
+#ifndef GOODHEART_VECTORS_H
+#define GOODHEART_VECTORS_H
 
 #include <math.h>
 #include <stdint.h>
