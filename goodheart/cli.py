@@ -220,10 +220,14 @@ def data_export(
     ] = None,
 ) -> None:
     """Write the labels of a campaign into a file."""
-    from goodheart.loop.campaign_data import export_labels
+    from goodheart.loop.settings import ExportConfig
+    from goodheart.train.config import build
 
-    chosen = tuple(phases or ("work",))
-    typer.echo(export_labels(campaign, out, to=to, labels=labels, weights=weights, trust=trust, phases=chosen))
+    given = {"campaign": campaign, "out": out, "to": to, "labels": labels, "weights": weights, "trust": trust}
+    config = build(ExportConfig, overrides={**given, "phases": phases or None})
+    from goodheart.loop.campaign_data import export  # heavy: what is wrong is told before
+
+    typer.echo(export(config).summary())
 
 
 @data_app.command("import")
