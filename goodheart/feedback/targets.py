@@ -85,15 +85,16 @@ def scored(
             others.append(record)
     yield from others
     for judged in by_prompt.values():
-        decided = {compared(each.prompt, each.answers) for each in judged if each.kind == "adjudication"}
-        yield from _of_prompt(
-            [
-                each
-                for each in judged
-                if each.kind == "adjudication" or compared(each.prompt, each.answers) not in decided
-            ],
-            prior,
-        )
+        yield from _of_prompt(_standing(judged), prior)
+
+
+def _standing(judged: Sequence[Judgement]) -> list[Judgement]:
+    """Without the labels on which an adjudicator decided."""
+    last_words = [each for each in judged if each.kind == "adjudication"]
+    decided = {compared(each.prompt, each.answers) for each in last_words}
+    return last_words + [
+        each for each in judged if each.kind == "label" and compared(each.prompt, each.answers) not in decided
+    ]
 
 
 def _of_prompt(judged: Sequence[Judgement], prior: float) -> Iterator[Rating]:
