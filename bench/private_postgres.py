@@ -1,4 +1,8 @@
-"""A PostgreSQL server of one's own, for tests and benchmarks: its own folder, a socket in it, no port."""
+"""A PostgreSQL server of one's own, for tests and benchmarks: its own folder, a socket in it, no port.
+
+It ends with the process that started it, however that ends: a shell waits at the end of a pipe that only that process
+holds, and when the pipe closes unsaid stops the server and clears its folder.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +11,8 @@ import pwd
 import shutil
 import subprocess
 from pathlib import Path
+
+_WATCH = 'read ended || { "$1/pg_ctl" -D "$2/data" -m immediate stop; rm -rf "$2"/*; }'  # $1 programs, $2 folder
 
 
 def programs() -> Path | None:
@@ -37,10 +43,21 @@ class Server:
         self._run(
             "pg_ctl", "-D", str(self.folder / "data"), "-w", "-l", str(self.folder / "log"), "-o", options, "start"
         )
+        self._watch = subprocess.Popen(
+            ["sh", "-c", _WATCH, "sh", str(self.programs), str(self.folder)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            user=self.user,
+            group=self.user,
+            cwd=self.folder,
+            start_new_session=True,  # or Ctrl-C would end it before it could do its work
+        )
 
     def stop(self) -> None:
         """At once, as if the power failed: what was committed is found in the log at the next start."""
         self._run("pg_ctl", "-D", str(self.folder / "data"), "-m", "immediate", "stop")
+        self._watch.communicate(b"ended\n")
 
     def new_schema(self, name: str) -> str:
         """The address of an empty schema: much quicker to make than a database, and as good to be alone in."""

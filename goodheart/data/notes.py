@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
+from operator import attrgetter
 from typing import Any
 
 from goodheart.data.cells import Data, number, spare
@@ -70,6 +71,9 @@ NOTES = (*_NUMBERS, *_READ, "shown_order")
 DEFAULTS = {name: Judgement.__dataclass_fields__[name].default for name in (*_NUMBERS, *_READ)}
 
 
+_values = attrgetter(*DEFAULTS)
+
+
 def read_notes(data: Data, answers: int = 2) -> dict[str, Any]:
     """The notes among the columns of a row, as fields of a Judgement of so many answers.
 
@@ -108,8 +112,8 @@ def write_notes(judgement: Judgement, *but: str) -> dict[str, Any]:
     """Every note that says something, as columns. A margin of 0 or no seconds do, False and an empty object do not."""
     said = {
         name: value
-        for name, usual in DEFAULTS.items()
-        if (value := getattr(judgement, name)) != usual and not _is_empty(value) and name not in but
+        for name, usual, value in zip(DEFAULTS, DEFAULTS.values(), _values(judgement), strict=True)
+        if value is not usual and value != usual and (value or not _is_empty(value)) and name not in but
     }
     if judgement.shown_order is not None and "shown_order" not in but:
         said["shown_order"] = list(judgement.shown_order)
@@ -117,7 +121,7 @@ def write_notes(judgement: Judgement, *but: str) -> dict[str, Any]:
 
 
 def _is_empty(value: Any) -> bool:
-    return not value and (value is None or value is False or isinstance(value, Mapping))
+    return value is None or value is False or (isinstance(value, Mapping) and not value)
 
 
 def group_of(judgement: Judgement) -> str:

@@ -10,10 +10,12 @@ import gzip
 import io
 import itertools
 import json
+import operator
 import os
 import secrets
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -46,7 +48,7 @@ def is_read(path: Path, sources: Iterable[str | Path]) -> bool:
     return False
 
 
-def write_rows(path: str | Path, rows: Rows) -> int:
+def write_rows(path: str | Path, rows: Rows, *, shared: Sequence[str] = ()) -> int:
     """Write rows to a file whose suffix names its format (.jsonl .json .csv .tsv .parquet .txt, also with .gz or .zst).
 
     A temporary file beside it is filled, synced and renamed, so that a reader never sees half a file and a failure
@@ -55,6 +57,8 @@ def write_rows(path: str | Path, rows: Rows) -> int:
     Args:
         path: where to; missing folders are made.
         rows: one dict each; for .txt their "text".
+        shared: the columns that every row begins with and may share with the row before, as the very same objects,
+            which nobody changes meanwhile: JSONL says them again without making their text again.
 
     Returns:
         Number of rows written.
@@ -74,7 +78,8 @@ def write_rows(path: str | Path, rows: Rows) -> int:
             with contextlib.suppress(OSError):  # held until it is closed, however this process ends
                 fcntl.flock(file, fcntl.LOCK_EX)
             with _packed(file, path.suffix.lower()) as target:
-                count = _WRITERS[kind](target, iter(rows))
+                write = partial(_write_shared_jsonl, shared=shared) if shared and kind == ".jsonl" else _WRITERS[kind]
+                count = write(target, iter(rows))
             file.flush()
             os.fsync(file.fileno())
             temporary.replace(path)
@@ -114,9 +119,12 @@ def _packed(file: BinaryIO, suffix: str) -> Iterator[BinaryIO]:
         yield file
 
 
+_as_json = json.JSONEncoder(ensure_ascii=False).encode
+
+
 def _json(value: Any) -> bytes:
     try:
-        return json.dumps(value, ensure_ascii=False).encode()
+        return _as_json(value).encode()
     except UnicodeEncodeError:  # half a surrogate pair: only an escape can hold it
         return json.dumps(value).encode()
     except (TypeError, ValueError) as error:
@@ -127,6 +135,18 @@ def _write_jsonl(file: BinaryIO, rows: Iterator[dict[str, Any]]) -> int:
     count = 0
     for row in rows:
         file.write(_json(row) + b"\n")
+        count += 1
+    return count
+
+
+def _write_shared_jsonl(file: BinaryIO, rows: Iterator[dict[str, Any]], shared: Sequence[str]) -> int:
+    count, before, begun = 0, [object()] * len(shared), b""
+    for row in rows:
+        same = [row[name] for name in shared]
+        if not all(map(operator.is_, same, before)):
+            before, begun = same, _json(dict(zip(shared, same, strict=True)))[:-1]
+        rest = {name: value for name, value in row.items() if name not in shared}
+        file.write(begun + (b", " + _json(rest)[1:] if rest else b"}") + b"\n")
         count += 1
     return count
 

@@ -13,16 +13,16 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from types import SimpleNamespace
 from typing import Any, Literal
 
 from sqlalchemy import Connection, Row, bindparam, func, select, text, update
 
 from goodheart.feedback.campaigns import Campaign, load
 from goodheart.feedback.known import answers_to_known
-from goodheart.feedback.store import Store, insert_row, utcnow
+from goodheart.feedback.seats import OWN_COLUMNS, Own, Seat, own_task, take_seat
+from goodheart.feedback.store import Store, insert_row, update_row, utcnow
 from goodheart.feedback.tables import WAITING, Moment, assignments, items, members
-from goodheart.feedback.tasks import Task, hold, task_of
+from goodheart.feedback.tasks import HOLD, Task, hold, task_of
 
 _LOOK_BACK = 20  # every so many tasks a member's cursor is forgotten, so that items that came free behind it are found
 _END = 2**62  # a place after all others
@@ -31,15 +31,16 @@ _RELEASED = 200  # locks that are ended at a time
 # The two questions that are asked for every task are written out: the conditions stand in the words of their partial
 # indexes, and SQLite, which keeps no statistics, is told to use these (it would sort all items of a campaign).
 _SELECT_NEXT = f"""
-    SELECT items.id FROM items{{hint}} WHERE items.campaign_id = :campaign AND {WAITING} AND place > :cursor
+    SELECT {", ".join(f"items.{column.name}" for column in items.c)}
+    FROM items{{hint}} WHERE items.campaign_id = :campaign AND {WAITING} AND place > :cursor
     AND NOT EXISTS (SELECT 1 FROM assignments WHERE assignments.item_id = items.id AND assignments.person_id = :person)
     ORDER BY place LIMIT 1{{lock}}"""
 _SELECT_OVER = f"""
     SELECT id, item_id FROM assignments{{hint}}
     WHERE state = 'given' AND expires_at <= :now AND campaign_id = :campaign LIMIT {_RELEASED}{{lock}}"""
 _NEXT = {
-    "sqlite": text(_SELECT_NEXT.format(hint=" INDEXED BY ix_items_waiting", lock="")),
-    "postgresql": text(_SELECT_NEXT.format(hint="", lock=" FOR UPDATE OF items SKIP LOCKED")),
+    "sqlite": text(_SELECT_NEXT.format(hint=" INDEXED BY ix_items_waiting", lock="")).columns(*items.c),
+    "postgresql": text(_SELECT_NEXT.format(hint="", lock=" FOR UPDATE OF items SKIP LOCKED")).columns(*items.c),
 }
 _OVER = {
     name: text(query).bindparams(bindparam("now", type_=Moment))
@@ -48,6 +49,19 @@ _OVER = {
         ("postgresql", _SELECT_OVER.format(hint="", lock=" FOR UPDATE SKIP LOCKED")),
     )
 }
+
+# What a person has open, and what they left open until its lock ran out; the newest open one first (undo and fetching
+# ahead leave several).
+_KEPT = (
+    select(*OWN_COLUMNS)
+    .where(assignments.c.campaign_id == bindparam("campaign"), assignments.c.person_id == bindparam("person"))
+    .where(assignments.c.state.in_(("given", "expired")))
+    .order_by(assignments.c.state.desc(), assignments.c.given_at.desc(), assignments.c.id.desc())
+    .limit(10)
+)
+_CHANGE_MEMBER = update(members).where(
+    members.c.campaign_id == bindparam("campaign"), members.c.person_id == bindparam("person")
+)
 
 Why = Literal[
     "finished",  # nothing is left to label in this campaign
@@ -84,61 +98,63 @@ def next_task(
     """
     now = now or utcnow()
     with store.begin() as connection:
-        found = load(connection, campaign)
-        if found.state != "open":
-            return Idle("campaign_paused" if found.state == "paused" else "campaign_closed")
-        here = (members.c.campaign_id == campaign) & (members.c.person_id == person)
-        member = connection.execute(select(members).where(here).with_for_update()).first()
-        if member is None:
+        taken = take_seat(connection, campaign, person, now)
+        if taken is None:
+            load(connection, campaign)
             return Idle("not_a_member")
-        if member.state in ("paused", "failed", "removed"):
-            return Idle(member.state, member.reason)
-        held = _own(connection, campaign, person)
-        at_hand = next((row for row in held if row.id == besides), None)
-        own = next((row for row in held if row.id != besides), None)
+        seat, over = taken
+        if seat.state == "removed":
+            return Idle("removed", seat.reason)
+        if seat.campaign.state != "open":
+            return Idle("campaign_paused" if seat.campaign.state == "paused" else "campaign_closed")
+        if seat.state in ("paused", "failed"):
+            return Idle("paused" if seat.state == "paused" else "failed", seat.reason)
+        kept = [Own(*row) for row in connection.execute(_KEPT, {"campaign": campaign, "person": person})]
+        held = [own for own in kept if own.state == "given"]
+        at_hand = next((own for own in held if own.id == besides), None)
+        other = next((own for own in held if own.id != besides), None)
         if at_hand is not None:
-            _renew(connection, found, at_hand, now)
-        if own is not None:
-            return _renew(connection, found, own, now)
-        _release(connection, campaign, now)
-        task = _new_task(connection, found, member, now)
+            _renew(connection, seat, at_hand, now)
+        if other is not None:
+            expires = _renew(connection, seat, other, now)
+            item = connection.execute(select(items).where(items.c.id == other.item_id)).one()
+            return task_of(seat.campaign, seat.guideline, item, other, expires)
+        if over:
+            _release(connection, campaign, now)
+        task = _new_task(connection, seat, len(kept) > len(held), now)
         if at_hand is not None and isinstance(task, Task):
             # What is fetched ahead lies below the task at hand: the newest is the one they come back to.
             below = {"given_at": at_hand.given_at - timedelta(microseconds=1)}
-            connection.execute(update(assignments).where(assignments.c.id == task.id).values(**below))
+            update_row(connection, assignments, task.id, below)
         return task
 
 
-def _own(connection: Connection, campaign: int, person: int) -> Sequence[Row[Any]]:
-    """The assignments a person has open, the newest first: undo and fetching ahead leave several."""
-    mine = (assignments.c.campaign_id == campaign) & (assignments.c.person_id == person)
-    query = select(assignments).where(mine & (assignments.c.state == "given"))
-    return connection.execute(query.order_by(assignments.c.given_at.desc(), assignments.c.id.desc()).limit(10)).all()
+def _renew(connection: Connection, seat: Seat, own: Own, now: datetime) -> datetime:
+    expires = now + timedelta(minutes=seat.campaign.settings.lock_minutes)
+    update_row(connection, assignments, own.id, {"expires_at": expires})
+    return expires
 
 
-def _renew(connection: Connection, campaign: Campaign, own: Row[Any], now: datetime) -> Task:
-    expires = now + timedelta(minutes=campaign.settings.lock_minutes)
-    connection.execute(update(assignments).where(assignments.c.id == own.id).values(expires_at=expires))
-    item = connection.execute(select(items).where(items.c.id == own.item_id)).one()
-    return task_of(connection, campaign, item, own, expires)
-
-
-def _new_task(connection: Connection, campaign: Campaign, member: Row[Any], now: datetime) -> Task | Idle:
-    state = advanced(connection, campaign, member.person_id, member.state)
+def _new_task(connection: Connection, seat: Seat, lapsed: bool, now: datetime) -> Task | Idle:
+    """A task that is not open: one that lapsed (`lapsed`: there may be some), or a new one."""
+    state = advanced(connection, seat.campaign, seat.person, seat.state)
     if state is None:
         return Idle("not_ready")
-    changes: dict[str, Any] = {"turns": member.turns + 1}
-    if state != member.state:
+    changes: dict[str, Any] = {"turns": seat.turns + 1}
+    if state != seat.state:
         changes["state"] = state
+    phases = (ROUNDS[state],) if state in ROUNDS else ("work", "gold")
+    back = _come_back(connection, seat, phases, now) if lapsed and state != "failed" else None
     given: Task | Idle
-    if state == "failed":
+    if back is not None:
+        given = back
+    elif state == "failed":
         given = Idle("failed")
     elif state in ROUNDS:
-        given = _round(connection, campaign, member.person_id, ROUNDS[state], now)
+        given = _round(connection, seat, ROUNDS[state], now)
     else:
-        given = _work(connection, campaign, member, changes, now)
-    here = (members.c.campaign_id == campaign.id) & (members.c.person_id == member.person_id)
-    connection.execute(update(members).where(here).values(**changes))
+        given = _work(connection, seat, changes, now)
+    connection.execute(_CHANGE_MEMBER, {"campaign": seat.campaign.id, "person": seat.person, **changes})
     return given
 
 
@@ -176,45 +192,37 @@ def _unseen(person: int) -> Any:
     return ~had.exists()
 
 
-def _round(connection: Connection, campaign: Campaign, person: int, phase: str, now: datetime) -> Task | Idle:
+def _round(connection: Connection, seat: Seat, phase: str, now: datetime) -> Task | Idle:
     """An item of training or qualification."""
-    back = _come_back(connection, campaign, person, (phase,), now)
-    if back is not None:
-        return back
-    open_ones = (items.c.campaign_id == campaign.id) & (items.c.phase == phase) & (items.c.state == "open")
-    unseen = select(items).where(open_ones, _unseen(person)).order_by(items.c.place).limit(1)
+    open_ones = (items.c.campaign_id == seat.campaign.id) & (items.c.phase == phase) & (items.c.state == "open")
+    unseen = select(items).where(open_ones, _unseen(seat.person)).order_by(items.c.place).limit(1)
     item = connection.execute(unseen).first()
-    return Idle("not_ready") if item is None else _give(connection, campaign, item, person, now)
+    return Idle("not_ready") if item is None else _give(connection, seat, item, now)
 
 
-def _work(
-    connection: Connection, campaign: Campaign, member: Row[Any], changes: dict[str, Any], now: datetime
-) -> Task | Idle:
+def _work(connection: Connection, seat: Seat, changes: dict[str, Any], now: datetime) -> Task | Idle:
     """An item of work, or of gold in its place; `changes` of the member's row are added to."""
-    back = _come_back(connection, campaign, member.person_id, ("work", "gold"), now)
-    if back is not None:
-        return back
-    cursor = None if member.turns % _LOOK_BACK == 0 else member.cursor
-    item = _waiting(connection, campaign.id, member.person_id, cursor)
+    campaign = seat.campaign
+    cursor = None if seat.turns % _LOOK_BACK == 0 else seat.cursor
+    item = _waiting(connection, campaign.id, seat.person, cursor)
     if item is None and cursor is not None:
-        item = _waiting(connection, campaign.id, member.person_id, None)
+        item = _waiting(connection, campaign.id, seat.person, None)
     if item is None:
         changes["cursor"] = _END  # asked again, only what may have come free is looked for
         left = select(items.c.id).where(items.c.campaign_id == campaign.id, text("phase = 'work' AND state = 'open'"))
         return Idle("nothing_left" if connection.execute(left.limit(1)).first() else "finished")
-    chance = random.Random(f"gold {campaign.settings.seed} {campaign.id} {member.person_id} {member.turns}")
+    chance = random.Random(f"gold {campaign.settings.seed} {campaign.id} {seat.person} {seat.turns}")
     if chance.random() < campaign.settings.gold_share:
-        gold = _gold(connection, campaign.id, member.person_id, chance)
+        gold = _gold(connection, campaign.id, seat.person, chance)
         if gold is not None:
-            return _give(connection, campaign, gold, member.person_id, now)
+            return _give(connection, seat, gold, now)
     changes["cursor"] = item.place
-    return _give(connection, campaign, item, member.person_id, now)
+    return _give(connection, seat, item, now)
 
 
 def _waiting(connection: Connection, campaign: int, person: int, cursor: int | None) -> Row[Any] | None:
     where = {"campaign": campaign, "person": person, "cursor": -_END if cursor is None else cursor}
-    found = connection.execute(_NEXT[connection.dialect.name], where).scalar()
-    return None if found is None else connection.execute(select(items).where(items.c.id == found)).one()
+    return connection.execute(_NEXT[connection.dialect.name], where).first()
 
 
 def _gold(connection: Connection, campaign: int, person: int, chance: random.Random) -> Row[Any] | None:
@@ -224,11 +232,9 @@ def _gold(connection: Connection, campaign: int, person: int, chance: random.Ran
     return connection.execute(select(items).where(items.c.id == chance.choice(ids))).first() if ids else None
 
 
-def _come_back(
-    connection: Connection, campaign: Campaign, person: int, phases: Sequence[str], now: datetime
-) -> Task | None:
+def _come_back(connection: Connection, seat: Seat, phases: Sequence[str], now: datetime) -> Task | None:
     """What a person left open until its lock ran out, if it is an item of these phases and still wanted."""
-    mine = (assignments.c.campaign_id == campaign.id) & (assignments.c.person_id == person)
+    mine = (assignments.c.campaign_id == seat.campaign.id) & (assignments.c.person_id == seat.person)
     wanted = (items.c.phase != "work") | (items.c.done + items.c.held < items.c.wanted)
     left = select(assignments.c.id.label("assignment"), items).join(items, items.c.id == assignments.c.item_id)
     left = left.where(
@@ -237,21 +243,22 @@ def _come_back(
     item = connection.execute(left.order_by(assignments.c.id).limit(1).with_for_update(of=items)).first()
     if item is None:
         return None
-    hold(connection, campaign.settings, item.assignment, item.id, now)
-    renewed = connection.execute(select(assignments).where(assignments.c.id == item.assignment)).one()
-    return task_of(connection, campaign, item, renewed, renewed.expires_at)
+    hold(connection, seat.campaign.settings, item.assignment, item.id, now)
+    renewed = own_task(connection, item.assignment)
+    return task_of(seat.campaign, seat.guideline, item, renewed, renewed.expires_at)
 
 
-def _give(connection: Connection, campaign: Campaign, item: Row[Any], person: int, now: datetime) -> Task:
+def _give(connection: Connection, seat: Seat, item: Row[Any], now: datetime) -> Task:
+    campaign, person = seat.campaign, seat.person
     expires = now + timedelta(minutes=campaign.settings.lock_minutes)
     turn = item.done + item.held + item.skips
     shown = shown_order(campaign.settings.seed, campaign.id, item.id, person, len(item.answers), turn)
     values = {"item_id": item.id, "person_id": person, "campaign_id": campaign.id, "shown": list(shown)}
     values |= {"given_at": now, "expires_at": expires, "state": "given"}
     assignment = insert_row(connection, assignments, values)
-    connection.execute(update(items).where(items.c.id == item.id).values(held=items.c.held + 1))
-    own = SimpleNamespace(id=assignment, person_id=person, shown=shown, draft=None, given_at=now)
-    return task_of(connection, campaign, item, own, expires)
+    connection.execute(HOLD, {"item": item.id})
+    own = Own(assignment, item.id, person, shown, now, expires, "given", draft=None)
+    return task_of(campaign, seat.guideline, item, own, expires)
 
 
 def shown_order(seed: int, campaign: int, item: int, person: int, count: int, turn: int) -> tuple[int, ...]:

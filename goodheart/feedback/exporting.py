@@ -11,16 +11,18 @@ nothing is held in memory but a few hundred items with their labels.
 
 from __future__ import annotations
 
-from collections import defaultdict
+import json
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
-from sqlalchemy import Connection, select
+from sqlalchemy import JSON, Connection, Text, cast, select
 
 from goodheart.data.gather import EVERYBODY_ELSE
-from goodheart.data.layouts import to_rows
+from goodheart.data.layouts import NOTHING, to_rows
 from goodheart.data.messages import RowError
 from goodheart.data.notes import write_notes
 from goodheart.data.records import Answer, Judgement, Prompt
@@ -35,14 +37,17 @@ from goodheart.feedback.tables import guidelines, items, people
 from goodheart.feedback.tables import labels as label_table
 from goodheart.feedback.trust import reliability
 
+_TEXTS = ("prompt", "completions")  # columns of layout "ranked" that all labels of an item share
 _ITEMS = 500  # read at a time, with their labels
 _COLUMNS = tuple(
-    label_table.c[name]
+    # JSON comes as its text: of a million labels most say the same few things, which are read once (`_read`).
+    cast(label_table.c[name], Text).label(name) if isinstance(label_table.c[name].type, JSON) else label_table.c[name]
     for name in (
         "campaign_id", "item_id", "person_id", "guideline_id", "ranks", "shown", "seconds", "flags", "gold", "batch",
         "strength", "ratings", "comment", "source", "kind", "created_at", "notes",
     )
 )  # fmt: skip
+_SHORT = 100  # characters of JSON that are kept with what they say
 _NO_NOTES: Mapping[str, Any] = {}
 
 
@@ -52,7 +57,7 @@ class Exported:
 
     judgements: int = 0
     rows: int = 0
-    left_out: int = 0  # that the layout cannot hold
+    left_out: Counter[str] = field(default_factory=Counter)  # reason -> records that the layout cannot hold
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,8 +73,21 @@ def export(store: Store, campaign: int, path: str | Path, layout: str = "ranked"
         DataError: the file cannot be written.
     """
     done = Exported()
-    write_rows(path, exported_rows(store, campaign, done, layout, **how))
+    write_rows(path, exported_rows(store, campaign, done, layout, **how), shared=shared_columns(layout))
     return done
+
+
+def count(store: Store, campaign: int, layout: str = "ranked", **how: Any) -> Exported:
+    """What `export` would write, and leave out, without a file. Arguments and errors as `exported_rows`."""
+    done = Exported()
+    for _ in exported_rows(store, campaign, done, layout, **how):
+        pass
+    return done
+
+
+def shared_columns(layout: str) -> Sequence[str]:
+    """Columns that the rows of an item share in a layout, for `write_rows`."""
+    return _TEXTS if layout == "ranked" else ()
 
 
 def exported_rows(
@@ -106,12 +124,8 @@ def exported_rows(
         known = reliability(judgements(store, campaign, phases=phases, overruled=True))
         through = targets.through(labels, {EVERYBODY_ELSE: 1.0, **known})
     found = judgements(store, campaign, phases=phases, overruled=overruled or labels == targets.TRUSTED)
-    if through is None and layout == "ranked":
-        rows = ranked_rows(found, done)
-    else:
-        counted = _counted(found, done)
-        rows = _rows(counted if through is None else through(counted), layout, done)
-    for made in rows:
+    counted = _counted(found, done)
+    for made in _rows(counted if through is None else through(counted), layout, done):
         done.rows += 1
         yield made
 
@@ -123,25 +137,37 @@ def _counted(found: Iterable[Judgement], done: Exported) -> Iterator[Judgement]:
 
 
 def _rows(found: Iterable[Record], layout: str, done: Exported) -> Iterator[dict[str, Any]]:
+    return ranked_rows(found, done) if layout == "ranked" else _plain_rows(found, layout, done)
+
+
+def _plain_rows(found: Iterable[Record], layout: str, done: Exported) -> Iterator[dict[str, Any]]:
     for record in found:
         try:
-            yield from to_rows(record, layout)
-        except RowError:
-            done.left_out += 1
+            made = to_rows(record, layout)
+        except RowError as error:
+            done.left_out[str(error)] += 1
+            continue
+        if not made:
+            done.left_out[NOTHING] += 1
+        yield from made
 
 
-def ranked_rows(found: Iterable[Judgement], done: Exported) -> Iterator[dict[str, Any]]:
+def ranked_rows(found: Iterable[Record], done: Exported) -> Iterator[dict[str, Any]]:
     """What `to_rows` gives in layout "ranked", quicker: the texts that all labels of an item share are made once."""
     last: Judgement | None = None
     texts: dict[str, Any] = {}
     for each in found:
-        done.judgements += 1
-        if last is None or each.answers is not last.answers or each.prompt is not last.prompt:
-            (whole,) = to_rows(each, "ranked")
-            texts, last = {name: whole[name] for name in ("prompt", "completions")}, each
-            yield whole
-        else:
+        if last is not None and _shares_texts(each, last):
             yield row({**texts, "ranks": list(each.ranks), **write_notes(each)}, each.prompt.meta)
+        else:
+            last = None
+            for whole in _plain_rows([each], "ranked", done):
+                texts, last = {name: whole[name] for name in _TEXTS}, each if isinstance(each, Judgement) else None
+                yield whole
+
+
+def _shares_texts(record: Record, last: Judgement) -> TypeGuard[Judgement]:
+    return isinstance(record, Judgement) and record.answers is last.answers and record.prompt is last.prompt
 
 
 def judgements(
@@ -200,6 +226,17 @@ def _judgements(
     return [_judgement(each, asked, answers, raters, versions) for each in given]
 
 
+@lru_cache(maxsize=10_000)
+def _short(text: str) -> Any:
+    found = json.loads(text)
+    return tuple(found) if isinstance(found, list) else found
+
+
+def _read(text: str | None) -> Any:
+    """A value of JSON, which nobody changes; lists as tuples."""
+    return None if text is None else _short(text) if len(text) < _SHORT else _short.__wrapped__(text)
+
+
 def _judgement(
     row: Any, asked: Prompt, answers: tuple[Answer, ...], raters: Mapping[int, _Rater], versions: Mapping[int, str]
 ) -> Judgement:
@@ -207,25 +244,25 @@ def _judgement(
     (campaign, item, person, guideline, ranks, shown, seconds, flags, gold, batch, strength, ratings, comment, source,
      kind, created_at, notes) = row  # fmt: skip
     rater = raters.get(person)
-    notes = notes or _NO_NOTES
+    notes = _read(notes) or _NO_NOTES
     return Judgement(
         asked,
         answers,
-        tuple(ranks),
+        _read(ranks),
         margin=notes.get("margin"),
         weight=notes.get("weight", 1.0),
         rater=None if rater is None else rater.name,
         rater_attributes=notes.get("rater_attributes", {} if rater is None else rater.attributes),
         guideline=versions.get(guideline),
-        shown_order=None if shown is None else tuple(shown),
+        shown_order=_read(shown),
         seconds=seconds,
-        flags=flags,
+        flags=_read(flags),
         gold=gold,
         batch=batch,
         strength=strength,
         probability=notes.get("probability"),
-        ratings=ratings or {},
-        comment=comment,
+        ratings=_read(ratings) or {},
+        comment=_read(comment),
         source=notes.get("source", source),
         kind=kind,
         created_at=notes.get("created_at") or created_at.isoformat(),

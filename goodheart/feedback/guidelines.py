@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, Row, func, select
+from sqlalchemy import Connection, Row, ScalarSelect, func, select
 
 from goodheart.errors import ConflictError, FeedbackError, MissingError
 from goodheart.feedback import audit
@@ -103,10 +103,15 @@ def insert_version(
     )
 
 
+def newest_of(campaign: Any) -> ScalarSelect[int]:
+    """The id of the newest version, within a statement that has the campaign's id in a column."""
+    newest = select(guidelines.c.id).where(guidelines.c.campaign_id == campaign).order_by(guidelines.c.version.desc())
+    return newest.limit(1).scalar_subquery()
+
+
 def current_id(connection: Connection, campaign: int) -> int | None:
     """The id of the newest version, in the caller's transaction."""
-    newest = select(guidelines.c.id).where(guidelines.c.campaign_id == campaign).order_by(guidelines.c.version.desc())
-    return connection.execute(newest.limit(1)).scalar()
+    return connection.execute(select(newest_of(campaign))).scalar()
 
 
 def diff(old: str, new: str) -> list[tuple[str, str]]:

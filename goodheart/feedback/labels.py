@@ -2,25 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, Row, insert, select, update
+from sqlalchemy import Connection, Row, bindparam, insert, select, update
 
 from goodheart.errors import ConflictError, FeedbackError, MissingError
 from goodheart.feedback import audit
 from goodheart.feedback.answered import Answered, label_columns, request_of
 from goodheart.feedback.assignment import ROUNDS, advanced
-from goodheart.feedback.campaigns import Campaign, CampaignSettings, load
+from goodheart.feedback.campaigns import CampaignSettings, load
 from goodheart.feedback.gold import agreement, is_right, must_pause
 from goodheart.feedback.guidelines import current_id
 from goodheart.feedback.known import answers_to_known
 from goodheart.feedback.people import person_of
-from goodheart.feedback.store import Store, insert_row, is_id, utcnow
+from goodheart.feedback.seats import Own, Seat, check_may, own_task, own_with_item, seat_at
+from goodheart.feedback.store import Store, insert_row, is_id, update_row, utcnow
 from goodheart.feedback.tables import assignments, items, labels, members
-from goodheart.feedback.tasks import Task, check_may, find_own, hold, take_back, task_of
+from goodheart.feedback.tasks import Task, hold, take_back, task_of
+
+_PAST = (  # turns what somebody said of an item into the past
+    update(labels)
+    .where(labels.c.item_id == bindparam("item"), labels.c.person_id == bindparam("person"), labels.c.live)
+    .where(labels.c.kind == bindparam("of_kind"))
+    .values(live=False)
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,13 +47,23 @@ class Saved:
     label: int
     feedback: Feedback | None  # in the training round only
     member: str  # state of the member after it: working, paused, failed, ...
+    shown: tuple[int, ...] = ()  # in which order they saw the answers
     again: bool = False  # this save came before, nothing was added
 
 
 def save(
-    store: Store, task: int, person: int, answered: Answered, *, source: str = "person", now: datetime | None = None
+    store: Store,
+    task: int,
+    person: int,
+    answered: Answered | Callable[[tuple[int, ...]], Answered],
+    *,
+    source: str = "person",
+    now: datetime | None = None,
 ) -> Saved:
     """Keeps a label. Saved again with the same `request` it is the same label; with another, the label is changed.
+
+    Args:
+        answered: in the order of the item; or what makes that of the order in which they see the answers.
 
     Raises:
         MissingError: no such task of theirs, or they are no labeller here any more.
@@ -55,38 +73,35 @@ def save(
     """
     now = now or utcnow()
     with store.begin() as connection:
-        own = find_own(connection, task, person, lock=True)
-        campaign = load(connection, own.campaign_id)
-        sent = (labels.c.person_id == person) & (labels.c.request == request_of(answered))
-        before = connection.execute(select(labels.c.id, labels.c.assignment_id).where(sent)).first()
-        if before is not None:
-            return _same(connection, campaign, own, before)
-        check_may(connection, campaign, own)
+        seat, shown = seat_at(connection, task, person)
+        said = answered(shown) if callable(answered) else answered
+        request = request_of(said)
+        own, item = own_with_item(connection, task, request)
+        if item.sent is not None:
+            return _same(seat, own, item)
+        check_may(seat, own)
         if own.state == "skipped":
             raise ConflictError("this task was skipped already")
         if own.state == "expired":
-            take_back(connection, campaign, own, now)
-        item = connection.execute(select(items).where(items.c.id == own.item_id).with_for_update()).one()
+            take_back(connection, seat.campaign, own, now)
+            own, item = own_with_item(connection, task, request)
         _check_open(own, item)
-        values = label_columns(campaign.settings, item, answered, source)
+        values = label_columns(seat.campaign.settings, item, said, source)
         kept = {"assignment_id": task, "person_id": person, "shown": own.shown, "kind": "label", "created_at": now}
-        label = _replace(connection, campaign.id, item, values | kept)
-        connection.execute(update(assignments).where(assignments.c.id == task).values(state="done", draft=None))
-        _count(connection, campaign.settings, item, first=own.state != "done")
-        state = _after(connection, campaign, item, person)
-        return Saved(label, _feedback(item, answered), state)
+        label = _replace(connection, seat.campaign.id, item, values | kept | {"guideline_id": seat.guideline})
+        update_row(connection, assignments, task, {"state": "done", "draft": None})
+        _count(connection, seat.campaign.settings, item, first=own.state != "done")
+        return Saved(label, _feedback(item, said), _after(connection, seat, item), shown)
 
 
-def _same(connection: Connection, campaign: Campaign, own: Row[Any], before: Any) -> Saved:
-    if before.assignment_id != own.id:
+def _same(seat: Seat, own: Own, item: Row[Any]) -> Saved:
+    if item.sent_for != own.id:
         raise FeedbackError("this request was used for another task; make a new one for each save")
-    item = connection.execute(select(items).where(items.c.id == own.item_id)).one()
-    ranks = connection.execute(select(labels.c.ranks).where(labels.c.id == before.id)).scalar_one()
-    told = None if ranks is None else _feedback(item, Answered(ranks))
-    return Saved(before.id, told, _member_state(connection, campaign.id, own.person_id), again=True)
+    told = None if item.sent_ranks is None else _feedback(item, Answered(item.sent_ranks))
+    return Saved(item.sent, told, seat.state, tuple(own.shown), again=True)
 
 
-def _check_open(own: Row[Any], item: Row[Any]) -> None:
+def _check_open(own: Own, item: Row[Any]) -> None:
     if item.state == "settled":
         raise ConflictError("an adjudicator has decided this item; the label can change no more")
     if own.state == "done" and item.phase in ROUNDS.values():
@@ -95,11 +110,10 @@ def _check_open(own: Row[Any], item: Row[Any]) -> None:
 
 def _replace(connection: Connection, campaign: int, item: Row[Any], values: Mapping[str, Any]) -> int:
     """Adds a label in place of the one that person has on the item, if any, which is kept as past."""
-    old = (labels.c.item_id == item.id) & (labels.c.person_id == values["person_id"]) & labels.c.live
-    connection.execute(update(labels).where(old, labels.c.kind == values["kind"]).values(live=False))
+    whose = {"item": item.id, "person": values["person_id"], "of_kind": values["kind"]}
+    connection.execute(_PAST, whose)
     of_item = {"campaign_id": campaign, "item_id": item.id, "gold": item.phase != "work", "batch": item.batch}
-    guideline = current_id(connection, campaign)
-    return insert_row(connection, labels, {**of_item, "guideline_id": guideline, "live": True, **values})
+    return insert_row(connection, labels, {**of_item, "live": True, **values})
 
 
 def _count(connection: Connection, settings: CampaignSettings, item: Row[Any], *, first: bool) -> None:
@@ -107,8 +121,7 @@ def _count(connection: Connection, settings: CampaignSettings, item: Row[Any], *
     done, held, wanted, state = item.done + first, item.held - first, item.wanted, item.state
     if item.phase == "work" and state in ("open", "done", "disputed"):
         state, wanted = standing(connection, settings, item, done, held)
-    changes = {"done": done, "held": held, "wanted": wanted, "state": state}
-    connection.execute(update(items).where(items.c.id == item.id).values(**changes))
+    update_row(connection, items, item.id, {"done": done, "held": held, "wanted": wanted, "state": state})
 
 
 def standing(
@@ -137,22 +150,16 @@ def _feedback(item: Row[Any], answered: Answered) -> Feedback | None:
     return Feedback(is_right(gold["ranks"], answered.ranks), tuple(gold["ranks"]), gold.get("why"))
 
 
-def _member_state(connection: Connection, campaign: int, person: int) -> str:
-    here = (members.c.campaign_id == campaign) & (members.c.person_id == person)
-    return connection.execute(select(members.c.state).where(here)).scalar() or "removed"
-
-
-def _after(connection: Connection, campaign: Campaign, item: Row[Any], person: int) -> str:
+def _after(connection: Connection, seat: Seat, item: Row[Any]) -> str:
     """What an answer to a known item means for the member; returns their state."""
-    here = (members.c.campaign_id == campaign.id) & (members.c.person_id == person)
-    state, gold_from = connection.execute(select(members.c.state, members.c.gold_from).where(here)).one()
     if item.phase == "work":
-        return str(state)
-    settings = campaign.settings
+        return seat.state
+    campaign, person, state, settings = seat.campaign, seat.person, seat.state, seat.campaign.settings
     changes: dict[str, Any] = {}
     if item.phase == "gold":
         right = answers_to_known(connection, campaign.id, person, "gold")
-        window = answers_to_known(connection, campaign.id, person, "gold", after=gold_from or 0)[: settings.gold_window]
+        fresh = answers_to_known(connection, campaign.id, person, "gold", after=seat.gold_from or 0)
+        window = fresh[: settings.gold_window]
         changes = {"gold_seen": len(right), "gold_right": sum(right)}
         if state == "working" and must_pause(sum(window), len(window), settings.gold_pause_below):
             reason = f"{sum(window)} of the newest {len(window)} gold items right"
@@ -162,6 +169,7 @@ def _after(connection: Connection, campaign: Campaign, item: Row[Any], person: i
     elif state in ROUNDS:
         changes = {"state": advanced(connection, campaign, person, state) or state}
     if changes:
+        here = (members.c.campaign_id == campaign.id) & (members.c.person_id == person)
         connection.execute(update(members).where(here).values(**changes))
     return str(changes.get("state", state))
 
@@ -180,25 +188,24 @@ def undo(store: Store, campaign: int, person: int, *, now: datetime | None = Non
         label = connection.execute(newest.order_by(labels.c.id.desc()).limit(1)).first()
         if label is None:
             raise FeedbackError("there is nothing to undo")
-        own = find_own(connection, label.assignment_id, person, lock=True)
-        found = load(connection, campaign)
-        check_may(connection, found, own)
-        item = connection.execute(select(items).where(items.c.id == label.item_id).with_for_update()).one()
+        seat, _ = seat_at(connection, label.assignment_id, person)
+        own, item = own_with_item(connection, label.assignment_id)
+        check_may(seat, own)
         _check_undo(own, item)
         _withdraw(connection, label, now)
         draft = {"ranks": label.ranks, "strength": label.strength, "flags": label.flags, "ratings": label.ratings}
         draft |= {"comment": label.comment, "seconds": label.seconds}
-        connection.execute(update(assignments).where(assignments.c.id == own.id).values(draft=draft))
-        unfinished = "disputed" if item.skips >= found.settings.max_skips else "open"
+        update_row(connection, assignments, own.id, {"draft": draft})
+        unfinished = "disputed" if item.skips >= seat.campaign.settings.max_skips else "open"
         state = unfinished if item.state in ("done", "disputed") else item.state
-        connection.execute(update(items).where(items.c.id == item.id).values(done=item.done - 1, state=state))
-        hold(connection, found.settings, own.id, item.id, now)
-        _after(connection, found, item, person)
-        again = connection.execute(select(assignments).where(assignments.c.id == own.id)).one()
-        return task_of(connection, found, item, again, again.expires_at)
+        update_row(connection, items, item.id, {"done": item.done - 1, "state": state})
+        hold(connection, seat.campaign.settings, own.id, item.id, now)
+        _after(connection, seat, item)
+        again = own_task(connection, own.id)
+        return task_of(seat.campaign, seat.guideline, item, again, again.expires_at)
 
 
-def _check_undo(own: Row[Any], item: Row[Any]) -> None:
+def _check_undo(own: Own, item: Row[Any]) -> None:
     if own.state != "done":  # another transaction of theirs was faster
         raise ConflictError("this label was undone already")
     if item.phase in ROUNDS.values():
@@ -247,7 +254,8 @@ def adjudicate(store: Store, item: int, person: int, answered: Answered, *, now:
         values = label_columns(campaign.settings, row, answered, "person")
         others = (labels.c.item_id == item) & (labels.c.kind == "adjudication") & labels.c.live
         connection.execute(update(labels).where(others).values(live=False))
-        made = {"person_id": person, "kind": "adjudication", "created_at": now}
+        guideline = current_id(connection, campaign.id)
+        made = {"person_id": person, "kind": "adjudication", "created_at": now, "guideline_id": guideline}
         label = _replace(connection, campaign.id, row, values | made)
         connection.execute(update(items).where(items.c.id == item).values(state="settled"))
         audit.note(connection, person, "adjudicate", {"campaign": campaign.id, "item": item, "label": label}, now)

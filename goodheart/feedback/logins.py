@@ -6,13 +6,21 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Connection, delete, func, insert, select, update
+from sqlalchemy import Connection, bindparam, delete, func, insert, select, update
 
 from goodheart.errors import FeedbackError, MissingError
 from goodheart.feedback import audit
 from goodheart.feedback.membership import join_in
 from goodheart.feedback.passwords import hash_password, hash_token, is_password, new_token, turn
-from goodheart.feedback.people import Person, checked_name, checked_password, find_person, insert_person, person_of
+from goodheart.feedback.people import (
+    Person,
+    checked_name,
+    checked_password,
+    find_person,
+    insert_person,
+    person_from,
+    person_of,
+)
 from goodheart.feedback.store import Store, utcnow
 from goodheart.feedback.tables import ROLES, attempts, invites, people, sessions
 
@@ -23,6 +31,14 @@ MOST_BY_NAME = 10  # failed log-ins of one name in a window
 MOST_BY_ADDRESS = 50  # and from one address, behind which may be a whole office
 _SEEN_EVERY = timedelta(minutes=5)  # a session's last use is written no more often
 _USED_UP = "this invitation does not work (any more); ask for a new one"
+
+
+_SESSION = (
+    select(*(column for column in people.c if column is not people.c.password))
+    .add_columns(sessions.c.csrf, sessions.c.expires_at, sessions.c.seen_at)
+    .join_from(sessions, people, people.c.id == sessions.c.person_id)
+    .where(sessions.c.token_hash == bindparam("token"))
+)
 
 
 class TooMany(FeedbackError):
@@ -97,9 +113,14 @@ def _open_invite(connection: Connection, token: str, now: datetime) -> Invite:
     row = connection.execute(select(invites).where(invites.c.token_hash == hash_token(token))).first()
     if row is None or row.used_at is not None or row.expires_at <= now:
         raise MissingError(_USED_UP)
-    if row.created_by is not None and person_of(connection, row.created_by).disabled_at is not None:
-        raise MissingError(_USED_UP)  # what somebody may do ends with their account, through their links, too
+    if row.created_by is not None and not _may_invite(person_of(connection, row.created_by)):
+        raise MissingError(_USED_UP)
     return Invite(row.role, row.campaign_id, row.name, row.expires_at, row.token_hash)
+
+
+def _may_invite(person: Person) -> bool:
+    """What somebody may do ends with their account or their role, and then also through the links they gave."""
+    return person.disabled_at is None and person.may("manager")
 
 
 def accept(
@@ -195,17 +216,14 @@ def open_session(store: Store, person: int, *, now: datetime | None = None) -> S
 def session(store: Store, token: str, *, now: datetime | None = None) -> Session | None:
     """Who is logged in by that cookie; None for one that is unknown, too old, or of somebody disabled."""
     now = now or utcnow()
-    with store.read() as connection:
-        row = connection.execute(select(sessions).where(sessions.c.token_hash == hash_token(token))).first()
-        if row is None or row.expires_at <= now:
-            return None
-        person = person_of(connection, row.person_id)
-    if person.disabled_at is not None:
+    hashed = hash_token(token)
+    row = next(iter(store.ask(_SESSION, {"token": hashed})), None)
+    if row is None or row.expires_at <= now or row.disabled_at is not None:
         return None
     if now - row.seen_at > _SEEN_EVERY:
         with store.begin() as connection:
-            connection.execute(update(sessions).where(sessions.c.token_hash == row.token_hash).values(seen_at=now))
-    return Session(person, row.csrf, row.expires_at)
+            connection.execute(update(sessions).where(sessions.c.token_hash == hashed).values(seen_at=now))
+    return Session(person_from(row), row.csrf, row.expires_at)
 
 
 def log_out(store: Store, token: str) -> None:
@@ -217,8 +235,9 @@ def log_out(store: Store, token: str) -> None:
 def open_invites(store: Store, *, campaign: int | None = None, now: datetime | None = None) -> list[Invite]:
     """Links that were not used and still work, newest first."""
     given = invites.outerjoin(people, invites.c.created_by == people.c.id)
-    works = (invites.c.used_at.is_(None), invites.c.expires_at > (now or utcnow()), people.c.disabled_at.is_(None))
-    query = select(invites).select_from(given).where(*works)
+    may_invite = people.c.disabled_at.is_(None) & (people.c.role == "manager")  # as `_may_invite`
+    works = (invites.c.used_at.is_(None), invites.c.expires_at > (now or utcnow()))
+    query = select(invites).select_from(given).where(*works, invites.c.created_by.is_(None) | may_invite)
     if campaign is not None:
         query = query.where(invites.c.campaign_id == campaign)
     with store.read() as connection:

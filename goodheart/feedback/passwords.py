@@ -20,12 +20,21 @@ COST = (2**15, 8, 3)  # N, r, p
 LEAST = 10  # characters
 MOST = 1000
 _PATIENCE = 5.0  # seconds
-_PLACES = threading.BoundedSemaphore(4)  # those that hash and those that wait; far fewer than a server has threads
-_HASHING = threading.BoundedSemaphore(2)  # guesses wait for each other, and leave memory and processors to the rest
+_MOST_PLACES = 4  # those that hash and those that wait; far fewer than a server has threads
+_MOST_HASHING = 2  # guesses wait for each other, and leave memory and processors to the rest
+_PLACES = threading.BoundedSemaphore(_MOST_PLACES)
+_HASHING = threading.BoundedSemaphore(_MOST_HASHING)
 
 
 class Busy(FeedbackError):
     """So many passwords are being hashed that this one must come again in some seconds."""
+
+
+def share(processes: int) -> None:
+    """Divides the turns among so many processes; each has one at least. Called before there are any."""
+    global _PLACES, _HASHING
+    _PLACES = threading.BoundedSemaphore(max(2, _MOST_PLACES // processes))
+    _HASHING = threading.BoundedSemaphore(max(1, _MOST_HASHING // processes))
 
 
 @contextmanager
@@ -36,17 +45,18 @@ def turn() -> Iterator[None]:
         Busy: too many wait already, or the wait is too long.
     """
     busy = "too many people log in at this moment; try again in some seconds"
-    if not _PLACES.acquire(blocking=False):
+    places, hashing = _PLACES, _HASHING
+    if not places.acquire(blocking=False):
         raise Busy(busy)
     try:
-        if not _HASHING.acquire(timeout=_PATIENCE):
+        if not hashing.acquire(timeout=_PATIENCE):
             raise Busy(busy)
         try:
             yield
         finally:
-            _HASHING.release()
+            hashing.release()
     finally:
-        _PLACES.release()
+        places.release()
 
 
 def hash_password(password: str) -> str:

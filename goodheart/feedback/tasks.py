@@ -8,17 +8,18 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Connection, Row, select, update
+from sqlalchemy import Connection, bindparam, select, update
 
 from goodheart.data.records import Answer, Prompt
-from goodheart.errors import ConflictError, FeedbackError, MissingError
-from goodheart.feedback.campaigns import Campaign, CampaignSettings, load
-from goodheart.feedback.guidelines import current_id
+from goodheart.errors import ConflictError, FeedbackError
+from goodheart.feedback.campaigns import Campaign, CampaignSettings
 from goodheart.feedback.items import unpack_answer, unpack_prompt
-from goodheart.feedback.store import Store, is_id, utcnow
-from goodheart.feedback.tables import assignments, items, members
+from goodheart.feedback.seats import Own, check_may, own_task, own_with_item, seat_at
+from goodheart.feedback.store import Store, update_row, utcnow
+from goodheart.feedback.tables import assignments, items
 
 DRAFT_BYTES = 200_000
+HOLD = update(items).where(items.c.id == bindparam("item")).values(held=items.c.held + 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,12 +43,11 @@ class Task:
 def hold(connection: Connection, settings: CampaignSettings, assignment: int, item: int, now: datetime) -> None:
     """Puts an item into somebody's hands again."""
     expires = now + timedelta(minutes=settings.lock_minutes)
-    again = {"state": "given", "given_at": now, "expires_at": expires}
-    connection.execute(update(assignments).where(assignments.c.id == assignment).values(**again))
-    connection.execute(update(items).where(items.c.id == item).values(held=items.c.held + 1))
+    update_row(connection, assignments, assignment, {"state": "given", "given_at": now, "expires_at": expires})
+    connection.execute(HOLD, {"item": item})
 
 
-def task_of(connection: Connection, campaign: Campaign, item: Any, own: Any, expires: datetime) -> Task:
+def task_of(campaign: Campaign, guideline: int | None, item: Any, own: Own, expires: datetime) -> Task:
     """An assignment with what belongs to it."""
     return Task(
         id=own.id,
@@ -59,7 +59,7 @@ def task_of(connection: Connection, campaign: Campaign, item: Any, own: Any, exp
         answers=answers_of(campaign, item),
         shown=tuple(own.shown),
         draft=own.draft,
-        guideline=current_id(connection, campaign.id),
+        guideline=guideline,
         given_at=own.given_at,
         expires_at=expires,
     )
@@ -78,59 +78,10 @@ def get_task(store: Store, task: int, person: int) -> Task:
         MissingError: there is none, or it is somebody else's.
     """
     with store.read() as connection:
-        own = find_own(connection, task, person)
-        campaign = load(connection, own.campaign_id)
+        seat, _ = seat_at(connection, task, person, lock=False)
+        own = own_task(connection, task)
         item = connection.execute(select(items).where(items.c.id == own.item_id)).one()
-        return task_of(connection, campaign, item, own, own.expires_at)
-
-
-def shown_of(store: Store, task: int, person: int) -> tuple[int, ...]:
-    """In which order a person sees or saw the answers of their task: much less to read than `get_task`.
-
-    Raises:
-        MissingError: there is no such task, or it is somebody else's.
-    """
-    with store.read() as connection:
-        return tuple(find_own(connection, task, person).shown)
-
-
-def find_own(connection: Connection, task: int, person: int, *, lock: bool = False) -> Row[Any]:
-    """The row of somebody's own assignment; `lock` keeps it and their member's row for this transaction."""
-    query = select(assignments).where(assignments.c.id == task, assignments.c.person_id == person)
-    own = connection.execute(query).first() if is_id(task) else None
-    if own is None:
-        raise MissingError("there is no such task of yours")
-    if lock:
-        here = (members.c.campaign_id == own.campaign_id) & (members.c.person_id == person)
-        connection.execute(select(members.c.state).where(here).with_for_update())
-        own = connection.execute(query.with_for_update()).one()
-    return own
-
-
-def check_may(connection: Connection, campaign: Campaign, own: Row[Any]) -> None:
-    """Makes sure that a person may still work at their task: where they or the campaign are paused, or it is closed,
-    what they have open may be finished, and nothing else.
-
-    Raises:
-        MissingError: they were removed, or failed the qualification round.
-        ConflictError: paused or closed, and the task is not open.
-    """
-    here = (members.c.campaign_id == campaign.id) & (members.c.person_id == own.person_id)
-    state = connection.execute(select(members.c.state).where(here)).scalar()
-    if state in (None, "removed", "failed"):
-        raise MissingError("you are no labeller of this campaign any more")
-    if own.state == "given":
-        return
-    if campaign.state != "open":
-        raise ConflictError(f"the campaign is {campaign.state}: only a task that is open can be finished")
-    if state == "paused":
-        raise ConflictError("you are paused: only a task that is open can be finished")
-
-
-def _goes_on(connection: Connection, campaign: Campaign, own: Row[Any]) -> bool:
-    """Whether neither the person nor the campaign is paused or closed."""
-    here = (members.c.campaign_id == campaign.id) & (members.c.person_id == own.person_id)
-    return campaign.state == "open" and connection.execute(select(members.c.state).where(here)).scalar() != "paused"
+        return task_of(seat.campaign, seat.guideline, item, own, own.expires_at)
 
 
 def save_draft(
@@ -146,20 +97,20 @@ def save_draft(
     """
     now = now or utcnow()
     with store.begin() as connection:
-        own = find_own(connection, task, person, lock=True)
-        campaign = load(connection, own.campaign_id)
-        check_may(connection, campaign, own)
-        take_back(connection, campaign, own, now)
+        seat, _ = seat_at(connection, task, person)
+        own = own_task(connection, task, lock=True)
+        check_may(seat, own)
+        take_back(connection, seat.campaign, own, now)
         if len(json.dumps(draft, default=str)) > DRAFT_BYTES:
             raise FeedbackError(f"a draft has at most {DRAFT_BYTES} characters as JSON")
-        renewed = now + timedelta(minutes=campaign.settings.lock_minutes)
-        expires = renewed if _goes_on(connection, campaign, own) else own.expires_at
+        renewed = now + timedelta(minutes=seat.campaign.settings.lock_minutes)
+        expires = renewed if seat.goes_on else own.expires_at
         kept = None if draft is None else dict(draft)
-        connection.execute(update(assignments).where(assignments.c.id == task).values(draft=kept, expires_at=expires))
+        update_row(connection, assignments, task, {"draft": kept, "expires_at": expires})
     return expires
 
 
-def take_back(connection: Connection, campaign: Campaign, own: Row[Any], now: datetime) -> None:
+def take_back(connection: Connection, campaign: Campaign, own: Own, now: datetime) -> None:
     """Makes sure that a person still holds their task: one whose lock ran out is theirs again while it is wanted.
 
     Raises:
@@ -185,19 +136,17 @@ def skip(store: Store, task: int, person: int, reason: str, *, now: datetime | N
     """
     now = now or utcnow()
     with store.begin() as connection:
-        own = find_own(connection, task, person, lock=True)
+        seat, _ = seat_at(connection, task, person)
+        own, item = own_with_item(connection, task)
         if own.state == "skipped":
             return
         if own.state == "done":
             raise ConflictError("this task is labelled already; undo takes the label back")
-        campaign = load(connection, own.campaign_id)
-        check_may(connection, campaign, own)
-        item = connection.execute(select(items).where(items.c.id == own.item_id).with_for_update()).one()
+        check_may(seat, own)
         if item.phase in ("training", "qualification"):
             raise FeedbackError("items of training and qualification cannot be skipped")
         changes: dict[str, Any] = {"skips": item.skips + 1, "held": item.held - (own.state == "given")}
-        if item.phase == "work" and item.state == "open" and item.skips + 1 >= campaign.settings.max_skips:
+        if item.phase == "work" and item.state == "open" and item.skips + 1 >= seat.campaign.settings.max_skips:
             changes["state"] = "disputed"
-        connection.execute(update(items).where(items.c.id == item.id).values(**changes))
-        done = {"state": "skipped", "reason": reason[:2000], "draft": None}
-        connection.execute(update(assignments).where(assignments.c.id == task).values(**done))
+        update_row(connection, items, item.id, changes)
+        update_row(connection, assignments, task, {"state": "skipped", "reason": reason[:2000], "draft": None})

@@ -68,6 +68,7 @@ def label(
     port: int = 8000,
     accounts: bool = False,
     proxy: str | None = None,
+    workers: int = 1,
     example: Path | None = None,
     say: Callable[[str], None] = typer.echo,
 ) -> None:
@@ -78,6 +79,7 @@ def label(
         db: a file of SQLite or an address of PostgreSQL; None: `goodheart.db` beside the campaign file or here.
         accounts: people log in; always so where the host is not this machine alone.
         proxy: address of the proxy in front of the studio, which is believed about who asks; None: there is none.
+        workers: processes that answer; more than one needs PostgreSQL.
         example: folder of the example, in place of a campaign.
 
     Raises:
@@ -115,6 +117,7 @@ def label(
             port,
             accounts=where.accounts,
             proxy=proxy,
+            workers=workers,
             ready=lambda: _tell(store, where, opened, place_of_store, say),
         )
     finally:

@@ -8,8 +8,10 @@ in, and it may be put on a network, behind a proxy that speaks HTTPS.
 
 from __future__ import annotations
 
+import contextlib
 import socket
 from collections.abc import Callable, Collection
+from functools import partial
 
 import uvicorn
 from anyio import to_thread
@@ -21,8 +23,8 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Scope
 
 from goodheart.errors import ConfigError, FeedbackError
-from goodheart.feedback import people
-from goodheart.feedback.store import Store
+from goodheart.feedback import passwords, people
+from goodheart.feedback.store import Store, open_store
 from goodheart.studio import accounts, labelling, manage
 from goodheart.studio.pages import (
     HERE,
@@ -33,24 +35,30 @@ from goodheart.studio.pages import (
     static_version,
 )
 from goodheart.studio.security import LOCAL_HOSTS, Guard, Limit, new_token
+from goodheart.studio.workers import run as run_workers
 
+INVITES_A_MINUTE = 30  # that one address may look at
 THREADS = 10  # that answer requests; more only wait for each other's turn in the interpreter
 ME = "me"  # name of the one person where there are no accounts
 
 
-def create_app(store: Store, *, single_user: bool, hosts: Collection[str] | None = None) -> FastAPI:
+def create_app(
+    store: Store, *, single_user: bool, hosts: Collection[str] | None = None, csrf: str | None = None, workers: int = 1
+) -> FastAPI:
     """The application.
 
     Args:
         single_user: no log-in; whoever opens a page is the manager "me". Then only local host names are answered.
         hosts: names the studio is called by; None: any, with accounts.
+        csrf: the token of the pages without log-in; None: a new one.
+        workers: processes that serve the studio together; what each may do at a time is their share.
     """
     app = FastAPI(title="goodheart studio", docs_url=None, redoc_url=None, openapi_url=None)
     app.state.store = store
     app.state.me = _me(store) if single_user else None
-    app.state.csrf = new_token()
+    app.state.csrf = csrf or new_token()
     app.state.navigation = manage.NAVIGATION
-    app.state.invite_limit = Limit(30, 60.0)
+    app.state.invite_limit = Limit(max(1, INVITES_A_MINUTE // workers), 60.0)
     app.add_middleware(Guard, hosts=LOCAL_HOSTS if single_user else hosts, body_most=manage.BODY_MOST, broken=broken)
     app.add_exception_handler(HTTPException, on_http_error)
     app.add_exception_handler(RequestValidationError, on_bad_request)
@@ -118,6 +126,7 @@ def serve(
     accounts: bool = False,
     hosts: Collection[str] | None = None,
     proxy: str | None = None,
+    workers: int = 1,
     ready: Callable[[], None] | None = None,
 ) -> None:
     """Serves the studio until Ctrl-C; answers that are being saved are finished first.
@@ -128,25 +137,68 @@ def serve(
         hosts: names the studio is called by, such as labels.example.org; None: any, with accounts.
         proxy: address of the proxy in front, which tells by X-Forwarded-For and X-Forwarded-Proto who asks
             and whether over HTTPS; None: nobody is believed about that.
+        workers: processes that answer; more than one needs PostgreSQL.
         ready: called once when it answers.
 
     Raises:
-        ConfigError: another host without accounts, or a port that is taken.
+        ConfigError: another host without accounts, a port that is taken, or several processes on SQLite.
     """
+    if workers > 1 and store.is_sqlite:
+        raise ConfigError(
+            f"workers {workers}: SQLite lets one write at a time, and several processes only wait for each other; "
+            "leave workers at 1, or keep the labels in PostgreSQL (--db postgresql://...)"
+        )
     if not accounts and host not in LOCAL_HOSTS:
         raise ConfigError(
             f"host {host}: without accounts whoever reaches the page is its manager; "
             "turn accounts on, or leave the host at 127.0.0.1"
         )
-    app = create_app(store, single_user=not accounts, hosts=hosts)
-    server = _Server(_config(app, host, port, proxy), ready)
     try:
-        server.run()
+        if workers > 1:
+            if not accounts:
+                _me(store)  # once, before they all look
+            place = store.engine.url.render_as_string(hide_password=False)
+            job = partial(_serve_one, place, host, port, proxy, not accounts, hosts, new_token(), workers)
+            with _listening(host, port) as listening:
+                run_workers(job, listening, workers, ready)
+            return
+        app = create_app(store, single_user=not accounts, hosts=hosts)
+        _Server(_config(app, host, port, proxy), ready).run()
     except KeyboardInterrupt:
         pass  # the server has shut down; Ctrl-C is how one leaves
     except SystemExit as error:
-        raise ConfigError(
-            f"port {port} of {host} cannot be used; is a studio running already? Try another port"
-        ) from error
+        raise _taken(host, port) from error
     finally:
         store.close()
+
+
+def _taken(host: str, port: int) -> ConfigError:
+    return ConfigError(f"port {port} of {host} cannot be used; is a studio running already? Try another port")
+
+
+def _listening(host: str, port: int) -> socket.socket:
+    try:
+        return socket.create_server(
+            (host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET, backlog=2048
+        )
+    except OSError as error:
+        raise _taken(host, port) from error
+
+
+def _serve_one(
+    place: str,
+    host: str,
+    port: int,
+    proxy: str | None,
+    single_user: bool,
+    hosts: Collection[str] | None,
+    csrf: str,
+    workers: int,
+    listening: socket.socket,
+    ready: Callable[[], None],
+) -> None:
+    """One of several servers, in a process of its own."""
+    passwords.share(workers)
+    with contextlib.closing(open_store(place)) as store:
+        app = create_app(store, single_user=single_user, hosts=hosts, csrf=csrf, workers=workers)
+        _Server(_config(app, host, port, proxy), ready).run(sockets=[listening])

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections import Counter
+import contextlib
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from statistics import median
 from typing import Annotated, Any
 
@@ -13,14 +14,19 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
+from goodheart.errors import MissingError
 from goodheart.feedback import assignment, campaigns, guidelines, known, label_rows, labels, tasks
 from goodheart.feedback.assignment import Idle
+from goodheart.feedback.progress import by_day
+from goodheart.feedback.store import utcnow
+from goodheart.feedback.tables import PHASES
+from goodheart.feedback.tasks import Task
 from goodheart.studio.differences import Part, difference
 from goodheart.studio.markdown import SHOWN_MOST, render
 from goodheart.studio.marks import show, sound
 from goodheart.studio.pages import Json, page
 from goodheart.studio.places import Label, as_shown, as_stored, words_of
-from goodheart.studio.visitors import ByPage, Membership, Number, SignedIn, StoreOf, person_of
+from goodheart.studio.visitors import ByPage, Membership, Number, SignedIn, StoreOf, membership, person_of
 from goodheart.studio.words import Words
 
 router = APIRouter()
@@ -96,9 +102,7 @@ def my_page(request: Request, visitor: SignedIn, member: Membership, store: Stor
     found = campaigns.get(store, campaign)
     mine = list(label_rows.live_labels(store, campaign, person=member.person.id, phases=None))
     timed = [row.seconds for row in mine if row.seconds is not None]
-    now = datetime.now(UTC)
-    by_day = Counter(row.at.date() for row in mine)
-    days = [(day, by_day[day]) for day in (now.date() - timedelta(days=back) for back in range(13, -1, -1))]
+    days = by_day(store, campaign, utcnow().date(), person=member.person.id, phases=PHASES)
     numbers = {"labels": len(mine), "seconds": median(timed) if timed else None, "hours": sum(timed) / 3600}
     seen, right = known.known_right(store, campaign, member.person.id, "training")
     return page(request, "me.html", campaign=found, member=member, numbers=numbers, days=days, seen=seen, right=right)
@@ -106,14 +110,20 @@ def my_page(request: Request, visitor: SignedIn, member: Membership, store: Stor
 
 @router.get("/api/c/{campaign}/task")
 def next_task(
+    request: Request,
     visitor: SignedIn,
-    member: Membership,
     store: StoreOf,
     campaign: Number,
     besides: Annotated[int | None, Query(ge=1, le=2**31 - 1)] = None,
 ) -> Response:
     """The task to work on; with `besides`, the one to prefetch while that one is worked on."""
-    found = assignment.next_task(store, campaign, member.person.id, besides=besides)
+    person = person_of(visitor).id
+    found: Task | Idle | None = None
+    with contextlib.suppress(MissingError):
+        found = assignment.next_task(store, campaign, person, besides=besides)
+    if found is None or (isinstance(found, Idle) and found.why in ("not_a_member", "removed")):
+        membership(request, visitor, campaign)  # raises 404, or lets them join where there are no accounts
+        found = assignment.next_task(store, campaign, person, besides=besides)
     if isinstance(found, Idle):
         return Json({"task": None, "idle": idle(found, visitor.words)})
     return Json({"task": as_shown(found), "idle": None})
@@ -153,12 +163,10 @@ def save_draft(visitor: SignedIn, store: StoreOf, task: Number, draft: Draft) ->
 @router.post("/api/tasks/{task}/label", dependencies=[ByPage])
 def save_label(visitor: SignedIn, store: StoreOf, task: Number, label: Label) -> Response:
     """Keeps an answer. The same request sent again is the same answer."""
-    person = person_of(visitor).id
-    shown = tasks.shown_of(store, task, person)
-    saved = labels.save(store, task, person, as_stored(label, shown))
+    saved = labels.save(store, task, person_of(visitor).id, partial(as_stored, label))
     told = None
     if saved.feedback is not None:
-        ranks = [saved.feedback.ranks[index] for index in shown]
+        ranks = [saved.feedback.ranks[index] for index in saved.shown]
         told = {"right": saved.feedback.right, "ranks": ranks, "why": render(saved.feedback.why or "").html}
     return Json({"label": saved.label, "member": saved.member, "feedback": told})
 

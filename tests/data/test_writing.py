@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 from pathlib import Path
 
@@ -23,3 +24,13 @@ def test_what_killed_writers_left_is_swept_and_what_is_being_written_is_not(tmp_
     os.utime(fresh, (1.0, 1.0))
     write_rows(out, [{"text": "a"}])
     assert [path.name for path in tmp_path.iterdir()] == ["rows.jsonl"]
+
+
+def test_columns_that_rows_share_are_written_as_they_are_without(tmp_path: Path) -> None:
+    shared = ({"q": 'ä "1"'}, ["a", "\ud800"]), ({"q": "2"}, ["a"])
+    rows = [{"one": one, "two": two, **rest} for one, two in shared for rest in ({}, {"n": 1}, {"n": None, "m": [2]})]
+    equal = {"one": dict(rows[-1]["one"]), "two": list(rows[-1]["two"]), "n": 3}  # the same text, other objects
+    for name, more in (("plain.jsonl", ()), ("quick.jsonl", ("one", "two"))):
+        assert write_rows(tmp_path / name, [*rows, equal], shared=more) == 7
+    read = [json.loads(line) for line in (tmp_path / "quick.jsonl").read_text().splitlines()]
+    assert read == [json.loads(line) for line in (tmp_path / "plain.jsonl").read_text().splitlines()] == [*rows, equal]

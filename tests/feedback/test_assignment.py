@@ -14,7 +14,7 @@ from sqlalchemy import bindparam, select, text
 
 from goodheart.data.records import Answer
 from goodheart.errors import ConflictError, FeedbackError, MissingError
-from goodheart.feedback import assignment, audit, campaigns, membership, people
+from goodheart.feedback import assignment, audit, campaigns, membership, people, seats
 from goodheart.feedback.answered import Answered
 from goodheart.feedback.assignment import Idle, next_task, release, shown_order
 from goodheart.feedback.campaigns import close_item
@@ -560,11 +560,16 @@ def test_the_next_item_comes_from_the_index_of_waiting_ones(store: Store) -> Non
     with store.begin() as connection:
         if not store.is_sqlite:
             connection.exec_driver_sql("SET LOCAL enable_seqscan = off; SET LOCAL enable_sort = off")
-        for query, index in (
-            (assignment._NEXT, "ix_items_waiting"),
-            (assignment._OVER, "ix_assignments_locks"),
+        seat = seats._IN_CAMPAIGN.compile(dialect=connection.dialect, compile_kwargs={"render_postcompile": True})
+        asked = seat.construct_params(where)
+        asked["now"] = where["now"].isoformat()
+        values = tuple(asked[name] for name in seat.positiontup or ()) if store.is_sqlite else asked
+        plan = connection.exec_driver_sql(explain + str(seat), values).all()
+        assert "ix_assignments_locks" in str(plan)
+        for written, index in (
+            (assignment._NEXT[connection.dialect.name].element.text, "ix_items_waiting"),
+            (assignment._OVER[connection.dialect.name].text, "ix_assignments_locks"),
         ):
-            written = query[connection.dialect.name].text
             names = [bindparam("now", type_=Moment)] if ":now" in written else []
             plan = connection.execute(text(explain + written).bindparams(*names), where).all()
             assert index in str(plan)
