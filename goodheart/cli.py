@@ -157,6 +157,7 @@ def plot(run: Annotated[Path, typer.Argument(help="Run folder.")]) -> None:
 _MAP = typer.Option("--map", help="YAML file that says which column is what, or a known data set.")
 _LABELS = typer.Option("--labels", help="What several people said becomes: each, majority, soft, trusted or scores.")
 _WEIGHTS = typer.Option("--weights", help="File of rater and weight: trust in each.")
+_TRUST = typer.Option("--trust", help="Weigh each rater by how reliable their labels show them to be.")
 
 
 def _mapping(name: str | None) -> ColumnMap | None:
@@ -199,15 +200,16 @@ def data_convert(
     map_: Annotated[str | None, _MAP] = None,
     labels: Annotated[str, _LABELS] = "each",
     weights: Annotated[Path | None, _WEIGHTS] = None,
+    trust: Annotated[bool, _TRUST] = False,
 ) -> None:
     """Convert data from any readable shape to another."""
     from goodheart.data.formats import convert, read_weights
 
     through = None
-    if labels != "each" or weights is not None:
+    if labels != "each" or weights is not None or trust:
         from goodheart.feedback import targets
 
-        through = targets.through(labels, None if weights is None else read_weights(weights))
+        through = targets.through(labels, None if weights is None else read_weights(weights), trust=trust)
     typer.echo(convert([source], out, to=to, mapping=_mapping(map_), through=through))
 
 
@@ -218,18 +220,20 @@ def data_export(
     to: Annotated[str, typer.Option("--to", help="Shape of the rows, for example trl-preference.")] = "ranked",
     labels: Annotated[str, _LABELS] = "each",
     weights: Annotated[Path | None, _WEIGHTS] = None,
-    trust: Annotated[
-        bool, typer.Option("--trust", help="Weigh each rater by how reliable their labels show them to be.")
-    ] = False,
+    trust: Annotated[bool, _TRUST] = False,
     phases: Annotated[
         list[str] | None, typer.Option("--phase", help="work (default), gold, training or qualification; repeat.")
     ] = None,
 ) -> None:
     """Write the labels of a campaign into a file."""
-    from goodheart.loop.campaign_data import export_labels
+    from goodheart.loop.settings import ExportConfig
+    from goodheart.train.config import build
 
-    chosen = tuple(phases or ("work",))
-    typer.echo(export_labels(campaign, out, to=to, labels=labels, weights=weights, trust=trust, phases=chosen))
+    given = {"campaign": campaign, "out": out, "to": to, "labels": labels, "weights": weights, "trust": trust}
+    config = build(ExportConfig, overrides={**given, "phases": phases or None})
+    from goodheart.loop.campaign_data import export  # heavy: what is wrong is told before
+
+    typer.echo(export(config).summary())
 
 
 @data_app.command("import")

@@ -29,7 +29,6 @@ from goodheart.data.records import Answer, Judgement, Prompt
 from goodheart.data.rows import row
 from goodheart.data.shapes import Record
 from goodheart.data.writing import write_rows
-from goodheart.errors import ConfigError
 from goodheart.feedback import targets
 from goodheart.feedback.campaigns import load
 from goodheart.feedback.items import unpack_answer, unpack_prompt
@@ -120,12 +119,10 @@ def exported_rows(
         DataError: a rater has no weight.
         MissingError: there is no such campaign.
     """
-    if trust and weights is not None:
-        raise ConfigError("weights and trust are two answers to one question; give one of them")
-    if trust and labels != targets.TRUSTED:
-        weights = {EVERYBODY_ELSE: 1.0, **reliability(judgements(store, campaign, phases=phases, overruled=True))}
-    through = targets.through(labels, weights)
-    # Who can be trusted is seen in all labels; where an adjudicator decided, `trusted` itself lets that stand.
+    through = targets.through(labels, weights, trust=trust)
+    if trust and labels != targets.TRUSTED:  # seen in all labels, also in those that an adjudicator overruled
+        known = reliability(judgements(store, campaign, phases=phases, overruled=True))
+        through = targets.through(labels, {EVERYBODY_ELSE: 1.0, **known})
     found = judgements(store, campaign, phases=phases, overruled=overruled or labels == targets.TRUSTED)
     counted = _counted(found, done)
     for made in _rows(counted if through is None else through(counted), layout, done):

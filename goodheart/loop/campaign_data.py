@@ -1,7 +1,7 @@
-"""Labels of a campaign as a file, and a file as labels of a campaign: `goodheart data export` and `data import`.
+"""Labels of a campaign as a file (`goodheart data export`, the stage `export`), and a file as labels of a campaign.
 
-A campaign is named by its store and its name: `goodheart.db/helpful`, `postgresql://user@host/labels/helpful`. The name
-may be left out where the store has one campaign only.
+A campaign is named by its store and its name: `goodheart.db/helpful`, `postgresql://user@host/labels/helpful`. Of what
+is exported the name may be left out where the store has one campaign only.
 """
 
 from __future__ import annotations
@@ -12,95 +12,79 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sqlalchemy import func, select
+
 from goodheart.data.gather import read_weights
-from goodheart.data.layouts import LAYOUTS
 from goodheart.data.reading import read_records
-from goodheart.data.writing import unwritable, write_rows
+from goodheart.data.writing import write_rows
 from goodheart.errors import ConfigError, DataError, MissingError
 from goodheart.feedback import campaigns, importing
 from goodheart.feedback.campaigns import Campaign, CampaignSettings
 from goodheart.feedback.exporting import Exported, exported_rows, shared_columns
 from goodheart.feedback.store import Store, open_store
-from goodheart.feedback.tables import PHASES
+from goodheart.feedback.tables import audit, labels
+from goodheart.loop.campaign_place import Place
+from goodheart.loop.settings import ExportConfig
 
 if TYPE_CHECKING:
     from goodheart.data.mapping import ColumnMap
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
-    """Where a campaign is kept."""
+@dataclass(frozen=True)
+class Written:
+    """What was exported."""
 
-    store: str  # a file of SQLite, or an address
-    campaign: str | None  # None: the only one
+    out: Path
+    campaign: str
+    labels: int  # that were read
+    rows: int
+    left_out: dict[str, int]  # why the layout cannot hold a record -> how many
 
-    @classmethod
-    def of(cls, text: str) -> Place:
-        """The place that `STORE/CAMPAIGN` names.
-
-        Raises:
-            ConfigError: it names no store.
-        """
-        scheme, mark, rest = text.partition("://")
-        if mark and scheme != "sqlite":
-            host, _, inside = rest.partition("/")
-            database, _, name = inside.partition("/")
-            if not (host and database):
-                raise ConfigError(f"{text}: write {scheme}://user@host/DATABASE/CAMPAIGN")
-            return cls(f"{scheme}://{host}/{database}", name or None)
-        path = Path(rest.removeprefix("/") if mark else text).expanduser()
-        for store in (path, *path.parents):
-            if store.is_file():
-                name = str(path.relative_to(store)) if store != path else ""
-                return cls(str(store), name or None)
-        raise ConfigError(
-            f"{text}: no store of labels there; write STORE/CAMPAIGN, such as goodheart.db/helpful "
-            "(`goodheart label` makes a store)"
-        )
+    def summary(self) -> str:
+        said = [f"{self.labels} labels of campaign {self.campaign!r} read, {self.rows} rows in {self.out}"]
+        by_number = sorted(self.left_out.items(), key=lambda each: -each[1])
+        return "\n".join(said + [f"left out {number}: {why}" for why, number in by_number])
 
 
-def export_labels(
-    where: str,
-    out: Path,
-    *,
-    to: str = "ranked",
-    labels: str = "each",
-    weights: Path | None = None,
-    trust: bool = False,
-    phases: tuple[str, ...] = ("work",),
-) -> str:
-    """Writes the labels of a campaign into a file; returns what was done, in words.
-
-    Arguments as `goodheart.feedback.exporting.exported_rows`; weights is a file, see `read_weights`.
+def export(config: ExportConfig) -> Written:
+    """Writes the labels of a campaign into a file.
 
     Raises:
-        ConfigError: no such store, layout, labels or phase, or `out` is a kind of file that is not written.
         MissingError: no such campaign.
         DataError: nothing was labelled that the layout can hold, or a rater has no weight.
     """
-    if to not in LAYOUTS:
-        raise ConfigError(f"unknown layout {to!r}; known are {', '.join(LAYOUTS)}")
-    if why := unwritable(out, []):
-        raise ConfigError(why)
-    if unknown := sorted(set(phases) - set(PHASES)):
-        raise ConfigError(f"unknown phase {unknown[0]!r}; known are {', '.join(PHASES)}")
-    given = None if weights is None else read_weights(weights)
+    given = None if config.weights is None else read_weights(config.weights)
     done = Exported()
-    with _opened(where) as (store, campaign):
-        rows = exported_rows(store, campaign.id, done, to, labels=labels, weights=given, trust=trust, phases=phases)
-        rows = _some(rows, done, f"{where}: nothing was written: ", to)
-        write_rows(out, rows, shared=shared_columns(to))
-    said = [f"{done.judgements} labels of campaign {campaign.name!r} read, {done.rows} rows written"]
-    said += [f"left out {number} that {to} cannot hold: {why}" for why, number in done.left_out.most_common()]
-    return "\n".join(said)
+    with _opened(config.campaign) as (store, campaign):
+        how: dict[str, Any] = {
+            "labels": config.labels,
+            "weights": given,
+            "trust": config.trust,
+            "phases": config.phases,
+        }
+        rows = _some(exported_rows(store, campaign.id, done, config.to, **how), done, config)
+        write_rows(config.out, rows, shared=shared_columns(config.to))
+    return Written(config.out, campaign.name, done.judgements, done.rows, dict(done.left_out))
 
 
-def _some(rows: Iterator[dict[str, Any]], done: Exported, what: str, to: str) -> Iterator[dict[str, Any]]:
+def digest(where: str) -> str:
+    """Another text for other labels: what a pipeline knows by whether an export must be made anew.
+
+    Labels are only added to; what else makes a difference (items closed, people erased) is in the log of who did what.
+    """
+    with _opened(where) as (store, campaign), store.read() as connection:
+        newest = select(func.max(labels.c.id)).where(labels.c.campaign_id == campaign.id)
+        found = [connection.execute(query).scalar() for query in (newest, select(func.max(audit.c.id)))]
+    return f"campaign {campaign.id}, label {found[0] or 0}, log {found[1] or 0}"
+
+
+def _some(rows: Iterator[dict[str, Any]], done: Exported, config: ExportConfig) -> Iterator[dict[str, Any]]:
     """The rows; where there are none it raises, so that what was exported before stays."""
     yield from rows
     if not done.rows:
-        why = f"none of the labels can be held by {to}" if done.judgements else "nobody has labelled there yet"
-        raise DataError(what + why)
+        held = f"none of the labels can be held by {config.to}"
+        why = held if done.judgements else "nobody has labelled there yet"
+        raise DataError(f"{config.campaign}: nothing was written: {why}")
 
 
 def import_labels(source: str, where: str, *, mapping: ColumnMap | None = None) -> str:

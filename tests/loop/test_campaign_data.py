@@ -19,7 +19,9 @@ from goodheart.feedback.campaigns import CampaignSettings
 from goodheart.feedback.exporting import judgements
 from goodheart.feedback.importing import import_judgements
 from goodheart.feedback.store import open_store
-from goodheart.loop.campaign_data import Place
+from goodheart.loop.campaign_place import Place
+from goodheart.loop.lineage import trace
+from goodheart.loop.pipeline import Pipeline
 
 
 def said(prompts: int = 8) -> Iterator[Judgement]:
@@ -54,7 +56,7 @@ def rows(path: Path) -> list[dict[str, object]]:
 def test_each_way_from_labels_to_rows(place: str, tmp_path: Path) -> None:
     out = tmp_path / "out" / "labels.jsonl"
     told = run("export", place, str(out))
-    assert told == "24 labels of campaign 'helpful / first' read, 24 rows written\n"
+    assert told == f"24 labels of campaign 'helpful / first' read, 24 rows in {out}\n"
     assert len(rows(out)) == 24
     run("export", place, str(out), "--labels", "majority", "--to", "trl-preference")
     assert [row["chosen"] for row in rows(out)] == [f"{'one' if i % 2 else 'other'} {i}" for i in range(8)]
@@ -74,8 +76,8 @@ def test_each_way_from_labels_to_rows(place: str, tmp_path: Path) -> None:
 
 def test_a_store_of_one_campaign_needs_no_name(place: str, tmp_path: Path) -> None:
     database = tmp_path / "g.db"
-    assert "24 rows written" in run("export", str(database), str(tmp_path / "a.jsonl"))
-    assert "24 rows written" in run("export", f"sqlite:///{database}", str(tmp_path / "b.parquet"))
+    assert "24 rows in" in run("export", str(database), str(tmp_path / "a.jsonl"))
+    assert "24 rows in" in run("export", f"sqlite:///{database}", str(tmp_path / "b.parquet"))
     store = open_store(database)
     campaigns.create(store, CampaignSettings(name="second"))
     store.close()
@@ -89,10 +91,11 @@ def test_nothing_to_write_leaves_what_was_there(place: str, tmp_path: Path) -> N
     for more, message in (
         (("--to", "ratings"), "none of the labels can be held by ratings"),
         (("--phase", "gold"), "nobody has labelled there yet"),
-        (("--phase", "golden"), "unknown phase 'golden'"),
-        (("--to", "xml"), "unknown layout 'xml'"),
-        (("--labels", "some"), "unknown labels 'some'"),
+        (("--phase", "golden"), r"`phases\.0`: input should be 'work', 'gold'"),
+        (("--to", "xml"), "`to`: unknown layout 'xml'"),
+        (("--labels", "some"), "`labels`: input should be 'each', 'majority'"),
         (("--weights", str(tmp_path / "none.csv")), "no such file"),
+        (("--weights", str(tmp_path / "none.csv"), "--trust"), "give one of them"),
     ):
         with pytest.raises(GoodheartError, match=message):
             run("export", place, str(out), *more)
@@ -130,3 +133,46 @@ def test_where_a_campaign_is() -> None:
         Place.of("postgresql://host")
     with pytest.raises(ConfigError, match="write STORE/CAMPAIGN"):
         run("import", "x.jsonl", "postgresql://host/labels")
+
+
+PIPELINE = """\
+out: out
+stages:
+  labels: {stage: export, campaign: "g.db/helpful / first", labels: majority}
+  hard: {stage: difficulty, data: "${labels}"}
+"""
+
+
+def test_a_stage_of_a_pipeline_runs_again_when_there_are_more_labels(
+    place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "p.yaml").write_text(PIPELINE)
+    pipeline = Pipeline.load(Path("p.yaml"))
+    assert [plan.runs for plan in pipeline.plan()] == [True, True]
+    pipeline.run("labels")
+    assert len(rows(tmp_path / "out" / "labels.jsonl")) == 8
+    assert [plan.runs for plan in Pipeline.load(Path("p.yaml")).plan()] == [False, True]
+    origin = trace(tmp_path / "out" / "labels.jsonl")
+    assert (origin.stage, origin.warnings) == ("export", [])
+    assert [(each.role, each.path, each.warnings) for each in origin.inputs] == [
+        ("campaign", "g.db/helpful / first", [])
+    ]
+    store = open_store(tmp_path / "g.db")
+    new = Judgement(Prompt(text="new"), (Answer("a"), Answer("b")), (0, 1), rater="ann")
+    import_judgements(store, campaigns.get(store, "helpful / first").id, [new])
+    store.close()
+    again = Pipeline.load(Path("p.yaml"))
+    plan = again.plan()[0]
+    assert (plan.runs, plan.reason) == (True, "g.db/helpful / first changed")
+    again.run("labels")
+    assert len(rows(tmp_path / "out" / "labels.jsonl")) == 9
+
+
+def test_a_pipeline_of_a_campaign_that_is_not_there_is_refused_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "p.yaml").write_text(PIPELINE)
+    with pytest.raises(ConfigError, match=r"p.yaml:3: .*`campaign`: g.db/helpful / first: no store of labels there"):
+        Pipeline.load(Path("p.yaml"))
