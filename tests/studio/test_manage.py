@@ -284,7 +284,11 @@ def test_a_dispute_is_decided(visit: Visit, disputed: Campaign, store: Store) ->
     listed = ada.get(f"/c/{disputed.id}/disputes").text
     [address] = set(re.findall(rf"/c/{disputed.id}/disputes/\d+", listed))
     number = int(address.rpartition("/")[2])
-    assert "secret-model" not in ada.get(address).text  # blind for adjudicators, too
+    shown = ada.get(address).text
+    assert "secret-model" not in shown  # blind for adjudicators, too
+    assert "<mark>**two**</mark>" in shown  # what differs, and the guidelines, are at hand
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;" in shown
+    assert shown.count("<pre class=") == 2
     for ranks in (["1"], ["1", ""], ["1", "x"], ["0", "1"], ["1", "2", "3"]):
         assert post(ada, address, rank=ranks).status_code == 422, ranks
     [token] = re.findall(r'name="token" value="([^"]+)"', ada.get(address).text)

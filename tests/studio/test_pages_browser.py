@@ -9,6 +9,7 @@ import pytest
 
 from goodheart.feedback import campaigns, logins, membership, people
 from goodheart.feedback.campaigns import Campaign, CampaignSettings
+from goodheart.feedback.label_rows import live_labels
 from goodheart.feedback.store import Store
 from tests.studio.conftest import PASSWORD, Running, item
 
@@ -106,6 +107,32 @@ def test_pages_fit_and_can_be_read(
         page.wait_for_load_state("networkidle")
     page.wait_for_selector("#nothing:not([hidden])")
     assert page.evaluate(CHECK) == []
+
+
+@pytest.mark.parametrize(("size", "scheme", "locale"), [("desktop", "dark", "en"), ("phone", "light", "zh-TW")])
+def test_managers_pages_fit_and_can_be_read(
+    store: Store,
+    labelled: Campaign,
+    serving: Callable[..., Running],
+    tab: Callable[..., Any],
+    size: str,
+    scheme: str,
+    locale: str,
+) -> None:
+    people.add_person(store, LONG[:100])
+    item_of_first = next(iter(live_labels(store, labelled.id))).item
+    studio = serving()
+    page = tab(*SIZES[size], color_scheme=scheme, locale=locale)
+    parts = ("", "/people", "/agreement", "/disputes?show=all", f"/disputes/{item_of_first}", "/guidelines/edit",
+             "/models", "/coverage", "/export?layout=trl-preference", "/audit?show=all")  # fmt: skip
+    for path in ("/new", f"/add/{labelled.id}", *(f"/c/{labelled.id}{part}" for part in parts)):
+        page.goto(studio.url + path)
+        page.evaluate("document.querySelectorAll('main details').forEach(fold => { fold.open = true; })")
+        assert page.evaluate(CHECK) == [], path
+        if path.endswith("/people") and size == "desktop":  # a manager's screen shows the whole table
+            page.goto(studio.url + path)
+            assert page.evaluate("(e => e.scrollWidth - e.clientWidth)(document.querySelector('.scroll'))") == 0
+            assert page.locator("svg.spark").count() == 3
 
 
 @pytest.mark.parametrize("size", SIZES)
