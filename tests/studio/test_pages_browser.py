@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -133,6 +134,25 @@ def test_managers_pages_fit_and_can_be_read(
             page.goto(studio.url + path)
             assert page.evaluate("(e => e.scrollWidth - e.clientWidth)(document.querySelector('.scroll'))") == 0
             assert page.locator("svg.spark").count() == 3
+
+
+DRAWN = """text => {
+  const canvas = new OffscreenCanvas(40, 40).getContext("2d");
+  canvas.font = "32px " + getComputedStyle(document.body).fontFamily;
+  canvas.fillText(text, 2, 34);
+  return [...canvas.getImageData(0, 0, 40, 40).data].join();
+}"""
+
+
+@pytest.mark.parametrize("language", ["zh-TW", "zh-CN"])
+def test_chinese_is_drawn(serving: Callable[..., Running], tab: Callable[..., Any], language: str) -> None:
+    """Without a font every character is the same box, and a picture of the page shows nothing."""
+    page = tab(locale=language)
+    page.goto(serving().url)
+    drawn = {page.evaluate(DRAWN, sign) for sign in "標註標注"}
+    if len(drawn) == 1 and not os.environ.get("CI"):
+        pytest.skip("no Chinese font on this machine (apt-get install fonts-noto-cjk)")
+    assert len(drawn) == 3  # 標 is there twice
 
 
 @pytest.mark.parametrize("size", SIZES)
