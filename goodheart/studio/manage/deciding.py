@@ -52,7 +52,7 @@ def _page(
     found = _look_at(store, campaign, item)
     asked = found.prompt
     turns = asked.messages if asked.is_chat else (Message("prompt", asked.text or ""),)
-    languages = [script_of(each.words) for each in found.answers]
+    languages = [script_of(each.words, "\n".join(turn.content for turn in turns)) for each in found.answers]
     settings = campaigns.get(store, campaign).settings
     two = len(found.answers) == 2
     context = {
