@@ -29,7 +29,6 @@ from goodheart.data.records import Answer, Judgement, Prompt
 from goodheart.data.rows import row
 from goodheart.data.shapes import Record
 from goodheart.data.writing import write_rows
-from goodheart.errors import ConfigError
 from goodheart.feedback import targets
 from goodheart.feedback.campaigns import load
 from goodheart.feedback.items import unpack_answer, unpack_prompt
@@ -67,10 +66,34 @@ class _Rater:
     attributes: Mapping[str, Any]
 
 
-def export(
+def export(store: Store, campaign: int, path: str | Path, layout: str = "ranked", **how: Any) -> Exported:
+    """Writes the labels of a campaign into a file. Arguments and errors as `exported_rows`.
+
+    Raises:
+        DataError: the file cannot be written.
+    """
+    done = Exported()
+    write_rows(path, exported_rows(store, campaign, done, layout, **how), shared=shared_columns(layout))
+    return done
+
+
+def count(store: Store, campaign: int, layout: str = "ranked", **how: Any) -> Exported:
+    """What `export` would write, and leave out, without a file. Arguments and errors as `exported_rows`."""
+    done = Exported()
+    for _ in exported_rows(store, campaign, done, layout, **how):
+        pass
+    return done
+
+
+def shared_columns(layout: str) -> Sequence[str]:
+    """Columns that the rows of an item share in a layout, for `write_rows`."""
+    return _TEXTS if layout == "ranked" else ()
+
+
+def exported_rows(
     store: Store,
     campaign: int,
-    path: str | Path,
+    done: Exported,
     layout: str = "ranked",
     *,
     labels: str = "each",
@@ -78,57 +101,33 @@ def export(
     trust: bool = False,
     phases: Sequence[str] = ("work",),
     overruled: bool = False,
-) -> Exported:
-    """Writes the labels of a campaign into a file. Arguments as `judgements`.
+) -> Iterator[dict[str, Any]]:
+    """The labels of a campaign as rows.
 
     Args:
+        done: is counted up on the way.
         layout: one of goodheart.data.layouts.LAYOUTS.
         labels: what several labels of the same answers become, one of `targets.KNOWN`; all but "each" hold the whole
             campaign in memory.
         weights: trust in each rater, see `goodheart.data.gather`.
         trust: weigh each rater by how reliable their labels show them to be, in place of `weights`; labels "trusted"
             do so in any case.
+        phases, overruled: see `judgements`.
 
     Raises:
         ConfigError: unknown labels, or weights and trust that do not go together.
-        DataError: the file cannot be written, or a rater has no weight.
+        DataError: a rater has no weight.
         MissingError: there is no such campaign.
     """
-    done = Exported()
-    found = _chosen(store, campaign, done, labels, weights, trust, phases, overruled)
-    done.rows = write_rows(path, _rows(found, layout, done), shared=_TEXTS if layout == "ranked" else ())
-    return done
-
-
-def count(
-    store: Store, campaign: int, layout: str = "ranked", *, labels: str = "each", trust: bool = False
-) -> Exported:
-    """What `export` would write, and leave out, without a file. Arguments and errors as there."""
-    done = Exported()
-    found = _chosen(store, campaign, done, labels, None, trust, ("work",), False)
-    done.rows = sum(1 for _ in _rows(found, layout, done))
-    return done
-
-
-def _chosen(
-    store: Store,
-    campaign: int,
-    done: Exported,
-    labels: str,
-    weights: Mapping[str, float] | None,
-    trust: bool,
-    phases: Sequence[str],
-    overruled: bool,
-) -> Iterable[Record]:
-    """The records that are to be written."""
-    if trust and weights is not None:
-        raise ConfigError("weights and trust are two answers to one question; give one of them")
-    if trust and labels != targets.TRUSTED:
-        weights = {EVERYBODY_ELSE: 1.0, **reliability(judgements(store, campaign, phases=phases, overruled=True))}
-    through = targets.through(labels, weights)
-    # Who can be trusted is seen in all labels; where an adjudicator decided, `trusted` itself lets that stand.
+    through = targets.through(labels, weights, trust=trust)
+    if trust and labels != targets.TRUSTED:  # seen in all labels, also in those that an adjudicator overruled
+        known = reliability(judgements(store, campaign, phases=phases, overruled=True))
+        through = targets.through(labels, {EVERYBODY_ELSE: 1.0, **known})
     found = judgements(store, campaign, phases=phases, overruled=overruled or labels == targets.TRUSTED)
-    return _counted(found, done) if through is None else through(_counted(found, done))
+    counted = _counted(found, done)
+    for made in _rows(counted if through is None else through(counted), layout, done):
+        done.rows += 1
+        yield made
 
 
 def _counted(found: Iterable[Judgement], done: Exported) -> Iterator[Judgement]:

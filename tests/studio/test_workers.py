@@ -87,7 +87,7 @@ def test_each_process_answers_with_one_token_and_ctrl_c_ends_them_all(
     tokens = set()
     for one, other in (both, both[::-1]):
         _frozen(one)  # so that the other one answers
-        status, page = _page(port, "/")
+        status, page = _page(port, "/settings")
         assert status == 200
         tokens |= set(re.findall(r'name="csrf" value="([^"]+)"', page))
         os.kill(one, signal.SIGCONT)
