@@ -153,6 +153,9 @@ def plot(run: Annotated[Path, typer.Argument(help="Run folder.")]) -> None:
 
 
 _MAP = typer.Option("--map", help="YAML file that says which column is what, or a known data set.")
+_LABELS = typer.Option("--labels", help="What several people said becomes: each, majority, soft, trusted or scores.")
+_WEIGHTS = typer.Option("--weights", help="File of rater and weight: trust in each.")
+_TRUST = typer.Option("--trust", help="Weigh each rater by how reliable their labels show them to be.")
 
 
 def _mapping(name: str | None) -> ColumnMap | None:
@@ -193,20 +196,54 @@ def data_convert(
     out: Annotated[Path, typer.Argument(help="File to write; its suffix says how (.jsonl, .csv, .parquet, .gz ...).")],
     to: Annotated[str, typer.Option("--to", help="Shape of the rows, for example trl-preference.")] = "trl-preference",
     map_: Annotated[str | None, _MAP] = None,
-    labels: Annotated[
-        str, typer.Option("--labels", help="What several people said becomes: each, majority, soft or scores.")
-    ] = "each",
-    weights: Annotated[Path | None, typer.Option("--weights", help="File of rater and weight: trust in each.")] = None,
+    labels: Annotated[str, _LABELS] = "each",
+    weights: Annotated[Path | None, _WEIGHTS] = None,
+    trust: Annotated[bool, _TRUST] = False,
 ) -> None:
     """Convert data from any readable shape to another."""
     from goodheart.data.formats import convert, read_weights
 
     through = None
-    if labels != "each" or weights is not None:
+    if labels != "each" or weights is not None or trust:
         from goodheart.feedback import targets
 
-        through = targets.through(labels, None if weights is None else read_weights(weights))
+        through = targets.through(labels, None if weights is None else read_weights(weights), trust=trust)
     typer.echo(convert([source], out, to=to, mapping=_mapping(map_), through=through))
+
+
+@data_app.command("export")
+def data_export(
+    campaign: Annotated[str, typer.Argument(help="STORE/CAMPAIGN: goodheart.db/helpful, postgresql://.../helpful.")],
+    out: Annotated[Path, typer.Argument(help="File to write; its suffix says how (.jsonl, .csv, .parquet, .gz ...).")],
+    to: Annotated[str, typer.Option("--to", help="Shape of the rows, for example trl-preference.")] = "ranked",
+    labels: Annotated[str, _LABELS] = "each",
+    weights: Annotated[Path | None, _WEIGHTS] = None,
+    trust: Annotated[bool, _TRUST] = False,
+    phases: Annotated[
+        list[str] | None, typer.Option("--phase", help="work (default), gold, training or qualification; repeat.")
+    ] = None,
+) -> None:
+    """Write the labels of a campaign into a file."""
+    from goodheart.loop.settings import ExportConfig
+    from goodheart.train.config import build
+
+    given = {"campaign": campaign, "out": out, "to": to, "labels": labels, "weights": weights, "trust": trust}
+    config = build(ExportConfig, overrides={**given, "phases": phases or None})
+    from goodheart.loop.campaign_data import export  # heavy: what is wrong is told before
+
+    typer.echo(export(config).summary())
+
+
+@data_app.command("import")
+def data_import(
+    source: Annotated[str, typer.Argument(help="File, folder, pattern or Hub id with comparisons.")],
+    campaign: Annotated[str, typer.Argument(help="STORE/CAMPAIGN; a new campaign is made where there is none.")],
+    map_: Annotated[str | None, _MAP] = None,
+) -> None:
+    """Add labels that were made elsewhere to a campaign."""
+    from goodheart.loop.campaign_data import import_labels
+
+    typer.echo(import_labels(source, campaign, mapping=_mapping(map_)))
 
 
 @data_app.command("show")

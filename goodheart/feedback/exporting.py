@@ -29,7 +29,6 @@ from goodheart.data.records import Answer, Judgement, Prompt
 from goodheart.data.rows import row
 from goodheart.data.shapes import Record
 from goodheart.data.writing import write_rows
-from goodheart.errors import ConfigError
 from goodheart.feedback import targets
 from goodheart.feedback.campaigns import load
 from goodheart.feedback.items import unpack_answer, unpack_prompt
@@ -67,10 +66,22 @@ class _Rater:
     attributes: Mapping[str, Any]
 
 
-def export(
+def export(store: Store, campaign: int, path: str | Path, layout: str = "ranked", **how: Any) -> Exported:
+    """Writes the labels of a campaign into a file. Arguments and errors as `exported_rows`.
+
+    Raises:
+        DataError: the file cannot be written.
+    """
+    done = Exported()
+    shared = _TEXTS if layout == "ranked" else ()
+    write_rows(path, exported_rows(store, campaign, done, layout, **how), shared=shared)
+    return done
+
+
+def exported_rows(
     store: Store,
     campaign: int,
-    path: str | Path,
+    done: Exported,
     layout: str = "ranked",
     *,
     labels: str = "each",
@@ -78,36 +89,37 @@ def export(
     trust: bool = False,
     phases: Sequence[str] = ("work",),
     overruled: bool = False,
-) -> Exported:
-    """Writes the labels of a campaign into a file. Arguments as `judgements`.
+) -> Iterator[dict[str, Any]]:
+    """The labels of a campaign as rows.
 
     Args:
+        done: is counted up on the way.
         layout: one of goodheart.data.layouts.LAYOUTS.
         labels: what several labels of the same answers become, one of `targets.KNOWN`; all but "each" hold the whole
             campaign in memory.
         weights: trust in each rater, see `goodheart.data.gather`.
         trust: weigh each rater by how reliable their labels show them to be, in place of `weights`; labels "trusted"
             do so in any case.
+        phases, overruled: see `judgements`.
 
     Raises:
         ConfigError: unknown labels, or weights and trust that do not go together.
-        DataError: the file cannot be written, or a rater has no weight.
+        DataError: a rater has no weight.
         MissingError: there is no such campaign.
     """
-    if trust and weights is not None:
-        raise ConfigError("weights and trust are two answers to one question; give one of them")
-    if trust and labels != targets.TRUSTED:
-        weights = {EVERYBODY_ELSE: 1.0, **reliability(judgements(store, campaign, phases=phases, overruled=True))}
-    through = targets.through(labels, weights)
-    # Who can be trusted is seen in all labels; where an adjudicator decided, `trusted` itself lets that stand.
+    through = targets.through(labels, weights, trust=trust)
+    if trust and labels != targets.TRUSTED:  # seen in all labels, also in those that an adjudicator overruled
+        known = reliability(judgements(store, campaign, phases=phases, overruled=True))
+        through = targets.through(labels, {EVERYBODY_ELSE: 1.0, **known})
     found = judgements(store, campaign, phases=phases, overruled=overruled or labels == targets.TRUSTED)
-    done = Exported()
     if through is None and layout == "ranked":
-        done.rows = write_rows(path, ranked_rows(found, done), shared=_TEXTS)
-        return done
-    records = _counted(found, done)
-    done.rows = write_rows(path, _rows(records if through is None else through(records), layout, done))
-    return done
+        rows = ranked_rows(found, done)
+    else:
+        counted = _counted(found, done)
+        rows = _rows(counted if through is None else through(counted), layout, done)
+    for made in rows:
+        done.rows += 1
+        yield made
 
 
 def _counted(found: Iterable[Judgement], done: Exported) -> Iterator[Judgement]:

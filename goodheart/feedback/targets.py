@@ -13,14 +13,14 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 
-from goodheart.data.gather import LABELS, gather
-from goodheart.data.rankings import Said, asked_by, said_by
+from goodheart.data.gather import EVERYBODY_ELSE, LABELS, gather
+from goodheart.data.rankings import Said, asked_by, compared, said_by
 from goodheart.data.records import Answer, Judgement, Rating
 from goodheart.data.rows import all_pairs
 from goodheart.data.shapes import Record
 from goodheart.errors import ConfigError
 from goodheart.feedback.scores import strengths
-from goodheart.feedback.trust import trusted
+from goodheart.feedback.trust import reliability, trusted
 from goodheart.feedback.votes import FIRST, SECOND, TIE
 
 SCORES, TRUSTED = "scores", "trusted"
@@ -30,26 +30,37 @@ _PRIOR = 1.0  # imagined comparisons of each answer with a middling one: one vot
 Through = Callable[[Iterable[Record]], Iterator[Record]]
 
 
-def through(labels: str, weights: Mapping[str, float] | None = None) -> Through | None:
+def through(labels: str, weights: Mapping[str, float] | None = None, *, trust: bool = False) -> Through | None:
     """What turns records as people gave them into records to train on; None where nothing is to be done.
 
     Args:
         labels: each, majority, soft, trusted or scores.
         weights: trust in each rater, see `gather`.
+        trust: weigh each rater by how reliable their labels show them to be; labels "trusted" do so in any case.
 
     Raises:
-        ConfigError: unknown labels, or weights with labels that find them by themselves.
+        ConfigError: unknown labels, or weights where the trust in each rater is found in the labels.
     """
+    if weights is not None and (trust or labels == TRUSTED):
+        raise ConfigError("the trust in each rater is found in the labels, or given as weights: leave one of them out")
     if labels == TRUSTED:
-        if weights is not None:
-            raise ConfigError("labels `trusted` find the trust in each rater by themselves; leave the weights out")
         return trusted
+    if trust:
+        return partial(_by_trust, labels=labels)
     if labels == SCORES:
         return partial(scored, weights=weights)
     for known in LABELS:
         if labels == known:
             return None if labels == "each" and weights is None else partial(gather, labels=known, weights=weights)
     raise ConfigError(f"unknown labels {labels!r}; known are {', '.join(KNOWN)}")
+
+
+def _by_trust(records: Iterable[Record], labels: str) -> Iterator[Record]:
+    listed = list(records)
+    found = reliability(record for record in listed if isinstance(record, Judgement))
+    made = through(labels, {EVERYBODY_ELSE: 1.0, **found})
+    assert made is not None
+    yield from made(listed)
 
 
 def scored(
@@ -74,8 +85,16 @@ def scored(
             others.append(record)
     yield from others
     for judged in by_prompt.values():
-        last_words = [each for each in judged if each.kind == "adjudication"]
-        yield from _of_prompt(last_words or judged, prior)
+        yield from _of_prompt(_standing(judged), prior)
+
+
+def _standing(judged: Sequence[Judgement]) -> list[Judgement]:
+    """Without the labels on which an adjudicator decided."""
+    last_words = [each for each in judged if each.kind == "adjudication"]
+    decided = {compared(each.prompt, each.answers) for each in last_words}
+    return last_words + [
+        each for each in judged if each.kind == "label" and compared(each.prompt, each.answers) not in decided
+    ]
 
 
 def _of_prompt(judged: Sequence[Judgement], prior: float) -> Iterator[Rating]:

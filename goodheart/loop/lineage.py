@@ -124,7 +124,11 @@ def _from_pipeline(origin: Origin, output: Path, above: tuple[Path, ...]) -> Non
     origin.settings = _telling(origin.stage, known["settings"])
     origin.made = _when(known.get("made", {}))
     roles = _roles(origin.stage, known["settings"])
+    kept = {known["settings"].get(name) for name in STAGES[origin.stage].campaigns} if origin.stage in STAGES else set()
     for path, digest in known["inputs"].items():
+        if path in kept:  # people go on labelling: that there are more labels now is no fault of what was made
+            origin.inputs.append(Origin(path, "campaign"))
+            continue
         _input(origin, roles.get(path, "data"), path, digest, (*above, output.resolve()))
     for text, role in roles.items():
         if is_function(text):

@@ -25,6 +25,7 @@ class Stage:
     work: str
     models: tuple[str, ...] = ()  # settings (`block.key`) that name a model folder, a judge or a Hub id
     data: tuple[str, ...] = ()  # settings that name data: files, folders, patterns, data sets on the Hub
+    campaigns: tuple[str, ...] = ()  # settings that name a campaign of a store, see `loop.campaign_place`
     suffix: str = ""  # of the output: "" = a folder, ".jsonl" = one file
     last: str = "DONE"  # the file of an output folder that is written last
 
@@ -140,6 +141,13 @@ STAGES = {
         "goodheart.stages.settings.difficulty:DifficultyConfig",
         "goodheart.stages.difficulty:difficulty",
         data=("data",),
+        suffix=".jsonl",
+    ),
+    "export": Stage(
+        "goodheart.loop.settings:ExportConfig",
+        "goodheart.loop.campaign_data:export",
+        data=("weights",),
+        campaigns=("campaign",),
         suffix=".jsonl",
     ),
     "evaluate": Stage(

@@ -1,4 +1,4 @@
-"""Settings of the stages that the loop brings itself: playground and simulate."""
+"""Settings of the stages that the loop brings itself: playground, simulate and export."""
 
 from __future__ import annotations
 
@@ -7,10 +7,13 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
+from goodheart.data.layouts import LAYOUTS
 from goodheart.data.writing import unwritable
+from goodheart.errors import ConfigError
 from goodheart.judges.settings import Columns
+from goodheart.loop.campaign_place import Place
 from goodheart.playground.population import Crowd
-from goodheart.train.config import Settings, listed
+from goodheart.train.config import Settings, listed, nearest
 
 
 class PlaygroundConfig(Settings):
@@ -46,4 +49,31 @@ class SimulateConfig(Settings):
             raise ValueError(f"`out`: {why}")
         if self.margin and self.at_once != 2:
             raise ValueError("margin says how far the two answers of a pair are apart: set at_once to 2 with it")
+        return self
+
+
+class ExportConfig(Settings):
+    """Settings of an export of a campaign's labels."""
+
+    campaign: str  # STORE/CAMPAIGN: goodheart.db/helpful, postgresql://user@host/labels/helpful
+    out: Path  # .jsonl (or another kind of file that goodheart writes)
+    to: str = "ranked"  # layout of the rows, see docs/formats.md
+    labels: Literal["each", "majority", "soft", "trusted", "scores"] = "each"  # what several labels become
+    weights: Path | None = None  # file of rater and weight; None = all weigh the same
+    trust: bool = False  # weigh each rater by how reliable their labels show them to be
+    phases: list[Literal["work", "gold", "training", "qualification"]] = Field(default=["work"], min_length=1)
+    quiet: bool = False
+
+    @model_validator(mode="after")
+    def _possible(self) -> ExportConfig:
+        if why := unwritable(self.out, []):
+            raise ValueError(f"`out`: {why}")
+        if self.to not in LAYOUTS:
+            raise ValueError(f"`to`: unknown layout {self.to!r}{nearest(self.to, list(LAYOUTS))}")
+        if self.weights is not None and (self.trust or self.labels == "trusted"):
+            raise ValueError("weights say how far each rater is trusted, and so does trust: give one of them")
+        try:
+            Place.of(self.campaign)
+        except ConfigError as error:
+            raise ValueError(f"`campaign`: {error}") from error
         return self

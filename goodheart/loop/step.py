@@ -59,6 +59,10 @@ class Step:
         for _, text, _ in self.kind.inputs(settings):
             if not is_function(text) and (digest := _digest(text, _stamps(text))) is not None:
                 inputs[text] = digest
+        for name in self.kind.campaigns:
+            from goodheart.loop.campaign_data import digest as labels_so_far  # a database: only where one is read
+
+            inputs[settings[name]] = labels_so_far(settings[name])
         return {"stage": self.kind_name, "settings": settings, "inputs": inputs, "code": self.code}
 
 

@@ -63,6 +63,9 @@ def test_an_adjudication_is_the_last_word() -> None:
     ]
     found = scores(votes)
     assert found["b"] > found["a"]
+    # of what it decided: what was said of another two answers to the same prompt stands
+    more = scores([*votes, Judgement(PROMPT, (A, C), (0, 1))])
+    assert more["b"] > more["a"] > more["c"]
 
 
 def test_names() -> None:

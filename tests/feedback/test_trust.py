@@ -96,5 +96,20 @@ def test_other_records_and_labels_that_say_nothing_pass() -> None:
 
 def test_weights_beside_it_are_refused() -> None:
     assert through("trusted") is trusted
-    with pytest.raises(ConfigError, match="by themselves"):
-        through("trusted", {"*": 1.0})
+    for labels, trust in (("trusted", False), ("soft", True)):
+        with pytest.raises(ConfigError, match="leave one of them out"):
+            through(labels, {"*": 1.0}, trust=trust)
+
+
+def test_trust_with_any_labels() -> None:
+    said = list(crowd(100))
+    known = reliability(said)
+    weighed = through("each", trust=True)
+    assert weighed is not None
+    found = {record.rater: record.weight for record in weighed(said) if isinstance(record, Judgement)}
+    assert found == {name: known[name] for name in (*CAREFUL, *CARELESS)}
+    soft, plain = through("soft", trust=True), through("soft")
+    assert soft is not None
+    assert plain is not None
+    by_trust, by_count = ([each for each in way(said) if isinstance(each, Judgement)] for way in (soft, plain))
+    assert right(by_trust) > right(by_count)
