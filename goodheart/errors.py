@@ -8,6 +8,7 @@
     |-- RunError         a run folder or a checkpoint is damaged, taken or unfinished
     |-- HealthError      training itself went wrong (NaN, broken invariants)
     |-- GateError        a gate of a pipeline does not hold
+    |-- EndpointError    a server that answers are asked of cannot be used
     `-- FeedbackError    a campaign, a label or an account is not as it must be
         |-- MissingError     there is no such campaign, task, person or link
         `-- ConflictError    it was right once: somebody or something was faster
@@ -47,6 +48,10 @@ class HealthError(GoodheartError):
 
 class GateError(GoodheartError):
     """A gate of a pipeline does not hold: what was made is not good enough to go on with."""
+
+
+class EndpointError(GoodheartError):
+    """A server that answers are asked of cannot be reached, or refuses."""
 
 
 class FeedbackError(GoodheartError):

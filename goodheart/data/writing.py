@@ -23,6 +23,7 @@ from goodheart.data.sources import file_kind
 from goodheart.errors import DataError
 
 Rows = Iterable[dict[str, Any]]
+_BUFFER = 1 << 20  # bytes written at a time
 WRITABLE = (".jsonl", ".json", ".csv", ".tsv", ".parquet", ".txt")
 
 
@@ -74,7 +75,7 @@ def write_rows(path: str | Path, rows: Rows, *, shared: Sequence[str] = ()) -> i
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
-        with temporary.open("xb") as file:
+        with temporary.open("xb", buffering=_BUFFER) as file:
             with contextlib.suppress(OSError):  # held until it is closed, however this process ends
                 fcntl.flock(file, fcntl.LOCK_EX)
             with _packed(file, path.suffix.lower()) as target:

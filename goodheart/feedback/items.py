@@ -20,8 +20,9 @@ from goodheart.errors import DataError, FeedbackError
 
 MOST_ANSWERS = 50
 MOST_BYTES = 4_000_000  # of one item as JSON: the longest that a browser still shows
-_SINGULAR = {"scores": "score"}
-_BESIDE = ("models", "finish", "tokens", "scores", "best_of", "settings", "ranks", "gold", "why")
+_SINGULAR = {"scores": "score", "logprobs": "logprob"}
+_COLUMNS = ("models", "finish", "tokens", "scores", "logprobs", "settings")  # with one value for each completion
+_BESIDE = ("models", "finish", "tokens", "scores", "logprobs", "best_of", "settings", "ranks", "gold", "why")
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,17 +126,21 @@ def _items(row: Row, at_once: int | None, phase: str) -> Iterator[NewItem]:
 def _sampled(row: Row) -> tuple[Prompt, list[Answer], list[int] | None]:
     """A row with `completions`, and what stands beside each of them."""
     said = as_list(row.data["completions"]) or []
-    columns = {name: as_list(row.data.get(name)) for name in ("models", "finish", "tokens", "scores")}
+    columns = {name: as_list(row.data.get(name)) for name in _COLUMNS}
     for name, values in columns.items():
         if values is not None and len(values) != len(said):
             raise RowError(f"{len(said)} completions but {len(values)} {name}")
-    sampling = {"sampling": row.data["settings"]} if isinstance(row.data.get("settings"), dict) else {}
+    settings = row.data.get("settings")
+    shared = [settings] * len(said) if isinstance(settings, dict) else columns["settings"]
     answers = []
     for i, text in enumerate(said):
         each = answer(text, f"answer {i + 1}")
         about = {
-            _SINGULAR.get(name, name): values[i] for name, values in columns.items() if values and name != "models"
+            _SINGULAR.get(name, name): values[i]
+            for name, values in columns.items()
+            if values and name not in ("models", "settings") and values[i] is not None
         }
+        sampling = {"sampling": shared[i]} if shared and isinstance(shared[i], dict) else {}
         models = columns["models"]
         model = each.model if models is None else str(models[i])
         answers.append(replace(each, model=model, meta={**each.meta, **about, **sampling}))

@@ -6,6 +6,8 @@ items: [answers.jsonl]        # of `goodheart sample`, or any file of preference
 slices: [language, kind]      # columns of the items that cut them into slices
 gold: gold.jsonl              # with a column `gold`: the ranks of the completions, known beforehand
 guideline: guideline.md
+prompts: prompts.jsonl        # answered by `models` before people see them (label_answers.py)
+models: [runs/sft, runs/dpo]
 overlap: 3                    # and every other setting of a campaign
 """
 
@@ -14,16 +16,18 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import typer
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from goodheart.errors import ConfigError, MissingError
 from goodheart.feedback import campaigns, guidelines, logins, people
 from goodheart.feedback.campaigns import CHANGEABLE, Campaign, CampaignSettings
 from goodheart.feedback.items import NewItem, read_items
 from goodheart.feedback.store import Store, open_store
+from goodheart.loop.label_answers import AnsweringModel, Asking, answers, problem
+from goodheart.stages.settings.sampling import SamplingSettings
 from goodheart.train.config import load_yaml, nearest, place
 
 DATABASE = "goodheart.db"
@@ -34,11 +38,28 @@ class CampaignFile(CampaignSettings):
     """A campaign with where its items are; paths are relative to the file."""
 
     items: list[str] | str = Field(default_factory=list)
+    prompts: list[str] | str = Field(default_factory=list)  # with `models`: what is asked of them
+    models: list[AnsweringModel] = Field(default_factory=list)  # whose answers become items
+    sampling: SamplingSettings = SamplingSettings(max_new_tokens=512)  # of models without their own
     gold: str | None = None
     training_items: str | None = None  # with a column `gold`, as the two others
     qualification_items: str | None = None
     guideline: str | None = None
     slices: tuple[str, ...] = ()
+
+    @field_validator("models", mode="before")
+    @classmethod
+    def _named(cls, value: Any) -> Any:
+        listed = value if isinstance(value, list) else [value]
+        return [{"model": each} if isinstance(each, str) else each for each in listed]
+
+    @model_validator(mode="after")
+    def _answers_fit(self) -> Self:
+        if bool(self.models) != bool(self.prompts):
+            raise ValueError("prompts and models go together: the models answer the prompts")
+        if self.models and (why := problem(self.models, self.sampling)):
+            raise ValueError(f"models: {why}")
+        return self
 
     def settings(self) -> CampaignSettings:
         """The rules alone."""
@@ -86,6 +107,8 @@ def label(
         ConfigError: what is wrong with the file, with its line; or the port is taken.
         FeedbackError: no such campaign, or a rule that cannot change any more.
         DataError: an item cannot be used; names file and line.
+        EndpointError: a server that `models` names cannot be used.
+        Interrupted: Ctrl-C while models answer.
     """
     where = Place(host, port, accounts or host not in _HERE)
     if example is not None:
@@ -99,6 +122,8 @@ def label(
         if campaign is not None and campaign_file is None and "://" not in place_of_store:
             _is_there(Path(place_of_store), campaign)
     read = None if campaign_file is None else read_campaign(campaign_file)
+    if read is not None and campaign_file is not None and read.models:
+        read = _answered(read, campaign_file, say)
     store = open_store(place_of_store)
     try:
         if example is not None:
@@ -157,7 +182,7 @@ def read_campaign(path: Path) -> CampaignFile:
         found = CampaignFile.model_validate({"name": path.stem, **values})
     except ValidationError as error:
         raise ConfigError("\n".join(_problems(error, path, lines))) from error
-    for key in ("items", "gold", "training_items", "qualification_items", "guideline"):
+    for key in ("items", "prompts", "gold", "training_items", "qualification_items", "guideline"):
         for name in _listed(getattr(found, key)):
             if not (path.parent / name).exists():
                 raise ConfigError(f"{place(path, lines, (key,))}`{key}`: {path.parent / name}: no such file or folder")
@@ -173,6 +198,13 @@ def _problems(error: ValidationError, path: Path, lines: Any) -> Iterator[str]:
 
 def _listed(value: list[str] | str | None) -> list[str]:
     return [] if value is None else [value] if isinstance(value, str) else value
+
+
+def _answered(read: CampaignFile, path: Path, say: Callable[[str], None]) -> CampaignFile:
+    """The campaign with its prompts answered: what the models said is one more file of items."""
+    asking = Asking(_listed(read.prompts), read.models, read.sampling, read.seed, read.at_once)
+    file = answers(asking, path, say)
+    return read.model_copy(update={"items": [*_listed(read.items), file.name]})
 
 
 def open_campaign(store: Store, read: CampaignFile, path: Path) -> Campaign:

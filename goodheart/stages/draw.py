@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from goodheart.data.cells import answer, prompt, spare
@@ -16,9 +13,9 @@ from goodheart.data.records import Answer, Prompt
 from goodheart.errors import Interrupted
 from goodheart.judges.judged import judged
 from goodheart.judges.load import Judge
+from goodheart.stages.kept import Kept
 from goodheart.stages.settings.sampling import SamplingSettings
 from goodheart.stages.writer import Writer
-from goodheart.train.files import replace_text
 from goodheart.train.interrupt import Stop
 from goodheart.train.progress import Progress
 
@@ -28,30 +25,6 @@ Place = tuple[int, int]  # place of the prompt, k
 Drawn = dict[Place, dict[str, Any]]  # text, finish, tokens; with a judge also score and terms
 Asked = Mapping[int, tuple[Prompt, list[int]]]  # place -> prompt, token ids
 Judging = Callable[[Sequence[Prompt], Sequence[Answer]], Sequence[Mapping[str, Any]]]
-
-
-class Kept:
-    """Lines of finished work in a file, each written whole before the next is begun.
-
-    rows: what an interrupted job of the same identity left; those of another job are removed.
-    """
-
-    def __init__(self, file: Path, identity: str) -> None:
-        self.file = file
-        first, *lines = file.read_text(encoding="utf-8").split("\n") if file.exists() else [""]
-        whole = lines[:-1] if first == identity else []  # what follows the last line end was torn by a kill
-        file.parent.mkdir(parents=True, exist_ok=True)
-        replace_text(file, "".join(line + "\n" for line in (identity, *whole)))
-        self.rows: list[Any] = [json.loads(line) for line in whole]
-
-    def add(self, row: Any) -> None:
-        with self.file.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(row, ensure_ascii=False) + "\n")
-
-
-def identity(*content: str) -> str:
-    """Equal where the same work is done."""
-    return hashlib.sha256("\n".join(content).encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def draw(

@@ -36,7 +36,8 @@ from goodheart.judges.load import Judge, load_judge
 from goodheart.judges.settings import judge_names
 from goodheart.models.causal import CausalLM
 from goodheart.models.load import resolve
-from goodheart.stages.draw import Judging, Kept, draw, identity, scoring
+from goodheart.stages.draw import Judging, draw, scoring
+from goodheart.stages.kept import Kept, identity
 from goodheart.stages.rejection_prompts import Asked, asked_prompts
 from goodheart.stages.rounds import ANSWERS, DRAWN, answers_of, answers_row, recall
 from goodheart.stages.selection import (

@@ -11,7 +11,8 @@ from goodheart.data.files import read_rows
 from goodheart.data.messages import RowError
 from goodheart.data.records import Answer, Prompt
 from goodheart.errors import ConfigError, DataError, Interrupted
-from goodheart.stages.draw import Judging, Kept, identity, sampled
+from goodheart.stages.draw import Judging, sampled
+from goodheart.stages.kept import Kept, identity
 from goodheart.stages.selection import OF_ANSWERS, Candidate
 from goodheart.train.files import sha256_of
 from goodheart.train.session import Session

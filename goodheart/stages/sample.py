@@ -21,7 +21,8 @@ from goodheart.errors import ConfigError
 from goodheart.judges.load import load_judge
 from goodheart.judges.settings import judge_names
 from goodheart.models.load import load_causal, resolve
-from goodheart.stages.draw import Drawn, Kept, draw, identity, scoring
+from goodheart.stages.draw import Drawn, draw, scoring
+from goodheart.stages.kept import Kept, identity
 from goodheart.stages.settings.sample import SampleConfig
 from goodheart.stages.writer import Writer
 from goodheart.train.config import listed

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from difflib import SequenceMatcher
 from itertools import groupby
 
+from goodheart.studio.marks import show
+
 WORDS_MOST = 4000  # of each text; beyond it lines are compared, which stays fast for texts of any length
 _WORD = re.compile(
     r"[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af\U00020000-\U0003ffff]|[^\W\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af\U00020000-\U0003ffff]+|\s+|[^\w\s]"
@@ -42,6 +44,14 @@ def difference(a: str, b: str) -> tuple[list[Part], list[Part]]:
         same_a[block.a : block.a + block.size] = [True] * block.size
         same_b[block.b : block.b + block.size] = [True] * block.size
     return _parts(left, same_a), _parts(right, same_b)
+
+
+def marked(a: str, b: str) -> list[str]:
+    """HTML of both texts, with what differs in <mark>."""
+    return [
+        "".join(show(p.text) if p.kind == "same" else f"<mark>{show(p.text)}</mark>" for p in parts)
+        for parts in difference(a, b)
+    ]
 
 
 def _parts(pieces: list[str], same: list[bool]) -> list[Part]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from statistics import median
@@ -21,9 +20,9 @@ from goodheart.feedback.progress import by_day
 from goodheart.feedback.store import utcnow
 from goodheart.feedback.tables import PHASES
 from goodheart.feedback.tasks import Task
-from goodheart.studio.differences import Part, difference
+from goodheart.studio.differences import marked
 from goodheart.studio.markdown import SHOWN_MOST, render
-from goodheart.studio.marks import show, sound
+from goodheart.studio.marks import sound
 from goodheart.studio.pages import Json, page
 from goodheart.studio.places import Label, as_shown, as_stored, words_of
 from goodheart.studio.visitors import ByPage, Membership, Number, SignedIn, StoreOf, membership, person_of
@@ -195,11 +194,7 @@ def differences(
     if max(a, b) >= len(found.shown):
         raise HTTPException(404)
     left, right = (sound(words_of(found.answers[found.shown[place]].turns()))[:SHOWN_MOST] for place in (a, b))
-    return Json({"sides": [_marked(parts) for parts in difference(left, right)]})
-
-
-def _marked(parts: Sequence[Part]) -> str:
-    return "".join(show(p.text) if p.kind == "same" else f"<mark>{show(p.text)}</mark>" for p in parts)
+    return Json({"sides": marked(left, right)})
 
 
 def idle(found: Idle, words: Words) -> dict[str, Any]:

@@ -43,12 +43,15 @@ class Label(BaseModel):
 def as_shown(task: Task) -> dict[str, Any]:
     """A task for the page: texts made safe, answers in shown order."""
     answers = [task.answers[index] for index in task.shown]
+    asked = "\n".join(turn.content for turn in _turns(task.prompt))
     return {
         "id": task.id,
         "phase": task.phase,
         "guideline": task.guideline,
-        "prompt": [_text(words_of([turn])) | {"role": sound(turn.role)[:40]} for turn in _turns(task.prompt)],
-        "answers": [_text(words_of(each.turns())) | {"model": each.model and sound(each.model)} for each in answers],
+        "prompt": [_text(words_of([turn]), asked) | {"role": sound(turn.role)[:40]} for turn in _turns(task.prompt)],
+        "answers": [
+            _text(words_of(each.turns()), asked) | {"model": each.model and sound(each.model)} for each in answers
+        ],
         "draft": _draft(task.draft, task.shown),
     }
 
@@ -67,11 +70,11 @@ def words_of(turns: Sequence[Message]) -> str:
     return "\n\n".join(part for part in parts if part)
 
 
-def _text(text: str) -> dict[str, Any]:
+def _text(text: str, asked: str) -> dict[str, Any]:
     shown = render(text)
     raw = None if shown.raw == shown.html else shown.raw
     about = {"characters": shown.characters, "left_out": shown.left_out, "folded": shown.folded}
-    return {"html": shown.html, "raw": raw, "language": script_of(text), **about}
+    return {"html": shown.html, "raw": raw, "language": script_of(text, asked), **about}
 
 
 def _draft(draft: Mapping[str, Any] | None, shown: Sequence[int]) -> dict[str, Any] | None:

@@ -76,8 +76,11 @@ _TRADITIONAL = frozenset("們這個為來說時國對麼發會學過還沒樣後
 _SIMPLIFIED = frozenset("们这个为来说时国对么发会学过还没样后电问现话买开关书车长门见点间体实应该") - _TRADITIONAL
 
 
-def script_of(text: str) -> str | None:
-    """Language tag by which a browser chooses fonts and line breaks for a text; None where it is not East Asian."""
+def script_of(text: str, beside: str = "") -> str | None:
+    """Language tag by which a browser chooses fonts and line breaks for a text; None where it is not East Asian.
+
+    beside: what stands beside it, which decides where a short text could be of either Chinese script.
+    """
     start = text[:2000]
     if re.search("[\u3040-\u30ff]", start):
         return "ja"
@@ -86,6 +89,8 @@ def script_of(text: str) -> str | None:
     if not re.search("[\u3400-\u9fff]", start):
         return None
     traditional, simplified = (sum(map(script.__contains__, start)) for script in (_TRADITIONAL, _SIMPLIFIED))
+    if simplified == traditional and beside:
+        return script_of(beside) if re.search("[\u3400-\u9fff]", beside[:2000]) else "zh-Hant"
     return "zh-Hans" if simplified > traditional else "zh-Hant"
 
 

@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -192,3 +193,17 @@ def test_starts_without_torch() -> None:
     code = f"import sys, {', '.join(names)}; print(sorted({{'torch', 'transformers', 'datasets'}} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_a_connection_that_died_while_it_lay_idle_is_replaced(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    if store.is_sqlite:
+        pytest.skip("a file has no connections that die")
+    monkeypatch.setattr(store_module, "_IDLE_S", 0.0)
+    pid = text("SELECT pg_backend_pid()")
+    with store.engine.connect() as killer, store.engine.connect() as idle:
+        dead = idle.execute(pid).scalar_one()
+        idle.close()
+        assert killer.execute(text("SELECT pg_terminate_backend(:pid)"), {"pid": dead}).scalar_one()
+        time.sleep(0.2)
+        for _ in range(3):
+            assert store.ask(pid)[0][0] != dead

@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,12 @@ import uvicorn
 from fastapi.testclient import TestClient
 
 from goodheart.data.records import Answer, Message, Prompt
-from goodheart.feedback import campaigns, logins, membership, passwords, people
+from goodheart.feedback import assignment, campaigns, labels, logins, membership, passwords, people
+from goodheart.feedback.answered import Answered
 from goodheart.feedback.campaigns import Campaign, CampaignSettings
 from goodheart.feedback.items import NewItem
-from goodheart.feedback.store import Store, open_store
+from goodheart.feedback.store import Store, open_store, utcnow
+from goodheart.feedback.tasks import Task
 from goodheart.studio.app import create_app
 
 PASSWORD = "a long enough one"
@@ -39,11 +42,62 @@ def _quick_passwords(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(passwords, "COST", (2**4, 8, 1))
 
 
+@pytest.fixture(scope="session")
+def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store with its tables and nothing in them: made once, copied for each test."""
+    path = tmp_path_factory.mktemp("empty") / "labels.db"
+    open_store(path).close()
+    return path
+
+
+@pytest.fixture(scope="session")
+def labelled_database(empty_database: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three people on 24 pairs in two languages; two of them agree on everything."""
+    path = shutil.copy(empty_database, tmp_path_factory.mktemp("labelled") / "labels.db")
+    store = open_store(path)
+    rows = [
+        item(f"Question {i}?", f"First of {i}.", f"Second of {i}.", slice={"language": "en" if i % 2 else "zh"})
+        for i in range(24)
+    ]
+    settings = CampaignSettings(name="helpful", overlap=3, pay_per_hour=36.0, languages=("en", "zh", "th"))
+    label_all(
+        store, campaigns.create(store, settings, rows, "Choose the *better* one."), ["ann", "bo", "zed"], by_letter
+    )
+    store.close()
+    return path
+
+
+def label_all(store: Store, campaign: Campaign, names: list[str], say: Callable[[str, Task], Answered]) -> None:
+    """Everybody labels what they are given, one after the other, with a minute between two labels."""
+    now = utcnow() - timedelta(hours=20)
+    for name in names:
+        person = people.find_person(store, name) or people.add_person(store, name)
+        membership.join(store, campaign.id, person.id)
+        while isinstance(task := assignment.next_task(store, campaign.id, person.id, now=now), Task):
+            labels.save(store, task.id, person.id, say(name, task), now=now)
+            now += timedelta(minutes=1)
+
+
+def by_letter(name: str, task: Task) -> Answered:
+    """Careful people prefer the first answer of the item; whose name begins with z takes what is shown first."""
+    first = task.shown[0] if name.startswith("z") else 0
+    return Answered([int(k != first) for k in range(len(task.answers))], 2, seconds=1.0 if name[0] == "z" else 9.0)
+
+
 @pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
-    opened = open_store(tmp_path / "labels.db")
+def store(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Store]:
+    """Empty, or, for a test that asks for `labelled`, with that campaign in it."""
+    filled = "labelled" in request.fixturenames
+    database = request.getfixturevalue("labelled_database" if filled else "empty_database")
+    opened = open_store(shutil.copy(database, tmp_path / "labels.db"))
     yield opened
     opened.close()
+
+
+@pytest.fixture
+def labelled(store: Store) -> Campaign:
+    """See `labelled_database`."""
+    return campaigns.get(store, "helpful")
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ from typing import Any
 
 from goodheart.feedback import campaigns
 from goodheart.feedback.campaigns import CampaignSettings
+from goodheart.feedback.label_rows import live_labels
 from goodheart.feedback.store import Store
 from tests.studio.conftest import Running, item
 from tests.studio.test_markdown import BOMBS, HOSTILE
@@ -68,7 +69,15 @@ def test_bombs_and_huge_texts(store: Store, serving: Callable[..., Running], tab
     made = campaigns.create(store, CampaignSettings(name="bombs"), items, "")
     page = tab()
     page.goto(f"{serving().url}/c/{made.id}/label")
+    page.wait_for_selector(".card")
+    page.keyboard.press("a")
+    drawn = page.evaluate("document.querySelectorAll('.card *').length")
+    assert drawn < 5_000  # a bomb does not multiply
     look_through(page, len(items))
+    page.wait_for_selector("#nothing:not([hidden])")
+    said = list(live_labels(store, made.id))
+    assert [label.ranks for label in said] == [(0, 0), (0, 0)]  # both could be read to the end and answered
+    assert all(label.seconds is not None and label.seconds < 20 for label in said)
 
 
 def test_what_is_hidden_is_shown(store: Store, serving: Callable[..., Running], tab: Callable[..., Any]) -> None:

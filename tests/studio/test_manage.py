@@ -8,7 +8,7 @@ import re
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
 
@@ -35,48 +35,18 @@ from goodheart.feedback import (
 from goodheart.feedback.answered import Answered
 from goodheart.feedback.campaigns import Campaign, CampaignSettings
 from goodheart.feedback.progress import by_day, progress
-from goodheart.feedback.store import Store, utcnow
+from goodheart.feedback.store import Store
 from goodheart.feedback.tables import items
 from goodheart.feedback.tasks import Task
 from goodheart.studio.manage import leaving
 from goodheart.studio.manage.rules import Typed, typed
 from goodheart.studio.words import Words
-from tests.studio.conftest import item
+from tests.studio.conftest import by_letter, item, label_all
 
 HOSTILE = "<script>alert(1)</script>\u202e<img src=x onerror=alert(1)>"
 PAGES = ("", "/people", "/agreement", "/disputes", "/disputes?show=all", "/guidelines/edit", "/models", "/coverage",
          "/export", "/audit")  # fmt: skip
 Visit = Callable[..., TestClient]
-
-
-def label_all(store: Store, campaign: Campaign, names: list[str], say: Callable[[str, Task], Answered]) -> None:
-    """Everybody labels what they are given, one after the other, with a minute between two labels."""
-    now = utcnow() - timedelta(hours=20)
-    for name in names:
-        person = people.find_person(store, name) or people.add_person(store, name)
-        membership.join(store, campaign.id, person.id)
-        while isinstance(task := assignment.next_task(store, campaign.id, person.id, now=now), Task):
-            labels.save(store, task.id, person.id, say(name, task), now=now)
-            now += timedelta(minutes=1)
-
-
-def by_letter(name: str, task: Task) -> Answered:
-    """Careful people prefer the first answer of the item; whose name begins with z takes what is shown first."""
-    first = task.shown[0] if name.startswith("z") else 0
-    return Answered([int(k != first) for k in range(len(task.answers))], 2, seconds=1.0 if name[0] == "z" else 9.0)
-
-
-@pytest.fixture
-def labelled(store: Store) -> Campaign:
-    """Three people on 24 pairs in two languages; two of them agree on everything."""
-    rows = [
-        item(f"Question {i}?", f"First of {i}.", f"Second of {i}.", slice={"language": "en" if i % 2 else "zh"})
-        for i in range(24)
-    ]
-    settings = CampaignSettings(name="helpful", overlap=3, pay_per_hour=36.0, languages=("en", "zh", "th"))
-    campaign = campaigns.create(store, settings, rows, "Choose the *better* one.")
-    label_all(store, campaign, ["ann", "bo", "zed"], by_letter)
-    return campaign
 
 
 @pytest.fixture
@@ -314,7 +284,11 @@ def test_a_dispute_is_decided(visit: Visit, disputed: Campaign, store: Store) ->
     listed = ada.get(f"/c/{disputed.id}/disputes").text
     [address] = set(re.findall(rf"/c/{disputed.id}/disputes/\d+", listed))
     number = int(address.rpartition("/")[2])
-    assert "secret-model" not in ada.get(address).text  # blind for adjudicators, too
+    shown = ada.get(address).text
+    assert "secret-model" not in shown  # blind for adjudicators, too
+    assert "<mark>**two**</mark>" in shown  # what differs, and the guidelines, are at hand
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;" in shown
+    assert shown.count("<pre class=") == 2
     for ranks in (["1"], ["1", ""], ["1", "x"], ["0", "1"], ["1", "2", "3"]):
         assert post(ada, address, rank=ranks).status_code == 422, ranks
     [token] = re.findall(r'name="token" value="([^"]+)"', ada.get(address).text)

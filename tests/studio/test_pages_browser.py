@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 
 from goodheart.feedback import campaigns, logins, membership, people
 from goodheart.feedback.campaigns import Campaign, CampaignSettings
+from goodheart.feedback.label_rows import live_labels
 from goodheart.feedback.store import Store
 from tests.studio.conftest import PASSWORD, Running, item
 
@@ -106,6 +108,51 @@ def test_pages_fit_and_can_be_read(
         page.wait_for_load_state("networkidle")
     page.wait_for_selector("#nothing:not([hidden])")
     assert page.evaluate(CHECK) == []
+
+
+@pytest.mark.parametrize(("size", "scheme", "locale"), [("desktop", "dark", "en"), ("phone", "light", "zh-TW")])
+def test_managers_pages_fit_and_can_be_read(
+    store: Store,
+    labelled: Campaign,
+    serving: Callable[..., Running],
+    tab: Callable[..., Any],
+    size: str,
+    scheme: str,
+    locale: str,
+) -> None:
+    people.add_person(store, LONG[:100])
+    item_of_first = next(iter(live_labels(store, labelled.id))).item
+    studio = serving()
+    page = tab(*SIZES[size], color_scheme=scheme, locale=locale)
+    parts = ("", "/people", "/agreement", "/disputes?show=all", f"/disputes/{item_of_first}", "/guidelines/edit",
+             "/models", "/coverage", "/export?layout=trl-preference", "/audit?show=all")  # fmt: skip
+    for path in ("/new", f"/add/{labelled.id}", *(f"/c/{labelled.id}{part}" for part in parts)):
+        page.goto(studio.url + path)
+        page.evaluate("document.querySelectorAll('main details').forEach(fold => { fold.open = true; })")
+        assert page.evaluate(CHECK) == [], path
+        if path.endswith("/people") and size == "desktop":  # a manager's screen shows the whole table
+            page.goto(studio.url + path)
+            assert page.evaluate("(e => e.scrollWidth - e.clientWidth)(document.querySelector('.scroll'))") == 0
+            assert page.locator("svg.spark").count() == 3
+
+
+DRAWN = """text => {
+  const canvas = new OffscreenCanvas(40, 40).getContext("2d");
+  canvas.font = "32px " + getComputedStyle(document.body).fontFamily;
+  canvas.fillText(text, 2, 34);
+  return [...canvas.getImageData(0, 0, 40, 40).data].join();
+}"""
+
+
+@pytest.mark.parametrize("language", ["zh-TW", "zh-CN"])
+def test_chinese_is_drawn(serving: Callable[..., Running], tab: Callable[..., Any], language: str) -> None:
+    """Without a font every character is the same box, and a picture of the page shows nothing."""
+    page = tab(locale=language)
+    page.goto(serving().url)
+    drawn = {page.evaluate(DRAWN, sign) for sign in "標註標注"}
+    if len(drawn) == 1 and not os.environ.get("CI"):
+        pytest.skip("no Chinese font on this machine (apt-get install fonts-noto-cjk)")
+    assert len(drawn) == 3  # 標 is there twice
 
 
 @pytest.mark.parametrize("size", SIZES)

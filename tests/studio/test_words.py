@@ -34,6 +34,15 @@ def test_taiwan_and_the_mainland_have_their_own_words() -> None:
     assert simplified["login.title"] == "登录"
 
 
+def test_a_short_text_is_of_the_script_of_what_stands_beside_it() -> None:
+    assert script_of("松，柏。", "写一个列表：2个。") == "zh-Hans"  # both scripts have these signs
+    assert script_of("松，柏。", "寫一個列表") == "zh-Hant"
+    assert script_of("這個", "写一个") == "zh-Hant"  # what a text says itself counts more
+    assert script_of("松，柏。", "日本語で書いて") == "ja"
+    assert script_of("松，柏。", "Two trees?") == script_of("松，柏。") == "zh-Hant"
+    assert script_of("Pine.", "写一个列表") is None
+
+
 def _said(text: str) -> str:
     """What a template says by itself: without tags, expressions, comments and entities."""
     text = re.sub(r"\{#.*?#\}|\{%.*?%\}|\{\{.*?\}\}", "", text, flags=re.DOTALL)

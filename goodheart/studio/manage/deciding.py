@@ -6,15 +6,18 @@ from secrets import token_hex
 from typing import Annotated
 
 from fastapi import APIRouter, Form, Query, Request
+from markupsafe import Markup
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from goodheart.data.records import Message
 from goodheart.errors import ConflictError, FeedbackError, MissingError
-from goodheart.feedback import campaigns, disputes, label_rows, labels
+from goodheart.feedback import campaigns, disputes, guidelines, label_rows, labels
 from goodheart.feedback.answered import MOST_COMMENT, Answered
 from goodheart.feedback.store import Store
+from goodheart.studio.differences import marked
 from goodheart.studio.manage.frame import Line, back_to, manage_page, may_judge
+from goodheart.studio.markdown import SHOWN_MOST
 from goodheart.studio.marks import sound
 from goodheart.studio.visitors import Adjudicator, ByForm, Number, StoreOf, person_of
 from goodheart.studio.words import script_of
@@ -49,7 +52,7 @@ def _page(
     found = _look_at(store, campaign, item)
     asked = found.prompt
     turns = asked.messages if asked.is_chat else (Message("prompt", asked.text or ""),)
-    languages = [script_of(each.words) for each in found.answers]
+    languages = [script_of(each.words, "\n".join(turn.content for turn in turns)) for each in found.answers]
     settings = campaigns.get(store, campaign).settings
     two = len(found.answers) == 2
     context = {
@@ -58,10 +61,18 @@ def _page(
         "languages": languages,
         "history": label_rows.history(store, item),
         "strengths": range(1, 5) if two and settings.strength else (),
+        "differing": _differing(found) if two else (),
+        "guideline": guidelines.current(store, campaign),
         "token": token_hex(16),
         "problem": problem,
     }
     return manage_page(request, store, campaign, "dispute.html", status, **context)
+
+
+def _differing(found: disputes.Dispute) -> list[Markup]:
+    """Both answers with what differs marked; made safe there."""
+    first, second = (sound(each.words)[:SHOWN_MOST] for each in found.answers)
+    return [Markup(side) for side in marked(first, second)]
 
 
 def _look_at(store: Store, campaign: int, item: int) -> disputes.Dispute:

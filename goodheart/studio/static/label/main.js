@@ -10,12 +10,13 @@ import { Guide } from "./guide.js";
 import { listen } from "./hands.js";
 import { Outbox } from "./outbox.js";
 import { $, announce, say, setup } from "./page.js";
-import { fromRanks } from "./ranking.js";
 import { Scale } from "./scale.js";
+import { Sheet } from "./sheet.js";
 import { Status } from "./status.js";
+import { Tasks } from "./tasks.js";
 import { Timer } from "./timer.js";
 
-const PATIENCE_MS = 10_000; // how long undo and training wait for what is on its way
+const PATIENCE_MS = 10_000; // how long undo waits for what is on its way
 const LOCK_MS = setup.lock_minutes * 60_000; // how long the server keeps a task for its reader
 const mine = `${setup.person} ${setup.campaign}`;
 const api = new Api(setup);
@@ -33,26 +34,28 @@ const drafts = new Drafts({
   prefix: `goodheart draft ${setup.person} `,
   send: (url, draft, leaving) => api.send("PUT", url, draft, leaving),
 });
-const cards = new Cards(act);
-const scale = new Scale(act);
-const board = new Board(act, (position) => cards.look(position));
+const tasks = new Tasks({
+  fetch: (besides) => api.get(`/api/c/${setup.campaign}/task${besides === null ? "" : `?besides=${besides}`}`),
+  outbox,
+  trouble: (error) => status.saved({ waiting: outbox.waiting, problem: error.kind ?? "later", refused: null }),
+  lockMs: LOCK_MS,
+});
+const sheet = new Sheet({
+  cards: new Cards(act),
+  scale: new Scale(act),
+  board: new Board(act, (position) => sheet.cards.look(position)),
+  drafts,
+  timer,
+  compare: (task, a, b) => api.get(`/api/tasks/${task}/difference?a=${a}&b=${b}`),
+});
+const own = { submit, undo, skip, help: dialogs.help, guidelines: () => guide.toggle() };
 
-let task = null; // on the page
-let answer = null; // what is said of it so far
-let past = []; // answers before each change, for undo
-let ahead = null; // promise of the next task
-let aheadSince = 0; // when it was fetched
-let draftSince = 0; // when the draft was last sent
 let busy = false; // an answer is handed in, or taken back: no key may change anything
 
-// --- what is done -------------------------------------------------------------------------------------------------
-
 function act(action) {
-  if (task === null || busy) return;
-  const own = { submit, undo, skip, difference, back, slide, look, raw, showAll, write, help: dialogs.help, flagNumber };
-  if (action.do === "guidelines") guide.toggle();
-  else if (own[action.do]) own[action.do](action);
-  else set(says.change(answer, action), action.do !== "focus");
+  if (sheet.task === null || busy) return;
+  if (own[action.do]) own[action.do](action);
+  else sheet.act(action);
 }
 
 function setBusy(now) {
@@ -60,81 +63,10 @@ function setBusy(now) {
   document.body.classList.toggle("busy", now);
 }
 
-function set(next, kept = true) {
-  if (next === answer) return;
-  if (kept) past.push(answer);
-  answer = next;
-  if (!kept) return;
-  mark();
-  keepDraft();
-}
-
-function keepDraft() {
-  draftSince = Date.now();
-  drafts.keep(task.id, `/api/tasks/${task.id}/draft`, { answer, seconds: timer.seconds() });
-}
-
-function mark() {
-  cards.mark(answer);
-  if (task.answers.length === 2) scale.mark(answer);
-  else board.mark(answer);
-  const missing = says.missing(answer, setup);
-  $("#missing").textContent = missing ? say(missing) : "";
-  $("#submit").setAttribute("aria-disabled", String(missing !== null));
-  $("#both-bad").setAttribute("aria-pressed", String(answer.bothBad));
-  $("#write").classList.toggle("filled", answer.comment !== "");
-  if ($("#comment").value !== answer.comment) $("#comment").value = answer.comment;
-}
-
-const slide = ({ step }) => set(says.change(answer, scale.next(answer, step)));
-const raw = () => {
-  cards.setRaw(!cards.raw);
-  $("#raw").setAttribute("aria-pressed", String(cards.raw));
-};
-const showAll = () => cards.unfold();
-
-function look({ step }) {
-  const count = task.answers.length;
-  const at = answer.focus === null ? (step > 0 ? 0 : count - 1) : (answer.focus + step + count) % count;
-  set(says.change(answer, { do: "focus", position: at }), false);
-  cards.look(at);
-}
-
-function back() {
-  const last = answer.ranking.tiers.at(-1)?.at(-1);
-  if (task.answers.length === 2) set(says.change(answer, { do: "clear" }));
-  else if (last !== undefined) set(says.change(answer, { do: "remove", position: last }));
-}
-
-function flagNumber({ number, position }) {
-  const name = setup.flags[number];
-  if (name !== undefined) set(says.change(answer, { do: "flag", name, position }));
-}
-
-function write() {
-  const comment = $("#comment");
-  comment.hidden = !comment.hidden && document.activeElement === comment;
-  $("#write").setAttribute("aria-expanded", String(!comment.hidden));
-  if (!comment.hidden) comment.focus();
-}
-
-function difference() {
-  const [a, b] = task.answers.length === 2 ? [0, 1] : compared();
-  const url = `/api/tasks/${task.id}/difference`;
-  dialogs.comparing(task.answers.length, a, b, (x, y) => api.get(`${url}?a=${x}&b=${y}`));
-}
-
-// The answer last touched and the one ranked just before it.
-function compared() {
-  const order = answer.ranking.tiers.flat();
-  const a = answer.focus ?? 0;
-  const b = order[order.indexOf(a) - 1] ?? (a + 1) % task.answers.length;
-  return [Math.min(a, b), Math.max(a, b)];
-}
-
 // --- handing in ---------------------------------------------------------------------------------------------------
 
 async function submit() {
+  const { task, answer } = sheet;
   const missing = says.missing(answer, setup);
   if (missing) {
     announce(say(missing));
@@ -161,7 +93,7 @@ async function learn(handedIn, seconds) {
   setBusy(false);
   status.done(seconds, saved?.feedback?.right);
   if (saved?.feedback) await dialogs.feedback(saved.feedback);
-  ahead = null;
+  tasks.forget();
   await next();
 }
 
@@ -172,6 +104,7 @@ function settle(saved) {
 
 async function skip() {
   const said = await dialogs.skipping();
+  const { task } = sheet;
   if (said === null || task === null) return;
   outbox.add(`/api/tasks/${task.id}/skip`, { request: newRequest(), ...said });
   drafts.forget(task.id);
@@ -180,18 +113,13 @@ async function skip() {
 }
 
 async function undo() {
-  if (past.length) {
-    answer = past.pop();
-    mark();
-    keepDraft();
-    return;
-  }
+  if (sheet.undo()) return;
   setBusy(true);
   drafts.flush();
   try {
     if (!(await outbox.idle(PATIENCE_MS))) return;
     const found = await api.send("POST", `/api/c/${setup.campaign}/undo`, {});
-    ahead = null;
+    tasks.forget();
     status.undone();
     show(found);
     announce(say("undone"));
@@ -202,79 +130,40 @@ async function undo() {
   }
 }
 
-// --- tasks --------------------------------------------------------------------------------------------------------
-
-function fetchTask(besides = null) {
-  const query = besides === null ? "" : `?besides=${besides}`;
-  return api.get(`/api/c/${setup.campaign}/task${query}`);
+function newRequest() {
+  return crypto.randomUUID?.() ?? [...crypto.getRandomValues(new Uint32Array(4))].map((n) => n.toString(16)).join("-");
 }
 
-// The next task: the one that was fetched ahead, or a new one.
+// --- tasks --------------------------------------------------------------------------------------------------------
+
 async function next() {
   setBusy(true);
-  const waiting = Date.now() - aheadSince < LOCK_MS / 2 ? ahead : null;
-  ahead = null;
-  let found = waiting === null ? null : await waiting.catch(() => null);
-  if (found === null || found.task === null || found.task.id === task?.id) {
-    await outbox.idle(PATIENCE_MS); // the server must know of the last answer before it says what is next
-    found = await fetched();
-  }
+  const found = await tasks.next(sheet.task?.id);
   setBusy(false);
   show(found);
 }
 
-// What comes after a task, asked for while it is worked on; the server must first have what was handed in before.
-async function prefetched(besides) {
-  return (await outbox.idle(PATIENCE_MS * 60)) ? fetchTask(besides) : null;
-}
-
-async function fetched() {
-  for (let wait = 1000; ; wait = Math.min(wait * 2, 30_000)) {
-    try {
-      return await fetchTask();
-    } catch (error) {
-      if (error.kind === "refused") return { task: null, idle: { title: error.message, text: "", reason: null } };
-      status.saved({ waiting: outbox.waiting, problem: error.kind ?? "later", refused: null });
-      await new Promise((done) => setTimeout(done, wait));
-    }
-  }
-}
-
 // Forgets what was fetched ahead and asks anew.
 async function fresh() {
-  ahead = null;
-  if (outbox.waiting === 0) show(await fetched());
+  tasks.forget();
+  if (outbox.waiting === 0) show(await tasks.now());
 }
 
-function show({ task: given, idle }) {
-  task = given;
-  past = [];
-  for (const id of ["#prompt", "#desk"]) $(id).hidden = given === null;
-  $("#nothing").hidden = given !== null;
+function show({ task, idle }) {
+  for (const id of ["#prompt", "#desk"]) $(id).hidden = task === null;
+  $("#nothing").hidden = task !== null;
   status.saved({ waiting: outbox.waiting, problem: null, refused: null });
   status.clear("undo");
-  if (given === null) return showIdle(idle);
-  const [draft, seconds] = begun(given);
-  answer = draft;
-  cards.show(given);
-  const pair = given.answers.length === 2;
-  $("#scale").hidden = !pair;
-  $("#ranking").hidden = pair;
-  $("#phase").hidden = given.phase === "work";
-  $("#phase").textContent = given.phase === "work" ? "" : say(`phase.${given.phase}`);
-  $("#comment").hidden = answer.comment === "";
-  mark();
+  sheet.begin(task);
+  if (task === null) return showIdle(idle);
+  const isWork = task.phase === "work";
+  $("#phase").hidden = isWork;
+  $("#phase").textContent = isWork ? "" : say(`phase.${task.phase}`);
   $("#main").scrollTop = 0;
   $("#main").focus({ preventScroll: true });
-  timer.start(seconds);
-  draftSince = Date.now();
-  announce(say("new_task", { n: given.answers.length }));
-  guide.inForce(given.guideline);
-  if (given.phase === "work") {
-    ahead = prefetched(given.id);
-    aheadSince = Date.now();
-    ahead.catch(() => {});
-  }
+  announce(say("new_task", { n: task.answers.length }));
+  guide.inForce(task.guideline);
+  if (isWork) tasks.fetchAhead(task.id);
 }
 
 function showIdle({ title, text, reason }) {
@@ -284,49 +173,18 @@ function showIdle({ title, text, reason }) {
   announce(title);
 }
 
-// The answer as it was left: in this browser, on the server, or in the label that was taken back.
-function begun(given) {
-  const count = given.answers.length;
-  const kept = drafts.kept(given.id) ?? given.draft;
-  if (kept?.said) {
-    const { ranks, both_bad: bothBad, ...rest } = kept.said;
-    return [{ ...says.blank(count), ...rest, bothBad, ranking: fromRanks(ranks) }, kept.seconds];
-  }
-  const revived = kept ? says.revive(kept.answer, count) : null;
-  return revived ? [revived, kept.seconds] : [says.blank(count), 0];
-}
-
 // --- the page -----------------------------------------------------------------------------------------------------
 
-function newRequest() {
-  return crypto.randomUUID?.() ?? [...crypto.getRandomValues(new Uint32Array(4))].map((n) => n.toString(16)).join("-");
-}
-
-// What decides the meaning of a key; null where there is no task.
-function context() {
-  if (task === null) return null;
-  return {
-    count: task.answers.length,
-    strength: setup.strength,
-    chosen: answer.ranking.tiers.length === 2,
-    focus: answer.focus,
-    flags: setup.flags.length,
-  };
-}
-
-listen({ act, context, timer, status, drafts, outbox });
+listen({ act, context: () => sheet.context(), timer, status, drafts, outbox });
 dialogs.guardLinks(document);
 $("#toggle-guidelines").addEventListener("click", () => guide.toggle());
 $("#open-help").addEventListener("click", () => dialogs.help());
 $("#look-again").addEventListener("click", () => fresh());
-$("#comment").addEventListener("input", (event) => {
-  answer = says.change(answer, { do: "comment", text: event.target.value });
-  mark();
-  keepDraft();
-});
+$("#comment").addEventListener("input", (event) => sheet.comment(event.target.value));
 // Who reads for long without touching anything keeps the task as long as they give signs of life.
 setInterval(() => {
-  if (task !== null && !busy && timer.isRunning && Date.now() - draftSince > LOCK_MS / 3) keepDraft();
+  const isOld = Date.now() - sheet.draftSince > LOCK_MS / 3;
+  if (sheet.task !== null && !busy && timer.isRunning && isOld) sheet.keepDraft();
 }, 15_000);
 
 async function begin() {
@@ -335,7 +193,7 @@ async function begin() {
   midnight.setHours(0, 0, 0, 0);
   const since = encodeURIComponent(midnight.toISOString());
   api.get(`/api/c/${setup.campaign}/me?since=${since}`).then((numbers) => status.begin(numbers), () => {});
-  show(await fetched());
+  show(await tasks.now());
 }
 
 begin();
