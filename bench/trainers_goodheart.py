@@ -34,7 +34,8 @@ def main() -> None:
         positions.append(count())
 
     if settings["task"] in ("dpo", "kto"):  # each round computes the reference's log-probabilities itself
-        build.load(native.CODE)  # from the usual place: what is compiled once per machine is not once per round
+        # From the usual place: what is compiled once per machine is not once per round.
+        build.load(native.CODES[torch.float32])
         os.environ["GOODHEART_CACHE"] = str(result_file.with_suffix(".cache"))
     Run.log = log_and_note  # type: ignore[method-assign, assignment]
     seen: dict[str, Any] = {}

@@ -29,6 +29,8 @@ data_app = typer.Typer(help="Look at data files and convert them.", no_args_is_h
 app.add_typer(data_app, name="data")
 add_commands(app)
 
+_STOPPED = 130  # exit status of what was ended by Ctrl-C
+
 _Sets = Annotated[list[str] | None, typer.Option("--set", help=SET.help)]
 
 
@@ -272,11 +274,13 @@ def main() -> None:
     debug = len(arguments) < len(sys.argv) - 1
     try:
         code = app(arguments, standalone_mode=False)
+        if code == _STOPPED:  # newer versions of typer take Ctrl-C for an exit
+            typer.secho("stopped", err=True)
     except Exception as error:
         code = _report(error, debug)
     except KeyboardInterrupt:
         typer.secho("stopped", err=True)
-        code = 130
+        code = _STOPPED
     status = code if isinstance(code, int) else 0
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         from goodheart.train.parallel import World
@@ -292,14 +296,14 @@ def _report(error: Exception, debug: bool) -> int:
         return error.exit_code
     if isinstance(error, typer.Abort):
         typer.secho("stopped", err=True)
-        return 130
+        return _STOPPED
     # wrong usage: which class that is depends on the version of typer
     if hasattr(error, "show") and hasattr(error, "exit_code"):
         error.show()
         return int(error.exit_code)
     if isinstance(error, Interrupted):
         typer.secho(str(error), err=True)
-        return 130
+        return _STOPPED
     if isinstance(error, GoodheartError):
         typer.secho(f"error: {error}", err=True)
         return 1

@@ -12,7 +12,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from goodheart.cli import app
+from goodheart.cli import app, main
 from goodheart.loop.commands import COMMANDS, Command
 from goodheart.loop.registry import STAGES
 
@@ -168,6 +168,19 @@ def test_a_nought_is_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     assert (built[0].seed, built[0].quiet) == (0, True)
     refused = CliRunner().invoke(app, ["sample", *named, "--answers", "0"])
     assert "`answers`: input should be greater than or equal to 1 (got 0)" in str(refused.exception)
+
+
+def test_ctrl_c_while_a_command_gets_ready_is_told(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def stop(_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("goodheart.loop.registry.Stage.load", stop)
+    monkeypatch.setattr("sys.argv", ["goodheart", "sft", "--model", "m", "--data", "d", "--out", "o"])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert (ended.value.code, capsys.readouterr().err) == (130, "stopped\n")
 
 
 @pytest.mark.parametrize(("command", "named"), [("sample", "prompts"), ("score", "data"), ("simulate", "answers")])

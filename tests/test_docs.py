@@ -22,6 +22,18 @@ def test_links_resolve(page: Path) -> None:
     assert broken == []
 
 
+def anchors(page: Path) -> set[str]:
+    """What a page's headings are called in links to them: small letters, signs left out, spaces as dashes."""
+    headings = re.findall(r"^#+ (.+)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=[p.name for p in PAGES])
+def test_links_to_headings_resolve(page: Path) -> None:
+    links = re.findall(r"\]\(([\w./-]*)#([^)\s]+)\)", page.read_text(encoding="utf-8"))
+    assert [f"{to}#{name}" for to, name in links if name not in anchors(page.parent / to if to else page)] == []
+
+
 def commands() -> dict[str, set[str]]:
     """`sft`, `data check` ... -> its options."""
     top: Any = typer.main.get_command(app)

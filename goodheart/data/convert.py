@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from goodheart.data.layouts import LAYOUTS, losses, to_rows
+from goodheart.data.layouts import LAYOUTS, NOTHING, losses, to_rows
 from goodheart.data.messages import RowError
 from goodheart.data.reading import BadRow, Loaded, Sources, as_sources, iter_records
 from goodheart.data.shapes import Record
@@ -96,7 +96,7 @@ def convert(
                 left_out[str(error)] += 1
                 continue
             if not made:
-                left_out["nothing in it for this layout (only ties, or only answers judged bad)"] += 1
+                left_out[NOTHING] += 1
             lost.update(losses(record, to) if made else ())
             count += len(made)
             yield from made

@@ -70,6 +70,8 @@ LAYOUTS: dict[str, Callable[[Record], Rows]] = {
     "text": training.text,
 }
 
+NOTHING = "nothing in it for this layout (only ties, or only answers judged bad)"  # why a record has no rows
+
 TIES = "ties"
 ORDER = "the order in which the answers stood"
 RAW = "that a prompt was raw text"

@@ -128,12 +128,15 @@ def _with_columns(present: tuple[str, ...]) -> tuple[Shape, ...]:
 def explain(columns: Iterable[str], kind: str) -> str:
     """What columns were found, which shapes give records of `kind`, and which of them is nearest."""
     found = sorted(columns)
-    usable = [shape for shape in SHAPES if shape.gives in GIVERS[kind]]
+    usable = sorted(
+        (shape for shape in SHAPES if shape.gives in GIVERS[kind]),
+        key=lambda shape: (shape.gives != kind, shape.fits is not None, len(shape.needs)),  # the plainest first
+    )
     accepted = list(dict.fromkeys(shape.columns for shape in usable))
     return (
         f"Found columns: {visible(', '.join(found) or '(none)', 300)}.\n"
         f"Accepted: {'; '.join(accepted)}.\n{_nearest(usable, found)}"
-        f"Rename columns on reading (columns={{'found': 'accepted'}}) or in the file."
+        "Rename columns in the file, or say which is what: goodheart data convert --map FILE."
     )
 
 
@@ -157,6 +160,8 @@ def _nearest(shapes: Sequence[Shape], found: Sequence[str]) -> str:
         near_by = sum(1.0 if name in found else 0.9 * bool(near(name)) for name in shape.needs)
         return near_by / max(len(shape.needs), 1)
 
+    # Where all columns are there and it was not taken, its values did not fit: another kind of row.
+    shapes = [shape for shape in shapes if shape.fits is None or not set(shape.needs) <= set(found)]
     best = max(shapes, key=closeness)
     if not closeness(best):
         return ""

@@ -85,7 +85,7 @@ def page(story: Story) -> str:
         "said": said,
         "ours": lambda text: _UNIT.sub("\u00a0", said(text)),
         "number": number,
-        "percent": percent,
+        "percent": lambda share: _UNIT.sub("\u00a0", percent(share)),
         "interval_parts": parts,
         "aspect": aspect_name,
         "duration": duration,
@@ -112,6 +112,7 @@ def _content(story: Story) -> dict[str, Any]:
         "now": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "summary": summary,
         "found": found,
+        "answered": _answered(story),
         "models": list(found["models"]) if found else [],
         "charts": drawn_of_it,
         "goodhart": [chart for run in story.runs for chart in _of(run, charts.goodhart_charts)],
@@ -132,6 +133,22 @@ def _content(story: Story) -> dict[str, Any]:
         "total": _total(costs),
         "example_marks": _marks,
     }
+
+
+def _answered(story: Story) -> dict[str, str]:
+    """name -> the model behind it and how it was drawn from, of all whose answers a stage of this story wrote."""
+    files = story.evaluated.settings.get("answers", {}) if story.evaluated else {}
+    drawn = {run.path.name: run.settings for run in story.runs if run.stage == "sample" and run.settings.get("model")}
+    known_of = {name: drawn[Path(str(file)).name] for name, file in files.items() if Path(str(file)).name in drawn}
+    return {
+        name: f"{_listed(settings['model'])} at temperature {settings.get('sampling', {}).get('temperature', 1):g}"
+        + (f", best of {settings['best_of']}" if settings.get("best_of", 1) > 1 else "")
+        for name, settings in known_of.items()
+    }
+
+
+def _listed(names: str | list[str]) -> str:
+    return names if isinstance(names, str) else " and ".join(names)
 
 
 def _evaluation_charts(found: Mapping[str, Any]) -> dict[str, Any]:

@@ -32,7 +32,13 @@ def note(
 
 
 def entries(
-    store: Store, *, before: int | None = None, action: str | None = None, person: int | None = None, limit: int = 100
+    store: Store,
+    *,
+    before: int | None = None,
+    action: str | None = None,
+    person: int | None = None,
+    campaign: int | None = None,
+    limit: int = 100,
 ) -> list[Entry]:
     """The newest entries first.
 
@@ -40,6 +46,7 @@ def entries(
         before: only entries with a smaller id: the next page.
         action: only entries of this action.
         person: only what this person did.
+        campaign: only what was done in this campaign; accounts and their roles belong to none.
     """
     query = select(audit, people.c.name).outerjoin(people, people.c.id == audit.c.person_id)
     if before is not None:
@@ -48,6 +55,8 @@ def entries(
         query = query.where(audit.c.action == action)
     if person is not None:
         query = query.where(audit.c.person_id == person)
+    if campaign is not None:
+        query = query.where(audit.c.what["campaign"].as_integer() == campaign)
     with store.read() as connection:
         rows = connection.execute(query.order_by(audit.c.id.desc()).limit(limit)).all()
     return [Entry(row.id, row.at, row.name, row.action, row.what) for row in rows]

@@ -13,6 +13,7 @@ from datetime import datetime
 from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import PydanticCustomError
 from sqlalchemy import Connection, Row, func, select, update
 from sqlalchemy.exc import IntegrityError
 
@@ -61,16 +62,21 @@ class CampaignSettings(BaseModel):
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
+        # Each of these has a type and names its field: the studio says it in its own words, beside the field.
         if self.until_agreement is not None and self.overlap < 2:
-            raise ValueError("until_agreement needs an overlap of 2 or more: one person always agrees with themselves")
+            said = "until_agreement needs an overlap of 2 or more: one person always agrees with themselves"
+            raise PydanticCustomError("agreement_alone", said, {"field": "until_agreement"})
         if self.max_overlap is not None and self.max_overlap < self.overlap:
-            raise ValueError(f"max_overlap {self.max_overlap} is less than overlap {self.overlap}")
+            told = {"field": "max_overlap", "most": self.max_overlap, "overlap": self.overlap}
+            raise PydanticCustomError("overlap_less", "max_overlap {most} is less than overlap {overlap}", told)
         if self.max_overlap is not None and self.until_agreement is None and self.max_overlap > self.overlap:
-            raise ValueError("max_overlap says how far until_agreement may go; set until_agreement too")
+            said = "max_overlap says how far until_agreement may go; set until_agreement too"
+            raise PydanticCustomError("overlap_alone", said, {"field": "max_overlap"})
         if "both_bad" in self.flags or len(set(self.flags)) < len(self.flags):
-            raise ValueError("flags are named once each, and both_bad is always there")
+            said = "flags are named once each, and both_bad is always there"
+            raise PydanticCustomError("flags_twice", said, {"field": "flags"})
         if any(count < 1 for values in self.quotas.values() for count in values.values()):
-            raise ValueError("a quota is a number of items, 1 or more")
+            raise PydanticCustomError("quota_none", "a quota is a number of items, 1 or more", {"field": "quotas"})
         if self.deadline is not None and self.deadline.tzinfo is None:
             raise ValueError("deadline needs its zone, such as 2026-12-01T18:00+01:00")
         return self
@@ -247,9 +253,11 @@ def change(store: Store, campaign: int, changes: Mapping[str, Any], *, by: int |
             settings = CampaignSettings.model_validate(now.model_dump() | dict(changes))
         except ValidationError as error:
             raise FeedbackError(reasons(error)) from error
-        connection.execute(update(campaigns).where(campaigns.c.id == campaign).values(**_columns(settings)))
-        said = {name: settings.model_dump(mode="json")[name] for name in changes}
-        audit.note(connection, by, "change campaign", {"campaign": campaign, **said})
+        before, after = now.model_dump(mode="json"), settings.model_dump(mode="json")
+        said = {name: after[name] for name in changes if after[name] != before[name]}
+        if said:
+            connection.execute(update(campaigns).where(campaigns.c.id == campaign).values(**_columns(settings)))
+            audit.note(connection, by, "change campaign", {"campaign": campaign, **said})
         return load(connection, campaign)
 
 

@@ -12,17 +12,17 @@ nothing is held in memory but a few hundred items with their labels.
 from __future__ import annotations
 
 import json
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from sqlalchemy import JSON, Connection, Text, cast, select
 
 from goodheart.data.gather import EVERYBODY_ELSE
-from goodheart.data.layouts import to_rows
+from goodheart.data.layouts import NOTHING, to_rows
 from goodheart.data.messages import RowError
 from goodheart.data.notes import write_notes
 from goodheart.data.records import Answer, Judgement, Prompt
@@ -57,7 +57,7 @@ class Exported:
 
     judgements: int = 0
     rows: int = 0
-    left_out: int = 0  # that the layout cannot hold
+    left_out: Counter[str] = field(default_factory=Counter)  # reason -> records that the layout cannot hold
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,9 +73,21 @@ def export(store: Store, campaign: int, path: str | Path, layout: str = "ranked"
         DataError: the file cannot be written.
     """
     done = Exported()
-    shared = _TEXTS if layout == "ranked" else ()
-    write_rows(path, exported_rows(store, campaign, done, layout, **how), shared=shared)
+    write_rows(path, exported_rows(store, campaign, done, layout, **how), shared=shared_columns(layout))
     return done
+
+
+def count(store: Store, campaign: int, layout: str = "ranked", **how: Any) -> Exported:
+    """What `export` would write, and leave out, without a file. Arguments and errors as `exported_rows`."""
+    done = Exported()
+    for _ in exported_rows(store, campaign, done, layout, **how):
+        pass
+    return done
+
+
+def shared_columns(layout: str) -> Sequence[str]:
+    """Columns that the rows of an item share in a layout, for `write_rows`."""
+    return _TEXTS if layout == "ranked" else ()
 
 
 def exported_rows(
@@ -112,12 +124,8 @@ def exported_rows(
         known = reliability(judgements(store, campaign, phases=phases, overruled=True))
         through = targets.through(labels, {EVERYBODY_ELSE: 1.0, **known})
     found = judgements(store, campaign, phases=phases, overruled=overruled or labels == targets.TRUSTED)
-    if through is None and layout == "ranked":
-        rows = ranked_rows(found, done)
-    else:
-        counted = _counted(found, done)
-        rows = _rows(counted if through is None else through(counted), layout, done)
-    for made in rows:
+    counted = _counted(found, done)
+    for made in _rows(counted if through is None else through(counted), layout, done):
         done.rows += 1
         yield made
 
@@ -129,25 +137,37 @@ def _counted(found: Iterable[Judgement], done: Exported) -> Iterator[Judgement]:
 
 
 def _rows(found: Iterable[Record], layout: str, done: Exported) -> Iterator[dict[str, Any]]:
+    return ranked_rows(found, done) if layout == "ranked" else _plain_rows(found, layout, done)
+
+
+def _plain_rows(found: Iterable[Record], layout: str, done: Exported) -> Iterator[dict[str, Any]]:
     for record in found:
         try:
-            yield from to_rows(record, layout)
-        except RowError:
-            done.left_out += 1
+            made = to_rows(record, layout)
+        except RowError as error:
+            done.left_out[str(error)] += 1
+            continue
+        if not made:
+            done.left_out[NOTHING] += 1
+        yield from made
 
 
-def ranked_rows(found: Iterable[Judgement], done: Exported) -> Iterator[dict[str, Any]]:
+def ranked_rows(found: Iterable[Record], done: Exported) -> Iterator[dict[str, Any]]:
     """What `to_rows` gives in layout "ranked", quicker: the texts that all labels of an item share are made once."""
     last: Judgement | None = None
     texts: dict[str, Any] = {}
-    for each in _counted(found, done):
-        if last is not None and each.answers is last.answers and each.prompt is last.prompt:
+    for each in found:
+        if last is not None and _shares_texts(each, last):
             yield row({**texts, "ranks": list(each.ranks), **write_notes(each)}, each.prompt.meta)
-            continue
-        last = None
-        for whole in _rows([each], "ranked", done):
-            texts, last = {name: whole[name] for name in _TEXTS}, each
-            yield whole
+        else:
+            last = None
+            for whole in _plain_rows([each], "ranked", done):
+                texts, last = {name: whole[name] for name in _TEXTS}, each if isinstance(each, Judgement) else None
+                yield whole
+
+
+def _shares_texts(record: Record, last: Judgement) -> TypeGuard[Judgement]:
+    return isinstance(record, Judgement) and record.answers is last.answers and record.prompt is last.prompt
 
 
 def judgements(

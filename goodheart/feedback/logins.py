@@ -113,9 +113,14 @@ def _open_invite(connection: Connection, token: str, now: datetime) -> Invite:
     row = connection.execute(select(invites).where(invites.c.token_hash == hash_token(token))).first()
     if row is None or row.used_at is not None or row.expires_at <= now:
         raise MissingError(_USED_UP)
-    if row.created_by is not None and person_of(connection, row.created_by).disabled_at is not None:
-        raise MissingError(_USED_UP)  # what somebody may do ends with their account, through their links, too
+    if row.created_by is not None and not _may_invite(person_of(connection, row.created_by)):
+        raise MissingError(_USED_UP)
     return Invite(row.role, row.campaign_id, row.name, row.expires_at, row.token_hash)
+
+
+def _may_invite(person: Person) -> bool:
+    """What somebody may do ends with their account or their role, and then also through the links they gave."""
+    return person.disabled_at is None and person.may("manager")
 
 
 def accept(
@@ -230,8 +235,9 @@ def log_out(store: Store, token: str) -> None:
 def open_invites(store: Store, *, campaign: int | None = None, now: datetime | None = None) -> list[Invite]:
     """Links that were not used and still work, newest first."""
     given = invites.outerjoin(people, invites.c.created_by == people.c.id)
-    works = (invites.c.used_at.is_(None), invites.c.expires_at > (now or utcnow()), people.c.disabled_at.is_(None))
-    query = select(invites).select_from(given).where(*works)
+    may_invite = people.c.disabled_at.is_(None) & (people.c.role == "manager")  # as `_may_invite`
+    works = (invites.c.used_at.is_(None), invites.c.expires_at > (now or utcnow()))
+    query = select(invites).select_from(given).where(*works, invites.c.created_by.is_(None) | may_invite)
     if campaign is not None:
         query = query.where(invites.c.campaign_id == campaign)
     with store.read() as connection:

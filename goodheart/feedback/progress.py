@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, date, datetime, time, timedelta
+from itertools import pairwise
 
-from sqlalchemy import Connection, distinct, func, select
+from sqlalchemy import Connection, case, distinct, func, select
 
 from goodheart.feedback.campaigns import Campaign, load
 from goodheart.feedback.store import Store, utcnow
@@ -147,6 +149,69 @@ def _labels_per_item(connection: Connection, campaign: int, overlap: int) -> flo
     finished = (items.c.campaign_id == campaign) & (items.c.phase == "work") & items.c.state.in_(["done", "disputed"])
     count, done = connection.execute(select(func.count(), func.sum(items.c.done)).where(finished)).one()
     return max(1.0, done / count / overlap) if count >= _ENOUGH else 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class KeptBack:
+    """What an export of a campaign's work does not have, or not yet."""
+
+    known: int  # labels on items of gold, training and qualification
+    overruled: int  # labels in whose place a decision stands
+    closed: int  # labels of items that were closed
+    unlabelled: int  # items that nobody has labelled
+    unfinished: int  # items that have labels and want more
+    disputed: int  # items that wait for a decision, in whose place their labels stand
+
+
+def kept_back(store: Store, campaign: int) -> KeptBack:
+    """Counts as of now.
+
+    Raises:
+        MissingError: there is no such campaign.
+    """
+    of_work = (items.c.campaign_id == campaign) & (items.c.phase == "work")
+    kinds = {
+        "closed": func.sum(case((items.c.state == "closed", items.c.done))),
+        "unlabelled": func.count(case((items.c.state.in_(["open", "disputed"]) & (items.c.done == 0), 1))),
+        "unfinished": func.count(case(((items.c.state == "open") & (items.c.done > 0), 1))),
+        "disputed": func.count(case(((items.c.state == "disputed") & (items.c.done > 0), 1))),
+    }
+    settled = of_work & (items.c.state == "settled") & labels.c.live & (labels.c.kind == "label")
+    overruled = select(func.count()).select_from(labels).join(items, items.c.id == labels.c.item_id).where(settled)
+    known = select(func.sum(items.c.done)).where(items.c.campaign_id == campaign, items.c.phase != "work")
+    with store.read() as connection:
+        load(connection, campaign)
+        row = connection.execute(select(*(count.label(name) for name, count in kinds.items())).where(of_work)).one()
+        numbers = {name: int(getattr(row, name) or 0) for name in kinds}
+        known_labels = connection.execute(known).scalar() or 0
+        return KeptBack(known=known_labels, overruled=connection.execute(overruled).scalar_one(), **numbers)
+
+
+def by_day(
+    store: Store,
+    campaign: int,
+    last: date,
+    days: int = 14,
+    *,
+    person: int | None = None,
+    phases: Sequence[str] = ("work",),
+) -> list[tuple[date, int]]:
+    """How many labels that count were given on each of the `days` days (UTC) up to `last`, oldest first.
+
+    Args:
+        person: only theirs.
+        phases: of the items: work, gold, training, qualification.
+    """
+    dates = [last - timedelta(days=back) for back in range(days - 1, -1, -1)]
+    starts = [datetime.combine(day, time(), UTC) for day in [*dates, last + timedelta(days=1)]]
+    at = labels.c.created_at
+    each = [func.count(case((at >= start, case((at < end, 1))))) for start, end in pairwise(starts)]
+    here = (labels.c.campaign_id == campaign) & labels.c.live & (labels.c.kind == "label") & (at >= starts[0])
+    query = select(*each).join(items, items.c.id == labels.c.item_id).where(here, items.c.phase.in_(phases))
+    if person is not None:
+        query = query.where(labels.c.person_id == person)
+    with store.read() as connection:
+        return list(zip(dates, connection.execute(query).one(), strict=True))
 
 
 def open_tasks(store: Store, campaign: int, person: int) -> int:

@@ -37,6 +37,8 @@ MOST_TEXTS = 5_000  # prompts that topics are looked for in
 _SLICE_RESAMPLES = 300  # intervals of slices may be rougher than those of the whole
 _MOST_VALUES = 50  # of a column that slices are measured for: the largest
 _KEPT = 24  # results per store
+_COURSE = 12  # points of a course over time
+_LEAST_OF_PART = 5  # comparisons that one of its points stands for
 
 T = TypeVar("T")
 _known: WeakKeyDictionary[Engine, dict[tuple[Any, ...], Any]] = WeakKeyDictionary()
@@ -55,6 +57,7 @@ class PersonRow:
     position: Effect | None  # log odds of choosing what is shown first, over what the others say
     length: Effect | None  # log odds per doubling of the length
     drift: Effect | None  # log odds of saying what the others say, per 100 labels given before
+    course: Sequence[float] = ()  # share of pairs on which they say what the others say: equal parts, oldest first
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,12 +155,12 @@ def _person_rows(store: Store, campaign: int) -> list[PersonRow]:
     work = [each for each in listed if each.item_id not in truth]
     compared = comparisons(work) if work else None
     effects = {} if compared is None else by_labeller(compared, length_N=_lengths(compared))
-    drifts = {} if compared is None else _drifts(compared)
+    drifts, courses = ({}, {}) if compared is None else _over_time(compared)
     given = [each.rater for each in work]
     rows = []
     for row in table:
         own = effects.get(row.name, {})
-        about = (own.get("position"), own.get("length"), drifts.get(row.name))
+        about = (own.get("position"), own.get("length"), drifts.get(row.name), courses.get(row.name, ()))
         rows.append(PersonRow(str(row.name), members.pop(row.name, None), given.count(row.name), row, *about))
     rest = [PersonRow(name, member, 0, None, None, None, None) for name, member in members.items()]
     return sorted(rows, key=lambda row: (not (row.quality and row.quality.careless), row.name)) + rest
@@ -176,18 +179,27 @@ def _lengths(compared: Comparisons) -> np.ndarray[Any, np.dtype[np.float64]]:
     return np.asarray(log_E[compared.first_N] - log_E[compared.second_N])
 
 
-def _drifts(compared: Comparisons) -> dict[Any, Effect]:
+def _over_time(compared: Comparisons) -> tuple[dict[Any, Effect], dict[Any, Sequence[float]]]:
+    """How each labeller's agreement with the others changes while they label: the trend, and the shares themselves."""
     kept = compared.untied()
     if not len(kept.item_N):
-        return {}
+        return {}, {}
     agrees_N = agreement.agrees_with_others(kept.votes())[: len(kept.item_N)]
-    found = {}
+    drifts, courses = {}, {}
     for k, name in enumerate(kept.labellers):
         mine = np.flatnonzero(kept.labeller_N == k)  # in the order in which they were given
         effect = trend(agrees_N[mine], np.arange(len(mine)) / 100, kept.item_N[mine])
         if effect is not None and effect.labels >= 20:
-            found[name] = effect
-    return found
+            drifts[name] = effect
+        courses[name] = shares_over_time(agrees_N[mine])
+    return drifts, courses
+
+
+def shares_over_time(agrees_N: np.ndarray[Any, np.dtype[np.float64]]) -> Sequence[float]:
+    """Means of equal parts of a series of 1, 0 and NaN (unknown): up to 12 parts of 5 or more; none of fewer than 2."""
+    known = agrees_N[~np.isnan(agrees_N)]
+    parts = min(_COURSE, len(known) // _LEAST_OF_PART)
+    return tuple(float(part.mean()) for part in np.array_split(known, parts)) if parts >= 2 else ()
 
 
 def _agreement(store: Store, campaign: int) -> Agreement | None:

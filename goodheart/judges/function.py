@@ -98,7 +98,8 @@ def import_function(path: str) -> Callable[..., Any]:
     module, name = _module_of(path)
     function = getattr(module, name, None)
     if not callable(function):
-        found = [n for n, v in vars(module).items() if callable(v) and not n.startswith("_")]
+        own = [n for n, v in vars(module).items() if callable(v) and getattr(v, "__module__", "") == module.__name__]
+        found = [n for n in own if not n.startswith("_")]
         raise ConfigError(
             f"reward {path}: `{module.__name__}` has no function `{name}`; it has {', '.join(found) or 'none'}"
         )

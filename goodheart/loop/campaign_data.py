@@ -20,7 +20,7 @@ from goodheart.data.writing import write_rows
 from goodheart.errors import ConfigError, DataError, MissingError
 from goodheart.feedback import campaigns, importing
 from goodheart.feedback.campaigns import Campaign, CampaignSettings
-from goodheart.feedback.exporting import Exported, exported_rows
+from goodheart.feedback.exporting import Exported, exported_rows, shared_columns
 from goodheart.feedback.store import Store, open_store
 from goodheart.feedback.tables import audit, labels
 from goodheart.loop.campaign_place import Place
@@ -38,11 +38,12 @@ class Written:
     campaign: str
     labels: int  # that were read
     rows: int
-    left_out: int  # records that the layout cannot hold
+    left_out: dict[str, int]  # why the layout cannot hold a record -> how many
 
     def summary(self) -> str:
-        left_out = f"; left out {self.left_out} records that the layout cannot hold" if self.left_out else ""
-        return f"{self.labels} labels of campaign {self.campaign!r} read, {self.rows} rows in {self.out}{left_out}"
+        said = [f"{self.labels} labels of campaign {self.campaign!r} read, {self.rows} rows in {self.out}"]
+        by_number = sorted(self.left_out.items(), key=lambda each: -each[1])
+        return "\n".join(said + [f"left out {number}: {why}" for why, number in by_number])
 
 
 def export(config: ExportConfig) -> Written:
@@ -61,9 +62,9 @@ def export(config: ExportConfig) -> Written:
             "trust": config.trust,
             "phases": config.phases,
         }
-        rows = exported_rows(store, campaign.id, done, config.to, **how)
-        write_rows(config.out, _some(rows, done, config))
-    return Written(config.out, campaign.name, done.judgements, done.rows, done.left_out)
+        rows = _some(exported_rows(store, campaign.id, done, config.to, **how), done, config)
+        write_rows(config.out, rows, shared=shared_columns(config.to))
+    return Written(config.out, campaign.name, done.judgements, done.rows, dict(done.left_out))
 
 
 def digest(where: str) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from goodheart.errors import GateError
 from goodheart.evaluate.report import write_report
 from goodheart.loop.live import seen
 from goodheart.loop.pipeline import Pipeline
@@ -37,10 +38,10 @@ def demo(out: Path, seed: int) -> None:
     try:
         with seen(pipeline) as view:
             pipeline.run(view=view)
-    finally:
-        # also where a gate fails: what came out is what one wants to see then
-        if any(step.finished for step in pipeline.steps):
-            _tell(pipeline, out)
+    except GateError:  # what came out is what one wants to see then
+        _tell(pipeline, out)
+        raise
+    _tell(pipeline, out)
 
 
 def _tell(pipeline: Pipeline, out: Path) -> None:

@@ -124,7 +124,7 @@ def completion_logprobs(
         softcap=head.softcap,
         temperature=temperature,
         with_entropy=with_entropy,
-        softmax=native if native.takes(hidden_ND, head.weight_VD, dtypes=native.CONVERTED) else None,
+        softmax=native if native.takes(hidden_ND, head.weight_VD) else None,
     )
     entropy_BT = None if entropy_N is None else at_tokens(entropy_N, mask_BT)
     return TokenLogps(at_tokens(logps_N, mask_BT), entropy_BT, hidden_ND)

@@ -27,12 +27,22 @@ def load_causal(
     """Load a causal language model; an adapter folder is put on its base model.
 
     path: see `resolve`. dtype: of the weights. -> a `Transformer` (native families) or an `HFCausal`.
-    Raises ModelError for a folder that is not a model, is damaged, or whose weights do not fit its config.
+    Raises ModelError for a folder that is not a model, is damaged, or whose weights do not fit its config, and for one
+    that scores answers and writes none.
     """
+    folder = resolve(path)
+    names = [] if read_adapter_base(folder) is not None else read_config(folder).get("architectures") or []
+    if scorer := next((name for name in names if str(name).endswith("ForSequenceClassification")), None):
+        raise ModelError(f"{folder}: holds a {scorer}, which scores answers and writes none; give a language model")
+    return load_trunk(path, dtype=dtype, device=device)
+
+
+def load_trunk(path: str | Path, *, dtype: torch.dtype = torch.float32, device: str | torch.device = "cpu") -> CausalLM:
+    """`load_causal` for what gets another head: also the decoder of a reward model."""
     folder = resolve(path)
     base = read_adapter_base(folder)
     if base is not None:
-        model = load_causal(base, dtype=dtype, device=device)
+        model = load_trunk(base, dtype=dtype, device=device)
         rest = load_adapter(model, folder)
         if rest:
             raise ModelError(f"{folder}: the adapter brings {next(iter(rest))}, which is no part of a language model")

@@ -4,7 +4,7 @@
 `resolve.py` the meaning of a path.
 """
 
-from goodheart.models.decoders import dtype_name, load_causal, save_causal
+from goodheart.models.decoders import dtype_name, load_causal, load_trunk, save_causal
 from goodheart.models.heads import reward_from_causal
 from goodheart.models.lora import (
     LoraSpec,
@@ -29,6 +29,7 @@ __all__ = [
     "has_adapter",
     "load_causal",
     "load_reward",
+    "load_trunk",
     "merge",
     "new_model",
     "new_reward",

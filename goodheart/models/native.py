@@ -1,7 +1,8 @@
 """What a training step does besides matmuls, in C (`c/`): attention without padding, norms, gates, softmax.
 
-Only for float32 on the CPU, and where `build.py` can compile it; `elementwise.py`, `transformer.py` and
-`losses/logprobs.py` do the same in PyTorch. The work is shared by the threads that PyTorch already has, in pieces that
+Only for float32 and bfloat16 on the CPU, and where `build.py` can compile it; `elementwise.py`, `transformer.py` and
+`losses/logprobs.py` do the same in PyTorch. Of bfloat16 every number is read once, computed with in float32, and
+rounded once, when it is stored. The work is shared by the threads that PyTorch already has, in pieces that
 do not depend on how many there are, so neither do the results. Letters: N tokens, D width, F MLP width, V vocabulary,
 H query heads, G key/value heads, d head size, P positions.
 """
@@ -21,43 +22,47 @@ from torch import Tensor
 from goodheart.models import build
 
 _ROWS = 64  # that are a piece of work in c/rows.c
-CONVERTED = (torch.float32, torch.bfloat16)
 _GRAIN = 2**15  # numbers that a thread should have to work on; PyTorch's own
 _FUNCTIONS = ("attend", "attend_backward", "norm", "norm_backward", "gate", "gate_backward")
-CODE = build.Code(
-    Path(__file__).with_name("c"),
-    "train",
-    {f"goodheart_{name}": (c_void_p, c_void_p) for name in (*_FUNCTIONS, "softmax", "softmax_backward")},
-    "training in PyTorch alone, which is slower than with parts in C",
-    (f"-DCHUNK={_ROWS}",),
-)
 
 
-def takes(*tensors: Tensor, dtypes: tuple[torch.dtype, ...] = (torch.float32,)) -> bool:
-    """Whether these can be given to the functions here: plain tensors on the CPU, and the code is there.
+def _code(name: str, *flags: str) -> build.Code:
+    return build.Code(
+        Path(__file__).with_name("c"),
+        name,
+        {f"goodheart_{each}": (c_void_p, c_void_p) for each in (*_FUNCTIONS, "softmax", "softmax_backward")},
+        "training in PyTorch alone, which is slower than with parts in C",
+        (f"-DCHUNK={_ROWS}", *flags),
+    )
 
-    dtypes: more than float32 where the caller converts them.
-    """
+
+CODES = {torch.float32: _code("train"), torch.bfloat16: _code("train-bfloat16", "-DBFLOAT16")}
+
+
+def takes(first: Tensor, *others: Tensor) -> bool:
+    """Whether the functions here take these: plain tensors of one dtype on the CPU, and code for it is there."""
     plain = (torch.Tensor, torch.nn.Parameter)
-    fits = all(x.device.type == "cpu" and x.dtype in dtypes and type(x) in plain for x in tensors)
-    return fits and not torch.is_autocast_enabled("cpu") and build.load(CODE) is not None
+    code = CODES.get(first.dtype)
+    fits = all(x.device.type == "cpu" and x.dtype == first.dtype and type(x) in plain for x in (first, *others))
+    return code is not None and fits and not torch.is_autocast_enabled("cpu") and build.load(code) is not None
 
 
 def way() -> str:
     """What computes a training step on the CPU, for a run's records: results of the two differ by rounding."""
-    return "PyTorch" if build.load(CODE) is None else "PyTorch, parts in C"
+    return "PyTorch" if build.load(CODES[torch.float32]) is None else "PyTorch, parts in C"
 
 
 _WHOLE = ("targets", "rows", "families")  # tensors of whole numbers
+_FLOATS = ("inverse", "grad_weight", "log_sum", "cos", "sin")  # float32 also where the other tensors are bfloat16
 
 
 class _Struct(ctypes.Structure):
-    """Arguments as the C code reads them; a tensor is its address, None is NULL."""
+    """Arguments as the C code for `dtype` reads them; a tensor is its address, None is NULL."""
 
-    def __init__(self, **values: Any) -> None:
-        self.alive = values
+    def __init__(self, dtype: torch.dtype = torch.float32, /, **values: Any) -> None:
+        self.alive, self.dtype = values, dtype
         for name, value in values.items():
-            kind = torch.int64 if name in _WHOLE else torch.float32
+            kind = torch.int64 if name in _WHOLE else torch.float32 if name in _FLOATS else dtype
             if isinstance(value, Tensor) and (value.dtype != kind or not value.is_contiguous()):
                 told = f"{value.dtype} with strides {value.stride()}"
                 raise TypeError(f"{name}: the C code reads contiguous {kind}, got {told}")
@@ -98,7 +103,7 @@ def _threads() -> int | None:
 
 def _call(name: str, arguments: _Struct, numbers: int) -> None:
     """numbers: that the work is done on, which tells how many threads it is worth waking."""
-    library = build.load(CODE)
+    library = build.load(CODES[arguments.dtype])
     assert library is not None  # the caller asked `takes`
     crew = _Crew(_threads(), min(torch.get_num_threads(), 1 + numbers // _GRAIN))
     if getattr(library, f"goodheart_{name}")(ctypes.byref(arguments), ctypes.byref(crew)):
@@ -110,10 +115,10 @@ def norm(x_ND: Tensor, more_ND: Tensor | None, weight_D: Tensor, eps: float) -> 
     width = x_ND.shape[-1]
     rows = x_ND.numel() // width
     sum_ND = x_ND if more_ND is None else torch.empty_like(x_ND)
-    out_ND, inverse_N = torch.empty_like(x_ND), x_ND.new_empty(rows)
+    out_ND, inverse_N = torch.empty_like(x_ND), x_ND.new_empty(rows, dtype=torch.float32)
     told = {"more": more_ND, "sum": None if more_ND is None else sum_ND}
     given = {"rows": rows, "width": width, "eps": eps, "x": x_ND, "weight": weight_D}
-    _call("norm", _Norm(out=out_ND, inverse=inverse_N, **given, **told), x_ND.numel())
+    _call("norm", _Norm(x_ND.dtype, out=out_ND, inverse=inverse_N, **given, **told), x_ND.numel())
     return sum_ND, out_ND, inverse_N
 
 
@@ -122,31 +127,31 @@ def norm_backward(
 ) -> tuple[Tensor, Tensor]:
     """x_ND: the sum. grad_ND: of it normed. grad_sum_ND: of itself. -> gradients of the sum and of the weight."""
     width, rows = len(weight_D), len(inverse_N)
-    grad_x_ND, parts = torch.empty_like(x_ND), x_ND.new_empty(-(-rows // _ROWS), width)
+    grad_x_ND = torch.empty_like(x_ND)
+    parts = x_ND.new_empty(-(-rows // _ROWS), width, dtype=torch.float32)
     given = {"grad_out": grad_ND, "grad_sum": grad_sum_ND, "grad_x": grad_x_ND, "grad_weight": parts}
     _call(
         "norm_backward",
-        _Norm(rows=rows, width=width, x=x_ND, weight=weight_D, inverse=inverse_N, **given),
+        _Norm(x_ND.dtype, rows=rows, width=width, x=x_ND, weight=weight_D, inverse=inverse_N, **given),
         x_ND.numel(),
     )
-    return grad_x_ND, parts.sum(0)
+    return grad_x_ND, parts.sum(0).to(weight_D.dtype)
 
 
 def gate(gate_up_N2F: Tensor) -> Tensor:
     """silu of the first half, times the second. -> (..., F)"""
     width = gate_up_N2F.shape[-1] // 2
     out_NF = gate_up_N2F.new_empty(*gate_up_N2F.shape[:-1], width)
-    _call("gate", _Gate(rows=out_NF.numel() // width, width=width, gate_up=gate_up_N2F, out=out_NF), out_NF.numel())
+    given = {"rows": out_NF.numel() // width, "width": width, "gate_up": gate_up_N2F}
+    _call("gate", _Gate(out_NF.dtype, out=out_NF, **given), out_NF.numel())
     return out_NF
 
 
 def gate_backward(gate_up_N2F: Tensor, grad_NF: Tensor) -> Tensor:
     """-> the gradient of gate_up."""
     width, grad_N2F = grad_NF.shape[-1], torch.empty_like(gate_up_N2F)
-    told = {"grad_out": grad_NF, "grad_gate_up": grad_N2F}
-    _call(
-        "gate_backward", _Gate(rows=grad_NF.numel() // width, width=width, gate_up=gate_up_N2F, **told), grad_NF.numel()
-    )
+    given = {"rows": grad_NF.numel() // width, "width": width, "gate_up": gate_up_N2F, "grad_out": grad_NF}
+    _call("gate_backward", _Gate(grad_NF.dtype, grad_gate_up=grad_N2F, **given), grad_NF.numel())
     return grad_N2F
 
 
@@ -196,6 +201,7 @@ class Attending:
     def _arguments(self, qkv_NE: Tensor, **tensors: Tensor | None) -> _Attention:
         cos, sin = (None, None) if self.turns is None else self.turns
         return _Attention(
+            qkv_NE.dtype,
             rows=self.rows_R3,
             families=self.families,
             number=len(self.families) - 1,
@@ -214,7 +220,8 @@ class Attending:
     def forward(self, qkv_NE: Tensor) -> tuple[Tensor, Tensor]:
         """qkv_NE: query, key and value heads side by side, not turned yet. -> out (N, H d), log-sums (N, H)"""
         width = qkv_NE.shape[-1] // (self.heads + 2 * self.kv_heads) * self.heads
-        out, log_sum = qkv_NE.new_empty(len(qkv_NE), width), qkv_NE.new_empty(len(qkv_NE), self.heads)
+        out = qkv_NE.new_empty(len(qkv_NE), width)
+        log_sum = qkv_NE.new_empty(len(qkv_NE), self.heads, dtype=torch.float32)
         _call("attend", self._arguments(qkv_NE, out=out, log_sum=log_sum), qkv_NE.numel())
         return out, log_sum
 

@@ -125,23 +125,19 @@ def _common(a: list[int], b: list[int]) -> int:
 
 
 def attend(qkv_NE: Tensor, how: native.Attending) -> Tensor:
-    """qkv_NE: query, key and value heads of the kept tokens; computed in float32 whatever they are in. -> (N, H d), in
-    the dtype of qkv. Differentiable once.
-    """
-    return _Attend.apply(qkv_NE, how)
+    """qkv_NE: query, key and value heads of the kept tokens. -> (N, H d), in the dtype of qkv. Differentiable once."""
+    return _Attend.apply(qkv_NE.contiguous(), how)
 
 
 class _Attend(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, qkv_NE: Tensor, how: native.Attending) -> Tensor:
-        out, log_sum = how.forward(qkv_NE.float().contiguous())
+        out, log_sum = how.forward(qkv_NE)
         ctx.save_for_backward(qkv_NE, out, log_sum)
         ctx.how = how
-        return out.to(qkv_NE.dtype)
+        return out
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        qkv_NE, out, log_sum = ctx.saved_tensors
-        grad_NE = ctx.how.backward(qkv_NE.float().contiguous(), out, log_sum, grad.float().contiguous())
-        return grad_NE.to(qkv_NE.dtype), None
+        return ctx.how.backward(*ctx.saved_tensors, grad.contiguous()), None

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from goodheart.errors import ModelError
 from goodheart.models.architecture import NotNative, TransformerConfig
-from goodheart.models.decoders import dtype_name, load_causal, read_native
+from goodheart.models.decoders import dtype_name, load_trunk, read_native
 from goodheart.models.heads import RewardEnsemble, RewardModel, reward_from_causal
 from goodheart.models.lora import has_adapter, load_adapter, merged_state, read_adapter_base
 from goodheart.models.resolve import resolve
@@ -43,7 +43,7 @@ def new_reward(
             if is_encoder(hf):
                 classifier = load_hf_classifier(folder, hf, dtype, num_heads, seed)
                 return RewardModel(HFEncoder(classifier, hf), num_heads).to(device)
-    return reward_from_causal(load_causal(folder, dtype=dtype, device=device), num_heads, seed=seed)
+    return reward_from_causal(load_trunk(folder, dtype=dtype, device=device), num_heads, seed=seed)
 
 
 def load_reward(
@@ -137,7 +137,7 @@ def _load_adapted(folder: Path, dtype: torch.dtype, device: Any) -> RewardModel:
     """A LoRA adapter of task type SEQ_CLS, as peft and TRL write it: adapter layers and a whole score head."""
     base = read_adapter_base(folder)
     assert base is not None  # the caller looked
-    backbone = load_causal(base, dtype=dtype, device=device)
+    backbone = load_trunk(base, dtype=dtype, device=device)
     rest = load_adapter(backbone, folder)
     weight = rest.get("score.weight", rest.get("score.modules_to_save.weight"))
     if weight is None:

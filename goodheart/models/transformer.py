@@ -284,7 +284,7 @@ class Transformer(CausalLM):
         """Whether c/attention.c computes what this model needs."""
         weight = self.model.norm.weight
         ours = ids_BT.device.type == "cpu" and self.config.attention_softcap is None
-        return ours and native.takes(weight, dtypes=native.CONVERTED)
+        return ours and native.takes(weight)
 
     def unembed(self) -> Unembedding:
         """See `CausalLM.unembed`."""

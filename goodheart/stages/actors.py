@@ -22,7 +22,7 @@ from goodheart.judges.reward import RewardJudge
 from goodheart.judges.settings import judge_names
 from goodheart.models.causal import CausalLM, completion_logprobs
 from goodheart.models.heads import RewardModel, ValueHead, ValueModel
-from goodheart.models.load import load_causal, load_reward, resolve
+from goodheart.models.load import load_causal, load_reward, load_trunk, resolve
 from goodheart.models.lora import as_reference
 from goodheart.stages.rollouts import Rollouts
 from goodheart.stages.settings.policy_gradient import PolicyGradientSettings
@@ -160,7 +160,7 @@ def _value_model(
             _rescale(value, judge)
     else:
         folder = resolve(config.model if choice in {"auto", "policy"} else choice)
-        value = ValueModel(load_causal(folder, dtype=dtype, device=session.device))
+        value = ValueModel(load_trunk(folder, dtype=dtype, device=session.device))
     return ready(value, config, session)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-from collections import Counter
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -18,6 +17,9 @@ from starlette.responses import Response
 from goodheart.errors import MissingError
 from goodheart.feedback import assignment, campaigns, guidelines, known, label_rows, labels, tasks
 from goodheart.feedback.assignment import Idle
+from goodheart.feedback.progress import by_day
+from goodheart.feedback.store import utcnow
+from goodheart.feedback.tables import PHASES
 from goodheart.feedback.tasks import Task
 from goodheart.studio.differences import Part, difference
 from goodheart.studio.markdown import SHOWN_MOST, render
@@ -100,9 +102,7 @@ def my_page(request: Request, visitor: SignedIn, member: Membership, store: Stor
     found = campaigns.get(store, campaign)
     mine = list(label_rows.live_labels(store, campaign, person=member.person.id, phases=None))
     timed = [row.seconds for row in mine if row.seconds is not None]
-    now = datetime.now(UTC)
-    by_day = Counter(row.at.date() for row in mine)
-    days = [(day, by_day[day]) for day in (now.date() - timedelta(days=back) for back in range(13, -1, -1))]
+    days = by_day(store, campaign, utcnow().date(), person=member.person.id, phases=PHASES)
     numbers = {"labels": len(mine), "seconds": median(timed) if timed else None, "hours": sum(timed) / 3600}
     seen, right = known.known_right(store, campaign, member.person.id, "training")
     return page(request, "me.html", campaign=found, member=member, numbers=numbers, days=days, seen=seen, right=right)

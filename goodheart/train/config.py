@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from pydantic_core import ErrorDetails
 
 from goodheart.errors import ConfigError
+from goodheart.train.elsewhere import called_here
 
 Path_ = tuple[str | int, ...]
 S = TypeVar("S", bound="Settings")
@@ -126,7 +127,8 @@ def validate(
 ) -> S:
     """Checks `values` against `kind` and turns every complaint into one ConfigError."""
     problems = [
-        f"{place(file, lines, root + path)}unknown key `{'.'.join(map(str, path))}`{nearest(str(path[-1]), known)}"
+        f"{place(file, lines, root + path)}unknown key `{'.'.join(map(str, path))}`"
+        f"{called_here(str(path[-1]), known) or nearest(str(path[-1]), known)}"
         for path, known in _unknown_keys(kind, values)
     ]
     if not problems:
@@ -205,8 +207,9 @@ def load_yaml(path: Path) -> tuple[Any, dict[Path_, int]]:
 def nearest(word: str, known: list[str] | tuple[str, ...]) -> str:
     """`; did you mean X?` or the list of what is known, to be put behind an error."""
     close = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
-    if close:
-        return f"; did you mean `{close[0]}`?"
+    begun = [name for name in known if word and name.startswith(word)]
+    if close or len(begun) == 1:
+        return f"; did you mean `{(close or begun)[0]}`?"
     return f"; known: {', '.join(sorted(known))}" if known else ""
 
 

@@ -26,7 +26,7 @@ import torch
 from goodheart.data.examples import Skipped
 from goodheart.errors import Interrupted
 from goodheart.models import native
-from goodheart.train import memory
+from goodheart.train import heap, memory
 from goodheart.train.checkpoint import TrainState
 from goodheart.train.config import TrainingSettings
 from goodheart.train.files import replace_text
@@ -265,6 +265,7 @@ def open_session(
     with run, stop_signal() as stop:
         session = Session(run, world, config, stop)
         if world.device.type == "cpu" and not run.finished:
+            heap.keep_freed()
             run.record("training", native.way(), unknown="PyTorch")  # before there were parts in C
         if config.profile and world.is_main:
             session.profiler = StepProfiler(run.path / "profile", session.state, world.device)

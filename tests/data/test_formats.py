@@ -536,7 +536,11 @@ class TestReadRecords:
         assert "among 1 rows: the row has no second answer to compare with. Found columns: completion, prompt." in str(
             caught.value
         )
-        assert "chosen + rejected" in str(caught.value)
+        assert "Accepted: chosen + rejected; " in str(caught.value), "the plainest first"
+        assert "Nearest: prompt + completions + ranks: 'completions' is missing (is 'completion' meant?)" in str(
+            caught.value
+        )
+        assert "convert --map" in str(caught.value)
 
     def test_all_rows_bad(self, tmp_path: Path) -> None:
         write_rows(tmp_path / "a.jsonl", [{"prompt": "p", "completion": ""}] * 3)

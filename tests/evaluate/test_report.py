@@ -287,8 +287,30 @@ def test_on_a_phone_the_cautions_come_before_what_was_made(tmp_path: Path) -> No
     text = write_report(write_pipeline(tmp_path / "demo")).read_text(encoding="utf-8")
     narrow = re.search(r"@media \(max-width: 760px\) \{(.*?)\n\}", text, re.S)
     assert narrow is not None
-    assert ".stack { display: contents; } .made { order: 1; }" in narrow[1]
-    assert '<div class="box made"><h3>What was made' in text
+    assert "grid-template-columns: minmax(0, 1fr);" in narrow[1], "one below the other, in the order of the page"
+    assert not re.search(r"[ {;]order:", text)
+    assert text.index("<h3>Is it better?") < text.index("<h3>What to beware of") < text.index("<h3>What was made")
+
+
+def test_who_answered_is_told_where_a_stage_drew_the_answers(tmp_path: Path) -> None:
+    folder = write_pipeline(tmp_path / "demo")
+    files = {"base": "runs/a.jsonl", "sft": "runs/b.jsonl", "ppo": "from/elsewhere.jsonl"}
+    (folder / "evaluate/config.yaml").write_text(json.dumps({"score": "s", "answers": files}))
+    noted = json.loads((folder / "pipeline.json").read_text(encoding="utf-8"))
+    for name, settings in (
+        ("a", {"model": "runs/base", "sampling": {"temperature": 0.6}}),
+        ("b", {"model": ["runs/sft", "hub/one"], "best_of": 4}),
+    ):
+        noted["done"][name] = {"stage": "sample", "settings": {"out": f"runs/{name}.jsonl", **settings}}
+    (folder / "pipeline.json").write_text(json.dumps(noted))
+    told = "Who answered: base runs/base at temperature 0.6, sft runs/sft and hub/one at temperature 1, best of 4."
+    assert told in report(folder).text.replace(" ,", ",")
+
+
+def test_words_stand_apart_where_blocks_of_the_template_end(tmp_path: Path) -> None:
+    text = report(write_pipeline(tmp_path / "demo")).text
+    assert "not a measurement: 100 W for the machine" in text
+    assert not re.search(r"\d %\.\w", text)
 
 
 def test_the_goodhart_chart_fits_what_an_unfinished_run_left(tmp_path: Path) -> None:

@@ -284,7 +284,7 @@ def test_many_items_are_read_in_pieces_and_stay_together(store: Store) -> None:
 def test_the_whole_record_goes_through_a_file(store: Store, tmp_path: Path) -> None:
     made, _ = labelled(store, answers=3)
     done = export(store, made, tmp_path / "labels.jsonl")
-    assert (done.judgements, done.rows, done.left_out) == (3, 3, 0)
+    assert (done.judgements, done.rows, done.left_out) == (3, 3, {})
     read = read_records(tmp_path / "labels.jsonl", "preference").records
     back = empty(store)
     import_judgements(store, back, read)

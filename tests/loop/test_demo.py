@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from goodheart.errors import GateError
+from goodheart.errors import GateError, Interrupted
 from goodheart.loop import demo as module
 from goodheart.loop.demo import demo, load_demo, story
 from goodheart.loop.pipeline import Pipeline
@@ -92,3 +92,22 @@ def test_a_failed_gate_still_ends_in_a_report(
     assert "true preference" in told
     assert "report written to out/report.html" in told
     assert (tmp_path / "out/report.html").is_file()
+
+
+def test_stopping_the_demo_writes_no_report(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "p.yaml").write_text(TINY.partition("  evaluate")[0])
+    pipeline = Pipeline.load(Path("p.yaml"), [])
+    pipeline.run()
+
+    def stop(**_: object) -> None:
+        raise Interrupted("stopped after step 1")
+
+    monkeypatch.setattr(pipeline, "run", stop)
+    monkeypatch.setattr(module, "load_demo", lambda out, seed: pipeline)
+    with pytest.raises(Interrupted):
+        demo(Path("out"), 0)
+    assert "report" not in capsys.readouterr().out
+    assert not (tmp_path / "out/report.html").exists()

@@ -292,10 +292,12 @@ def test_one_stage_alone(folder: Path) -> None:
 
 
 def test_failed_stage_stops_and_the_next_call_goes_on(folder: Path) -> None:
-    (folder / "scores_2.py").write_text("def width(completions, **_):\n    return [len(c) for c in completions]\n")
+    (folder / "scores_2.py").write_text(
+        "from math import sqrt\n\n\ndef width(completions, **_):\n    return [len(c) for c in completions]\n"
+    )
     loaded = pipeline(
         folder, PIPELINE.replace("my_scores:length\n    data: ${first}", "scores_2:length\n    data: ${first}")
     )
-    with pytest.raises(ConfigError, match="`scores_2` has no function `length`; it has width"):
+    with pytest.raises(ConfigError, match=r"`scores_2` has no function `length`; it has width$"):
         loaded.run()
     assert runs(loaded) == [("first", False, "unchanged"), ("second", True, "not run yet")]

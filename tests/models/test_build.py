@@ -27,7 +27,7 @@ def fresh_load(code: build.Code = CODE) -> object:
     return build.load.__wrapped__(code)
 
 
-@pytest.mark.parametrize("code", [CODE, native.CODE], ids=lambda code: code.name)
+@pytest.mark.parametrize("code", [CODE, *native.CODES.values()], ids=lambda code: code.name)
 def test_no_builtin_is_used_that_only_gcc_has(code: build.Code) -> None:
     used = {name for file in code.folder.iterdir() for name in re.findall(r"__builtin_\w+", file.read_text())}
     assert used <= {f"__builtin_{name}" for name in ("convertvector", "prefetch", "ia32_pause")}  # clang knows these

@@ -14,7 +14,16 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from goodheart.errors import ModelError
-from goodheart.models.load import load_causal, load_reward, resolve, save_causal
+from goodheart.models.load import (
+    load_causal,
+    load_reward,
+    load_trunk,
+    new_model,
+    resolve,
+    reward_from_causal,
+    save_causal,
+    save_reward,
+)
 from goodheart.models.transformer import Transformer
 from goodheart.models.weights import tensor_files
 from tests.models.families import saved, some_ids
@@ -131,6 +140,18 @@ def test_language_model_is_not_a_reward_model(folder: Path) -> None:
         ModelError, match="holds a LlamaForCausalLM, not a reward model; train one with `goodheart reward`"
     ):
         load_reward(folder)
+
+
+def test_reward_model_is_not_a_language_model(tmp_path: Path) -> None:
+    sizes = {"family": "llama", "hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2}
+    model = new_model({**sizes, "tie_word_embeddings": True}, vocab_size=16, seed=0)  # whose weights would do for both
+    save_reward(reward_from_causal(model, 1, seed=0), tmp_path)
+    with pytest.raises(
+        ModelError, match="holds a LlamaForSequenceClassification, which scores answers and writes none"
+    ):
+        load_causal(tmp_path)
+    weights = load_trunk(tmp_path).state_dict()  # but it may be put under another head
+    assert all(torch.equal(weights[name], weight) for name, weight in model.state_dict().items())
 
 
 def test_run_folder_means_its_model(folder: Path, tmp_path: Path) -> None:

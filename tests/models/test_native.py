@@ -11,7 +11,7 @@ from goodheart.losses.logprobs import token_logprobs
 from goodheart.models import build, native
 from goodheart.models.elementwise import add_and_norm, joint_silu_gate
 
-pytestmark = pytest.mark.skipif(build.load(native.CODE) is None, reason="no C compiler")
+pytestmark = pytest.mark.skipif(build.load(native.CODES[torch.float32]) is None, reason="no C compiler")
 
 
 def drawn(*shape: int, seed: int = 0) -> Tensor:
@@ -39,6 +39,37 @@ def test_sum_and_norm(rows: int, width: int) -> None:
         assert one.grad is not None
         assert other.grad is not None
         assert_exact(one.grad, other.grad)
+
+
+@pytest.mark.parametrize(("rows", "width"), [(3, 15), (65, 33), (200, 128)])
+def test_bfloat16_is_computed_in_float32_and_rounded_once(rows: int, width: int) -> None:
+    x, more, weight = (drawn(*shape, seed=i).bfloat16() for i, shape in enumerate([(rows, width)] * 2 + [(width,)]))
+    slopes = drawn(rows, width, seed=3).bfloat16(), drawn(rows, width, seed=4).bfloat16()
+
+    found = native.norm(x, more, weight, 1e-5)
+    both = (x.float() + more.float()).bfloat16()  # as it is stored, and as backward will read it
+    wanted = native.norm(both.float(), None, weight.float(), 1e-5)
+    assert torch.equal(found[0], both)
+    assert torch.equal(found[1], wanted[1].bfloat16())
+    assert torch.equal(found[2], wanted[2])
+
+    found_back = native.norm_backward(both, weight, found[2], *slopes)
+    wanted_back = native.norm_backward(both.float(), weight.float(), found[2], *(s.float() for s in slopes))
+    for one, other in zip(found_back, wanted_back, strict=True):
+        assert torch.equal(one, other.bfloat16())
+
+    gate_up = torch.cat([x, more], dim=1)
+    assert torch.equal(native.gate(gate_up), native.gate(gate_up.float()).bfloat16())
+    grad = native.gate_backward(gate_up, slopes[0])
+    assert torch.equal(grad, native.gate_backward(gate_up.float(), slopes[0].float()).bfloat16())
+
+
+def test_bfloat16_rounds_ties_to_even_and_keeps_what_is_no_number() -> None:
+    # 1 + 2^-8 lies between 1 and 1 + 2^-7, of which 1 is even; 1 + 3 x 2^-8 between 1 + 2^-7 and 1 + 2^-6.
+    x = torch.tensor([[1.0, 1.0, torch.inf, torch.nan]]).bfloat16()
+    more = torch.tensor([[2**-8, 3 * 2**-8, 1.0, 1.0]]).bfloat16()
+    found = native.norm(x, more, torch.ones(4).bfloat16(), 1e-5)[0][0]
+    torch.testing.assert_close(found.float(), torch.tensor([1.0, 1 + 2**-6, torch.inf, torch.nan]), equal_nan=True)
 
 
 def test_a_sum_that_only_one_of_its_two_results_is_used_of() -> None:
@@ -146,14 +177,16 @@ def test_what_is_not_a_number_is_not_hidden() -> None:
 
 def test_switched_off_everything_is_left_to_pytorch(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GOODHEART_NATIVE", "0")
-    assert build.load.__wrapped__(native.CODE) is None
+    assert build.load.__wrapped__(native.CODES[torch.float32]) is None
     monkeypatch.setattr(build, "load", build.load.__wrapped__)
     assert not native.takes(torch.ones(2))
 
 
 def test_other_kinds_of_tensors_are_left_to_pytorch() -> None:
     assert native.takes(torch.ones(2), torch.nn.Parameter(torch.ones(2)))
+    assert native.takes(torch.ones(2, dtype=torch.bfloat16))
     assert not native.takes(torch.ones(2), torch.ones(2, dtype=torch.bfloat16))
+    assert not native.takes(torch.ones(2, dtype=torch.float16))
     assert not native.takes(torch.ones(2, device="meta"))
     with torch.autocast("cpu", torch.bfloat16):
         assert not native.takes(torch.ones(2))

@@ -18,7 +18,7 @@ from goodheart.models.new import new_model
 from goodheart.models.packed import Packed
 from goodheart.models.transformer import Transformer
 
-compiled = pytest.mark.skipif(build.load(native.CODE) is None, reason="no C compiler")
+compiled = pytest.mark.skipif(build.load(native.CODES[torch.float32]) is None, reason="no C compiler")
 SMALL: dict[str, Any] = {
     "hidden_size": 40,
     "num_hidden_layers": 3,
@@ -154,18 +154,28 @@ def test_values_and_gradients_are_those_of_padded_rows_in_float64(family: dict[s
 
 @compiled
 def test_bfloat16_is_no_farther_from_float64_than_padded_rows_are(monkeypatch: pytest.MonkeyPatch) -> None:
-    batch = pad(examples(random.Random(3)), 0)
-    model = new_model(SMALL | {"num_key_value_heads": 2}, 97, 1, dtype=torch.bfloat16)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.mul_(2)
-    exact = gradients(copy.deepcopy(model).double(), batch)
-    assert model._packs(batch.ids_BT)
-    found = gradients(model, batch)
-    monkeypatch.setattr(native, "takes", lambda *tensors, **dtypes: False)
-    plain = gradients(model, batch)
-    for ours, padded, true in zip(*(values + grads for values, grads in (found, plain, exact)), strict=True):
-        assert (ours - true).norm() <= 1.3 * (padded - true).norm()
+    # Of a norm's few weights one draw says little, so the errors are summed over several.
+    ours: list[float] = []
+    padded: list[float] = []
+    for seed in range(6):
+        batch = pad(examples(random.Random(seed)), 0)
+        model = new_model(SMALL | {"num_key_value_heads": 2}, 97, seed, dtype=torch.bfloat16)
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.mul_(2)
+        exact = gradients(copy.deepcopy(model).double(), batch)
+        assert model._packs(batch.ids_BT)
+        found = gradients(model, batch)
+        with monkeypatch.context() as patched:
+            patched.setattr(native, "takes", lambda *tensors: False)
+            plain = gradients(model, batch)
+        true = [*exact[0], *exact[1]]
+        for sums, (values, grads) in ((ours, found), (padded, plain)):
+            errors = [float((x - t).square().sum()) for x, t in zip((*values, *grads), true, strict=True)]
+            sums[:] = [a + b for a, b in zip(sums or [0.0] * len(errors), errors, strict=True)]
+    ratios = [(a / b) ** 0.5 for a, b in zip(ours, padded, strict=True)]
+    assert max(ratios) <= 1.3
+    assert sum(ratios) / len(ratios) <= 1
 
 
 @compiled

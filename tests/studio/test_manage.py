@@ -8,15 +8,18 @@ import re
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from datetime import timedelta
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow.parquet as parquet
 import pytest
 from fastapi.testclient import TestClient
 from sqlalchemy import func, select
 
 from goodheart.data.layouts import LAYOUTS
+from goodheart.errors import MissingError
 from goodheart.feedback import (
     assignment,
     audit,
@@ -31,9 +34,13 @@ from goodheart.feedback import (
 )
 from goodheart.feedback.answered import Answered
 from goodheart.feedback.campaigns import Campaign, CampaignSettings
+from goodheart.feedback.progress import by_day, progress
 from goodheart.feedback.store import Store, utcnow
 from goodheart.feedback.tables import items
 from goodheart.feedback.tasks import Task
+from goodheart.studio.manage import leaving
+from goodheart.studio.manage.rules import Typed, typed
+from goodheart.studio.words import Words
 from tests.studio.conftest import item
 
 HOSTILE = "<script>alert(1)</script>\u202e<img src=x onerror=alert(1)>"
@@ -75,6 +82,14 @@ def labelled(store: Store) -> Campaign:
 @pytest.fixture
 def manager(visit: Visit, labelled: Campaign) -> TestClient:
     return visit("mia", "manager")
+
+
+def beside(page: str) -> dict[str, str]:
+    """What is said to be wrong, by the field it stands beside; the field names it as its description."""
+    found = dict(re.findall(r'<p class="wrong" id="wrong-(\w*)">(.*?)</p>', page, re.DOTALL))
+    for name in found:
+        assert re.search(rf'name="{name}"[^>]* aria-invalid="true" aria-describedby="wrong-{name}"', page), name
+    return found
 
 
 def post(client: TestClient, path: str, **fields: Any) -> Any:
@@ -137,6 +152,41 @@ def test_overview(manager: TestClient, labelled: Campaign) -> None:
     assert re.search(r'<th scope="row">zh</th>.*?<td class="number">12 / 12</td>', text, re.DOTALL)
 
 
+def test_days_count_what_the_number_of_labels_counts(visit: Visit, store: Store) -> None:
+    """Three labels of work, two of training, one of qualification: 3 above, 3 in the picture, 3 on known answers."""
+    phases = ("training", "training", "qualification")
+    known = [item(f"K{i}?", "yes", "no", phase=each, gold={"ranks": [0, 1]}) for i, each in enumerate(phases)]
+    rows = [*(item(f"Q{i}?", "yes", "no") for i in range(3)), *known]
+    made = campaigns.create(store, CampaignSettings(name="known", training=2, qualification=1), rows)
+    label_all(store, made, ["ann"], by_letter)
+    text = visit("mia", "manager").get(f"/c/{made.id}").text
+    assert re.search(r"<dd>3 <span class=\"hint\">\+ 3 on known answers", text)
+    assert sum(map(int, re.findall(r"<title>\d{4}-\d\d-\d\d: (\d+)</title>", text))) == 3
+    mine = visit("ann").get(f"/c/{made.id}/me").text  # who labels must not see which answers are known
+    assert sum(map(int, re.findall(r"<title>\d{4}-\d\d-\d\d: (\d+)</title>", mine))) == 6
+
+
+def test_days_are_whole_days_and_older_ones_are_left_out(store: Store) -> None:
+    made = campaigns.create(store, CampaignSettings(name="days"), [item(f"Q{i}?", "yes", "no") for i in range(4)])
+    ann = people.add_person(store, "ann")
+    membership.join(store, made.id, ann.id)
+    for at in ("2026-03-01T23:59:59", "2026-03-02T00:00:00", "2026-03-03T23:59:59", "2026-03-04T00:00:00"):
+        now = datetime.fromisoformat(f"{at}+00:00")
+        task = assignment.next_task(store, made.id, ann.id, now=now)
+        assert isinstance(task, Task)
+        labels.save(store, task.id, ann.id, Answered([0, 1]), now=now)
+    found = by_day(store, made.id, date(2026, 3, 3), days=2)
+    assert found == [(date(2026, 3, 2), 1), (date(2026, 3, 3), 1)]
+    assert by_day(store, made.id, date(2026, 3, 3), days=2, person=ann.id + 1) == [(day, 0) for day, _ in found]
+
+
+def test_the_course_of_agreement() -> None:
+    agrees = np.array([1, 1, 1, 1, 0, np.nan, 0, 0, 0, 0, 1])
+    assert quality.shares_over_time(agrees) == (4 / 5, 1 / 5)  # five known ones each, the unknown one is left out
+    assert quality.shares_over_time(agrees[:9]) == ()  # eight known: one part alone is no course
+    assert len(quality.shares_over_time(np.ones(1000))) == 12
+
+
 def test_pause_resume_close_and_rules(manager: TestClient, labelled: Campaign, store: Store) -> None:
     for state in ("paused", "open", "closed"):
         assert post(manager, f"/c/{labelled.id}/state", state=state).status_code == 303
@@ -150,8 +200,9 @@ def test_pause_resume_close_and_rules(manager: TestClient, labelled: Campaign, s
     assert settings.deadline.isoformat() == "2031-01-02T03:04:00+00:00"
     wrong = post(manager, f"/c/{labelled.id}/rules", **given | {"gold_share": "2", "budget": "much"})
     assert wrong.status_code == 422
-    assert "gold_share: " in wrong.text
-    assert "budget: " in wrong.text
+    assert beside(wrong.text) == {"gold_share": "must be 0.5 or less", "budget": "must be a number"}
+    assert 'name="budget" value="much"' in wrong.text
+    assert campaigns.get(store, labelled.id).settings == settings
 
 
 def test_people_and_what_is_measured_of_them(manager: TestClient, labelled: Campaign, store: Store) -> None:
@@ -164,6 +215,8 @@ def test_people_and_what_is_measured_of_them(manager: TestClient, labelled: Camp
     assert zed.position.value > 0 > rows["ann"].position.value
     text = manager.get(f"/c/{labelled.id}/people").text
     assert text.index("ann") < text.index("zed")
+    assert rows["ann"].course[0] > rows["zed"].course[0]
+    assert "Share that agrees with the others, oldest first: " in text
     person = people.find_person(store, "zed")
     assert person is not None
     address = f"/c/{labelled.id}/people/{person.id}/state"
@@ -351,6 +404,66 @@ def test_each_majority_soft_and_scores(manager: TestClient, labelled: Campaign) 
         assert manager.get(f"/c/{labelled.id}/export/file", params=wrong).status_code == 422
 
 
+def test_what_an_export_leaves_out_and_why(visit: Visit, store: Store) -> None:
+    """Worked by hand. Five items, two labels each wanted; ann and bo:
+
+    Q0 both first                2 labels
+    Q1 both tied                 2 labels: no pair in them
+    Q2 ann first, bo second      decided: one decision, 2 labels overruled
+    Q3 ann first                 1 label, wants one more
+    Q4 -                         nobody
+    K  training                  2 labels
+    """
+    rows = [item(f"Q{i}?", "yes", "no", priority=5 - i) for i in range(5)]
+    rows.append(item("K?", "yes", "no", phase="training", gold={"ranks": [0, 1]}))
+    made = campaigns.create(store, CampaignSettings(name="left", overlap=2, until_agreement=1.0, training=1), rows)
+    said = {"ann": ([0, 1], [0, 1], [0, 0], [0, 1], [0, 1]), "bo": ([0, 1], [0, 1], [0, 0], [1, 0])}
+    for name, ranks in said.items():
+        person = people.add_person(store, name)
+        membership.join(store, made.id, person.id)
+        for each in ranks:
+            task = assignment.next_task(store, made.id, person.id)
+            assert isinstance(task, Task)
+            labels.save(store, task.id, person.id, Answered(each))
+    mia = visit("mia", "manager")
+    with store.read() as connection:
+        third = int(connection.execute(select(items.c.id).order_by(items.c.id).offset(2)).scalars().first() or 0)
+    assert post(mia, f"/c/{made.id}/disputes/{third}", rank=["2", "1"]).status_code == 303
+
+    def page(**query: str) -> tuple[str, dict[str, int]]:
+        text = mia.get(f"/c/{made.id}/export", params=query).text
+        lines = re.findall(r'<td class="number">(\d+)</td><td>(.*?)</td>', text)
+        return text, {words.split(":")[0].split(";")[0]: int(number) for number, words in lines}
+
+    always = {
+        "labels on known answers (gold, training, qualification)": 2,
+        "labels in whose place a decision stands": 2,
+        "items that nobody has labelled yet": 1,
+        "items that want more labels": 1,
+    }
+    text, left = page()
+    assert "Layout ranked: 6 rows from 6 labels that count." in text  # 2 + 2 + 1 + 1
+    assert left == always
+    text, left = page(layout="trl-preference")
+    assert "4 rows from 6 labels" in text
+    assert left == always | {"comparisons in which this layout finds nothing to tell": 2}
+    text, left = page(layout="alpaca", labels="majority")
+    assert "3 rows from 6 labels" in text
+    assert left == always | {"comparisons that this layout cannot hold": 1}
+    file = mia.get(f"/c/{made.id}/export/file?layout=trl-preference")
+    assert file.headers["goodheart-rows"] == "4" == str(len(file.text.splitlines()))
+    assert list(json.loads(file.headers["goodheart-left-out"]).values()) == [2]
+    assert mia.get(f"/c/{made.id}/export?layout=nonsense").status_code == 422
+
+
+def test_a_large_campaign_is_counted_when_asked_for(
+    manager: TestClient, labelled: Campaign, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(leaving, "_COUNTED_UNASKED", 71)
+    assert "72 rows" not in manager.get(f"/c/{labelled.id}/export").text
+    assert "72 rows" in manager.get(f"/c/{labelled.id}/export?count=true").text
+
+
 GOOD = b"".join(
     json.dumps({"prompt": f"P{i}", "completions": ["yes", "no"], "models": ["a", "b"], "language": "en"}).encode()
     + b"\n"
@@ -410,19 +523,112 @@ def test_what_is_wrong_with_an_upload(manager: TestClient, store: Store, name: s
 def test_wrong_settings_and_too_much(manager: TestClient, store: Store) -> None:
     found = upload(manager, "/new", "r.jsonl", GOOD, name="", overlap="0", until_agreement="0.9")
     assert found.status_code == 422
-    assert "overlap: " in found.text
+    assert beside(found.text) == {"overlap": "must be 1 or more"}
+    assert 'name="until_agreement" value="0.9"' in found.text
     big = manager.post("/new", content=b"x", headers={"Content-Length": str(70 << 20)})
     assert big.status_code == 413
     assert [each.name for each in campaigns.listing(store)] == ["helpful"]
 
 
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"max_overlap": "3"}, {"max_overlap": "says how far asking more people may go"}),
+        ({"until_agreement": "0.8", "overlap": "1"}, {"until_agreement": "needs two labels or more"}),
+        ({"until_agreement": "0.5"}, {"until_agreement": "must be more than 0.5"}),
+        ({"until_agreement": "0.8", "overlap": "4", "max_overlap": "3"}, {"max_overlap": "less than the 4 labels"}),
+        ({"quotas": "language: en = 0"}, {"quotas": "1 or more"}),
+        ({"quotas": "language: en"}, {"quotas": "must be a whole number"}),
+        ({"flags": "wrong, wrong"}, {"flags": "named once"}),
+        ({"training": "1", "qualification": "2"}, {"training": "only 0", "qualification": "only 0"}),
+        ({"training": "x", "deadline": "soon"}, {"training": "a whole number", "deadline": "a date and a time"}),
+        ({"name": "helpful"}, {"name": "there is a campaign named"}),
+        ({"lock_minutes": "0", "name": "x"}, {"lock_minutes": "must be more than 0"}),
+    ],
+)
+def test_what_is_wrong_stands_beside_its_field(
+    manager: TestClient, store: Store, fields: dict[str, str], said: dict[str, str]
+) -> None:
+    given = {"name": "fresh", "overlap": "2", "rubric": "tone: Is it warm?", **fields}
+    found = upload(manager, "/new", "r.jsonl", GOOD, **given)
+    assert found.status_code in (409, 422)
+    told = beside(found.text)
+    assert told.keys() == said.keys()
+    for name, part in said.items():
+        assert part in told[name]
+    for name, text in given.items():  # what was typed is kept
+        assert f'name="{name}" value="{text}"' in found.text or f">\n{text}</textarea>" in found.text, name
+    assert [each.name for each in campaigns.listing(store)] == ["helpful"]
+
+
+def test_all_rules_of_a_campaign_can_be_set(manager: TestClient, store: Store) -> None:
+    """Those a form fills in are those the settings have; `seed` alone is not for people."""
+    fields = {
+        "name": "all", "overlap": "2", "strength": "1", "blind": "", "flags": "rude", "rubric": "tone: Warm?",
+        "at_once": "2", "until_agreement": "0.75", "max_overlap": "5", "max_skips": "2", "gold_share": "0.25",
+        "gold_pause_below": "0.5", "gold_window": "8", "training": "1", "qualification": "2",
+        "qualification_pass": "0.5", "quotas": "language: en = 2, zh = 1\nlength: long = 1", "languages": "en, zh",
+        "pay_per_hour": "18.5", "budget": "900", "deadline": "2031-05-06T07:08", "lock_minutes": "7.5",
+    }  # fmt: skip
+    assert fields.keys() == (CampaignSettings.model_fields.keys() - {"seed"})
+    known = b"".join(b'{"prompt": "K%d", "completions": ["yes", "no"], "gold": [0, 1]}\n' % i for i in range(2))
+    files = {
+        "items": ("r.jsonl", GOOD),
+        "training_items": ("t.jsonl", known),
+        "qualification_items": ("q.jsonl", known),
+    }
+    given = {"csrf": manager.headers["X-CSRF-Token"], **fields}
+    assert manager.post("/new", data=given, files=files).status_code == 303
+    made = campaigns.get(store, "all")
+    assert made.settings == CampaignSettings(
+        name="all", overlap=2, strength=True, blind=False, flags=("rude",), rubric={"tone": "Warm?"}, at_once=2,
+        until_agreement=0.75, max_overlap=5, max_skips=2, gold_share=0.25, gold_pause_below=0.5, gold_window=8,
+        training=1, qualification=2, qualification_pass=0.5, languages=("en", "zh"), pay_per_hour=18.5, budget=900,
+        quotas={"language": {"en": 2, "zh": 1}, "length": {"long": 1}}, lock_minutes=7.5,
+        deadline=datetime(2031, 5, 6, 7, 8, tzinfo=UTC),
+    )  # fmt: skip
+    assert progress(store, made.id).spare == 1  # of three English items two are wanted: quotas cut by their own columns
+    assert typed(made.settings) == Typed(**{k: v for k, v in fields.items() if k != "name"})
+    saved = {name: getattr(typed(made.settings), name) for name in fields if name != "name"}
+    assert post(manager, f"/c/{made.id}/rules", **saved).status_code == 303  # saved as it stands there, nothing changes
+    assert campaigns.get(store, made.id).settings == made.settings
+
+
 def test_the_log(manager: TestClient, labelled: Campaign, store: Store) -> None:
+    other = campaigns.create(store, CampaignSettings(name="other"), [item("Q?", "a", "b")])
     post(manager, f"/c/{labelled.id}/state", state="paused")
+    post(manager, f"/c/{other.id}/state", state="closed")
     text = manager.get(f"/c/{labelled.id}/audit").text
-    assert "campaign state" in text
-    newest = audit.entries(store, limit=1)[0]
+    assert "changed the state" in text
+    assert re.search(r">from</span> <bdi>open</bdi>.*>to</span> <bdi>paused</bdi>", text)
+    assert re.search(
+        r"joined</td><td class=\"what\"><span class=\"pair\"><span class=\"hint\">person</span> <bdi>zed<", text
+    )
+    assert "closed" not in text  # what was done in the other campaign
+    assert "made an account" not in text
+    every = manager.get(f"/c/{labelled.id}/audit?show=all").text
+    assert "closed" in every
+    assert "made an account" in every
+    newest = audit.entries(store, limit=1, campaign=labelled.id)[0]
     assert newest.person == "mia"
-    assert "campaign state" not in manager.get(f"/c/{labelled.id}/audit?before={newest.id}").text
+    assert "changed the state" not in manager.get(f"/c/{labelled.id}/audit?before={newest.id}").text
+
+
+def test_every_action_and_what_is_told_of_it_has_words(store: Store) -> None:
+    """What the store notes is found in its source: an action without words would be shown in English everywhere."""
+    source = "".join(path.read_text() for path in Path(campaigns.__file__).parent.glob("*.py"))
+    actions = set(re.findall(r'note\(\s*connection,\s*[\w.]+,\s*"([a-z ]+)"', source))
+    assert {"invite", "gold pause", "create campaign", "adjudicate"} <= actions
+    chinese = Words.of("zh-Hant").table
+    assert [action for action in actions if f"done.{action.replace(' ', '_')}" not in chinese] == []
+
+
+def test_a_change_of_rules_notes_what_changed_alone(labelled: Campaign, store: Store) -> None:
+    campaigns.change(store, labelled.id, {"budget": 5.0, "gold_share": labelled.settings.gold_share})
+    assert audit.entries(store, limit=1)[0].what == {"campaign": labelled.id, "budget": 5.0}
+    count = len(audit.entries(store))
+    campaigns.change(store, labelled.id, {"budget": 5.0})
+    assert len(audit.entries(store)) == count
 
 
 def test_in_chinese(visit: Visit, labelled: Campaign, store: Store) -> None:
@@ -468,11 +674,17 @@ def test_an_open_invitation_can_be_revoked(manager: TestClient, labelled: Campai
     assert audit.entries(store, limit=1)[0].action == "revoke invite"
 
 
-def test_links_of_a_disabled_manager_work_no_more(labelled: Campaign, store: Store, visit: Visit) -> None:
+@pytest.mark.parametrize("ends", [people.disable, lambda store, lea: people.change_role(store, lea, "adjudicator")])
+def test_links_of_who_is_no_manager_any_more_work_no_more(
+    labelled: Campaign, store: Store, visit: Visit, ends: Callable[[Store, int], None]
+) -> None:
     visit("mia", "manager")
     lea = people.add_person(store, "lea", "manager")
     token = logins.invite(store, "manager", campaign=labelled.id, by=lea.id)
     assert visit().get(f"/invite/{token}").status_code == 200
-    people.disable(store, lea.id)
+    assert len(logins.open_invites(store)) == 1
+    ends(store, lea.id)
     assert visit().get(f"/invite/{token}").status_code == 404
     assert logins.open_invites(store) == []
+    with pytest.raises(MissingError):
+        logins.accept(store, token, "eve", "a long enough one")

@@ -114,12 +114,12 @@ def test_from_a_file_to_a_reward_model(
     manager.fill("[name=guideline]", "Choose the *good* one.")
     manager.click("summary")
     manager.fill("[name=until_agreement]", "1")
+    manager.fill("[name=max_overlap]", "2")  # two people, then an adjudicator
     manager.fill("[name=slices]", "topic")
     manager.click("text=Create the campaign")
     manager.wait_for_selector("text=0 / 8")
     campaign = campaigns.get(store, "story")
     address = f"{studio.url}/c/{campaign.id}"
-    campaigns.change(store, campaign.id, {"max_overlap": 2})  # two people, then an adjudicator
 
     by_keyboard(invited(manager, tab, address, "kay"))
     by_mouse(invited(manager, tab, address, "mo"))

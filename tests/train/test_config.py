@@ -45,6 +45,8 @@ def test_blocks_are_made_where_they_were_absent() -> None:
             "model: m\ndata: d\nout: o\nlerning_rate: 1\n",
             "c.yaml:4: unknown key `lerning_rate`; did you mean `learning_rate`?",
         ),
+        ("model: m\ndata: d\nout: o\nlr: 1\n", "c.yaml:4: unknown key `lr`; here it is `learning_rate`"),
+        ("model: m\ndata: d\nout: o\nlearn: 1\n", "c.yaml:4: unknown key `learn`; did you mean `learning_rate`?"),
         ("model: m\ndata: d\nout: o\ninner:\n  dept: 1\n", "c.yaml:5: unknown key `inner.dept`; did you mean `depth`?"),
         (
             "model: m\ndata: d\nout: o\ninner:\n  depth: 0\n",

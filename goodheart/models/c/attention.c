@@ -9,6 +9,7 @@
 
    Letters: N tokens, H query heads, G heads of keys and of values, d numbers of a head. */
 
+#include "numbers.h"
 #include "parallel.h"
 #include "product.h"
 
@@ -25,10 +26,11 @@ typedef struct {
     int64_t heads, kv_heads, size, window; /* H, G, d; tokens that a token sees, 0 = all */
     float scale;
     const float *cos, *sin; /* (positions, d/2), NULL: nothing is turned */
-    const float *qkv;       /* (N, H + 2 G, d): queries, keys, values */
-    float *out, *log_sum;   /* (N, H, d), (N, H) */
-    const float *grad_out;
-    float *grad_qkv;
+    const number *qkv;      /* (N, H + 2 G, d): queries, keys, values */
+    number *out;            /* (N, H, d) */
+    float *log_sum;         /* (N, H) */
+    const number *grad_out;
+    number *grad_qkv;
 } Attention;
 
 typedef struct {
@@ -71,22 +73,33 @@ static int64_t longest_of(const Attention *a, int64_t family) {
 
 static void clear(float *p, int64_t n) { memset(p, 0, (size_t)n * 4); }
 
-/* `to` = the head turned by the angle of its position, times `scale`; `back`: turned the other way. */
-static void turn(const Attention *a, const float *restrict from, int64_t position, float scale, int back,
-                 float *restrict to) {
-    int64_t half = a->size / 2;
-    if (!a->cos) {
-        for (int64_t i = 0; i < a->size; i++) to[i] = scale * from[i];
-        return;
-    }
-    const float *restrict cos = a->cos + position * half, *restrict sin = a->sin + position * half;
-    float sign = back ? -1.0f : 1.0f;
-    for (int64_t i = 0; i < half; i++) {
-        float x = from[i], y = from[half + i], s = sign * sin[i];
-        to[i] = scale * (x * cos[i] - y * s);
-        to[half + i] = scale * (y * cos[i] + x * s);
-    }
+static void read(const number *restrict from, int64_t n, float *restrict to) {
+    for (int64_t i = 0; i < n; i++) to[i] = value(from[i]);
 }
+
+static void write(const float *restrict from, int64_t n, number *restrict to) {
+    for (int64_t i = 0; i < n; i++) to[i] = stored(from[i]);
+}
+
+/* `to` = the head turned by the angle of its position, times `scale`: as it is read, and the other way as its gradient
+   is written. */
+#define TURN(name, given, made, read, written, sign)                                                                   \
+    static void name(const Attention *a, const given *restrict from, int64_t position, float scale,                    \
+                     made *restrict to) {                                                                              \
+        int64_t half = a->size / 2;                                                                                    \
+        if (!a->cos) {                                                                                                 \
+            for (int64_t i = 0; i < a->size; i++) to[i] = written(scale * read(from[i]));                              \
+            return;                                                                                                    \
+        }                                                                                                              \
+        const float *restrict cos = a->cos + position * half, *restrict sin = a->sin + position * half;                \
+        for (int64_t i = 0; i < half; i++) {                                                                           \
+            float x = read(from[i]), y = read(from[half + i]), s = sign sin[i];                                        \
+            to[i] = written(scale * (x * cos[i] - y * s));                                                             \
+            to[half + i] = written(scale * (y * cos[i] + x * s));                                                      \
+        }                                                                                                              \
+    }
+TURN(turn, number, float, value, , +)
+TURN(turn_back, float, number, , stored, -)
 
 static int64_t stride(const Attention *a) { return (a->heads + 2 * a->kv_heads) * a->size; }
 
@@ -95,12 +108,13 @@ static int64_t stride(const Attention *a) { return (a->heads + 2 * a->kv_heads) 
 static void fill(const Attention *a, Panel *x, const Row *row, int64_t g, int backward) {
     for (int64_t i = 0; i < row->own; i++) {
         int64_t at = row->shared + i, token = row->first + i;
-        const float *key = a->qkv + token * stride(a) + (a->heads + g) * a->size, *value = key + a->kv_heads * a->size;
-        turn(a, key, at, 1.0f, 0, x->k + at * x->width);
-        memcpy(x->v + at * x->width, value, (size_t)a->size * 4);
-        clear(x->k + at * x->width + a->size, x->width - a->size);
-        clear(x->v + at * x->width + a->size, x->width - a->size);
-        for (int64_t c = 0; c < a->size; c++) x->kt[c * x->keys + at] = x->k[at * x->width + c];
+        const number *from = a->qkv + token * stride(a) + (a->heads + g) * a->size;
+        float *key = x->k + at * x->width, *value = x->v + at * x->width;
+        turn(a, from, at, 1.0f, key);
+        read(from + a->kv_heads * a->size, a->size, value);
+        clear(key + a->size, x->width - a->size);
+        clear(value + a->size, x->width - a->size);
+        for (int64_t c = 0; c < a->size; c++) x->kt[c * x->keys + at] = key[c];
         if (!backward) continue;
         for (int64_t c = 0; c < a->size; c++) x->vt[c * x->keys + at] = value[c];
         x->owner[at] = token;
@@ -137,7 +151,7 @@ static Queries queries(const Attention *a, const Row *row, int64_t begin) {
 /* Scores of the queries in the panel's p, times scale; the queries, turned and scaled, in q. */
 static void score(const Attention *a, Panel *x, const Queries *q, int64_t head) {
     for (int64_t i = 0; i < q->number; i++)
-        turn(a, a->qkv + (q->first + i) * stride(a) + head * a->size, q->position + i, a->scale, 0, x->q + i * x->width);
+        turn(a, a->qkv + (q->first + i) * stride(a) + head * a->size, q->position + i, a->scale, x->q + i * x->width);
     clear_beyond(a, x, q, x->q);
     product(q->number, whole(q->to - q->from), a->size, x->q, x->width, 1, x->kt + q->from, x->keys, x->p + q->from,
             x->keys, 0);
@@ -182,8 +196,8 @@ static void forward(const void *job, int64_t piece, float *room) {
                 product(q.number, x.width, q.to - q.from, x.p + q.from, x.keys, 1, x.v + q.from * x.width, x.width, x.o,
                         x.width, 0);
                 for (int64_t i = 0; i < q.number; i++) {
-                    float *to = a->out + ((q.first + i) * a->heads + head) * a->size;
-                    for (int64_t c = 0; c < a->size; c++) to[c] = x.o[i * x.width + c] * x.dq[i];
+                    number *to = a->out + ((q.first + i) * a->heads + head) * a->size;
+                    for (int64_t c = 0; c < a->size; c++) to[c] = stored(x.o[i * x.width + c] * x.dq[i]);
                 }
             }
     }
@@ -192,9 +206,9 @@ static void forward(const void *job, int64_t piece, float *room) {
 /* Gradients of keys and values from a place of the panel on are complete: they go to their tokens. */
 static void flush(const Attention *a, Panel *x, int64_t g, int64_t from, int64_t to) {
     for (int64_t at = from; at < to; at++) {
-        float *key = a->grad_qkv + x->owner[at] * stride(a) + (a->heads + g) * a->size;
-        turn(a, x->dk + at * x->width, at, 1.0f, 1, key);
-        memcpy(key + a->kv_heads * a->size, x->dv + at * x->width, (size_t)a->size * 4);
+        number *key = a->grad_qkv + x->owner[at] * stride(a) + (a->heads + g) * a->size;
+        turn_back(a, x->dk + at * x->width, at, 1.0f, key);
+        write(x->dv + at * x->width, a->size, key + a->kv_heads * a->size);
     }
 }
 
@@ -203,13 +217,13 @@ static void differentiate(const Attention *a, Panel *x, const Queries *q, int64_
     int64_t wide = q->to - q->from;
     score(a, x, q, head);
     for (int64_t i = 0; i < q->number; i++)
-        memcpy(x->dout + i * x->width, a->grad_out + ((q->first + i) * a->heads + head) * a->size, (size_t)a->size * 4);
+        read(a->grad_out + ((q->first + i) * a->heads + head) * a->size, a->size, x->dout + i * x->width);
     clear_beyond(a, x, q, x->dout);
     product(q->number, whole(wide), a->size, x->dout, x->width, 1, x->vt + q->from, x->keys, x->dp + q->from, x->keys, 0);
     for (int64_t i = 0; i < q->number; i++) {
         float *p = x->p + i * x->keys, *dp = x->dp + i * x->keys, along = 0;
-        const float *out = a->out + ((q->first + i) * a->heads + head) * a->size, *dout = x->dout + i * x->width;
-        for (int64_t c = 0; c < a->size; c++) along += out[c] * dout[c];
+        const number *out = a->out + ((q->first + i) * a->heads + head) * a->size;
+        for (int64_t c = 0; c < a->size; c++) along += value(out[c]) * x->dout[i * x->width + c];
         float log_sum = a->log_sum[(q->first + i) * a->heads + head];
         int64_t last = q->position + i, first = a->window && last >= a->window ? last - a->window + 1 : 0;
         int64_t k = q->from;
@@ -224,8 +238,8 @@ static void differentiate(const Attention *a, Panel *x, const Queries *q, int64_
     product(q->number, x->width, wide, x->dp + q->from, x->keys, 1, x->k + q->from * x->width, x->width, x->dq,
             x->width, 0);
     for (int64_t i = 0; i < q->number; i++)
-        turn(a, x->dq + i * x->width, q->position + i, a->scale, 1,
-             a->grad_qkv + (q->first + i) * stride(a) + head * a->size);
+        turn_back(a, x->dq + i * x->width, q->position + i, a->scale,
+                  a->grad_qkv + (q->first + i) * stride(a) + head * a->size);
     product(wide, x->width, q->number, x->dp + q->from, 1, x->keys, x->q, x->width, x->dk + q->from * x->width,
             x->width, 1);
     product(wide, x->width, q->number, x->p + q->from, 1, x->keys, x->dout, x->width, x->dv + q->from * x->width,

@@ -1,7 +1,7 @@
 /* What is done to each token by itself: norms, gates, and the softmax of the output layer. */
 
+#include "numbers.h"
 #include "parallel.h"
-#include "vectors.h"
 
 /* CHUNK: rows of a piece, defined by native.py */
 
@@ -11,37 +11,39 @@ static int64_t end_of(int64_t piece, int64_t rows) { return (piece + 1) * CHUNK 
 typedef struct {
     int64_t rows, width;
     float eps;
-    const float *x, *more, *weight; /* (rows, width) twice, (width); more: added to x first, NULL = nothing */
-    float *sum, *out, *inverse;     /* x + more (NULL without), normed, 1 / root mean square of each row */
-    const float *grad_out, *grad_sum;
-    float *grad_x, *grad_weight; /* (rows, width), (pieces, width) */
+    const number *x, *more, *weight; /* (rows, width) twice, (width); more: added to x first, NULL = nothing */
+    number *sum, *out;               /* x + more (NULL without), normed */
+    float *inverse;                  /* 1 / root mean square of each row */
+    const number *grad_out, *grad_sum;
+    number *grad_x;
+    float *grad_weight; /* (pieces, width) */
 } Norm;
 
 static void norm(const void *job, int64_t piece, float *room) {
     const Norm *n = job;
     (void)room;
     for (int64_t r = piece * CHUNK; r < end_of(piece, n->rows); r++) {
-        const float *x = n->x + r * n->width;
+        const number *x = n->x + r * n->width;
         vec squares = {0};
         if (n->more) {
-            const float *more = n->more + r * n->width;
-            float *both = n->sum + r * n->width;
+            const number *more = n->more + r * n->width;
+            number *both = n->sum + r * n->width;
             for (int64_t i = 0; i < n->width; i += LANES) {
-                vec s = load_some(x + i, n->width - i) + load_some(more + i, n->width - i);
+                put(both + i, get(x + i, n->width - i) + get(more + i, n->width - i), n->width - i);
+                vec s = get(both + i, n->width - i); /* as it is stored */
                 squares += s * s;
-                store_some(both + i, s, n->width - i);
             }
             x = both;
         } else
             for (int64_t i = 0; i < n->width; i += LANES) {
-                vec s = load_some(x + i, n->width - i);
+                vec s = get(x + i, n->width - i);
                 squares += s * s;
             }
         float inverse = 1.0f / sqrtf(sum(squares) / (float)n->width + n->eps);
         n->inverse[r] = inverse;
         for (int64_t i = 0; i < n->width; i += LANES)
-            store_some(n->out + r * n->width + i,
-                       load_some(x + i, n->width - i) * inverse * load_some(n->weight + i, n->width - i), n->width - i);
+            put(n->out + r * n->width + i,
+                       get(x + i, n->width - i) * inverse * get(n->weight + i, n->width - i), n->width - i);
     }
 }
 
@@ -52,43 +54,43 @@ static void norm_backward(const void *job, int64_t piece, float *room) {
     float *grad_weight = n->grad_weight + piece * n->width;
     memset(grad_weight, 0, (size_t)n->width * 4);
     for (int64_t r = piece * CHUNK; r < end_of(piece, n->rows); r++) {
-        const float *x = n->x + r * n->width, *grad = n->grad_out + r * n->width;
+        const number *x = n->x + r * n->width, *grad = n->grad_out + r * n->width;
         float inverse = n->inverse[r];
         vec products = {0};
         for (int64_t i = 0; i < n->width; i += LANES) {
             int64_t left = n->width - i;
-            vec gh = load_some(grad + i, left) * load_some(x + i, left) * inverse;
+            vec gh = get(grad + i, left) * get(x + i, left) * inverse;
             store_some(grad_weight + i, load_some(grad_weight + i, left) + gh, left);
-            products += gh * load_some(n->weight + i, left);
+            products += gh * get(n->weight + i, left);
         }
         float mean = sum(products) / (float)n->width;
         for (int64_t i = 0; i < n->width; i += LANES) {
             int64_t left = n->width - i;
-            vec h = load_some(x + i, left) * inverse;
-            vec dx = (load_some(grad + i, left) * load_some(n->weight + i, left) - h * mean) * inverse;
-            if (n->grad_sum) dx += load_some(n->grad_sum + r * n->width + i, left);
-            store_some(n->grad_x + r * n->width + i, dx, left);
+            vec h = get(x + i, left) * inverse;
+            vec dx = (get(grad + i, left) * get(n->weight + i, left) - h * mean) * inverse;
+            if (n->grad_sum) dx += get(n->grad_sum + r * n->width + i, left);
+            put(n->grad_x + r * n->width + i, dx, left);
         }
     }
 }
 
 typedef struct {
     int64_t rows, width;
-    const float *gate_up; /* (rows, 2 width): gates, then what passes through them */
-    float *out;           /* (rows, width) */
-    const float *grad_out;
-    float *grad_gate_up;
+    const number *gate_up; /* (rows, 2 width): gates, then what passes through them */
+    number *out;           /* (rows, width) */
+    const number *grad_out;
+    number *grad_gate_up;
 } Gate;
 
 static void gate(const void *job, int64_t piece, float *room) {
     const Gate *g = job;
     (void)room;
     for (int64_t r = piece * CHUNK; r < end_of(piece, g->rows); r++) {
-        const float *gates = g->gate_up + r * 2 * g->width, *ups = gates + g->width;
+        const number *gates = g->gate_up + r * 2 * g->width, *ups = gates + g->width;
         for (int64_t i = 0; i < g->width; i += LANES) {
             int64_t left = g->width - i;
-            vec x = load_some(gates + i, left);
-            store_some(g->out + r * g->width + i, x * sigmoid(x) * load_some(ups + i, left), left);
+            vec x = get(gates + i, left);
+            put(g->out + r * g->width + i, x * sigmoid(x) * get(ups + i, left), left);
         }
     }
 }
@@ -98,18 +100,19 @@ static void gate_backward(const void *job, int64_t piece, float *room) {
     const Gate *g = job;
     (void)room;
     for (int64_t r = piece * CHUNK; r < end_of(piece, g->rows); r++) {
-        const float *gates = g->gate_up + r * 2 * g->width, *ups = gates + g->width;
-        float *grad_gates = g->grad_gate_up + r * 2 * g->width, *grad_ups = grad_gates + g->width;
+        const number *gates = g->gate_up + r * 2 * g->width, *ups = gates + g->width;
+        number *grad_gates = g->grad_gate_up + r * 2 * g->width, *grad_ups = grad_gates + g->width;
         for (int64_t i = 0; i < g->width; i += LANES) {
             int64_t left = g->width - i;
-            vec x = load_some(gates + i, left), grad = load_some(g->grad_out + r * g->width + i, left);
+            vec x = get(gates + i, left), grad = get(g->grad_out + r * g->width + i, left);
             vec s = sigmoid(x), silu = x * s;
-            store_some(grad_gates + i, grad * load_some(ups + i, left) * (s * (1.0f + (x - silu))), left);
-            store_some(grad_ups + i, grad * silu, left);
+            put(grad_gates + i, grad * get(ups + i, left) * (s * (1.0f + (x - silu))), left);
+            put(grad_ups + i, grad * silu, left);
         }
     }
 }
 
+/* Of float32 always. */
 typedef struct {
     int64_t rows, columns;
     const float *logits;    /* (rows, columns) */

@@ -3,38 +3,49 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
-from fastapi import APIRouter, File, Form, Request, UploadFile
+from fastapi import APIRouter, Depends, File, Request, UploadFile
 from pydantic import ValidationError
 from starlette.responses import Response
 
 from goodheart.errors import ConflictError, DataError, FeedbackError
 from goodheart.feedback import campaigns
-from goodheart.feedback.campaigns import FLAGS, CampaignSettings
+from goodheart.feedback.campaigns import CampaignSettings
 from goodheart.feedback.items import NewItem, read_items
+from goodheart.feedback.store import Store
 from goodheart.studio.manage.frame import Line, Lines, back_to, manage_page
-from goodheart.studio.manage.overview import with_zone
+from goodheart.studio.manage.rules import GROUPS, OVERLAP, Typed, listed, new_settings, problems, typed
 from goodheart.studio.marks import sound
 from goodheart.studio.visitors import ByForm, Manager, Number, StoreOf, person_of
+from goodheart.studio.words import Words
 
 router = APIRouter()
 UPLOAD_MOST = 64 << 20  # bytes of an upload, 64 MiB
 MOST_ITEMS = 100_000  # of one upload
 SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet")  # not packed ones, which may grow without end
 _PROBLEMS_SHOWN = 20
+PHASES = ("work", "gold", "training", "qualification")
+FILES = ("items", "gold", "training_items", "qualification_items")  # the field of each
 Upload = Annotated[UploadFile | None, File()]
-_EMPTY = {"name": "", "guideline": "", "overlap": "2", "until_agreement": "", "gold_share": "0.1", "slices": "",
-          "flags": ", ".join(FLAGS), "rubric": "", "pay_per_hour": "", "budget": "", "deadline": "",
-          "strength": True, "blind": True}  # fmt: skip
+
+
+@dataclass(slots=True)
+class Named:
+    """The fields of a new campaign that are no rules."""
+
+    name: Line = ""
+    guideline: Lines = ""
 
 
 @router.get("/new")
 def form(request: Request, visitor: Manager, store: StoreOf) -> Response:
-    return manage_page(request, store, None, "new.html", given=_EMPTY, problems=[], suffixes=SUFFIXES)
+    return _form(request, store, Named(), typed(CampaignSettings(name="", overlap=2)), {}, 200)
 
 
 @router.post("/new", dependencies=[ByForm])
@@ -42,70 +53,63 @@ def create(
     request: Request,
     visitor: Manager,
     store: StoreOf,
-    name: Line = "",
-    guideline: Lines = "",
-    overlap: Line = "1",
-    until_agreement: Line = "",
-    gold_share: Line = "0.1",
-    slices: Line = "",
-    flags: Line = "",
-    rubric: Annotated[str, Form(max_length=10_000)] = "",
-    pay_per_hour: Line = "",
-    budget: Line = "",
-    deadline: Line = "",
-    strength: Line = "",
-    blind: Line = "",
+    named: Annotated[Named, Depends()],
+    given: Annotated[Typed, Depends()],
     items: Upload = None,
     gold: Upload = None,
+    training_items: Upload = None,
+    qualification_items: Upload = None,
 ) -> Response:
-    """All of the campaign or nothing; what is wrong is said with the line of the file."""
-    given = {"name": name, "guideline": guideline, "overlap": overlap, "until_agreement": until_agreement,
-             "gold_share": gold_share, "slices": slices, "flags": flags, "rubric": rubric, "budget": budget,
-             "pay_per_hour": pay_per_hour, "deadline": deadline, "strength": bool(strength),
-             "blind": bool(blind)}  # fmt: skip
+    """All of the campaign or nothing; what is wrong is said beside its field, with the line of a file."""
+    files = (items, gold, training_items, qualification_items)
+    wrong: dict[str, str] = {}
+    settings, status = None, 422
     try:
-        settings = CampaignSettings.model_validate(_settings(given))
-        new = [*_uploaded(items, slices), *_uploaded(gold, slices, "gold")]
-        if not any(item.phase == "work" for item in new):
-            raise DataError(visitor.words("manage.no_file"))
-        made = campaigns.create(store, settings, new, sound(guideline).replace("\r\n", "\n"), by=person_of(visitor).id)
+        settings = new_settings(named.name, given)
     except ValidationError as error:
-        return _again(request, store, given, campaigns.reasons(error).split("; "), 422)
-    except ConflictError as error:
-        return _again(request, store, given, [str(error)], 409)
-    except (FeedbackError, DataError) as error:
-        return _again(request, store, given, str(error).splitlines(), 422)
-    return back_to(made.id)
+        wrong |= problems(error, visitor.words)
+    slices = listed(given.slices) or ([] if settings is None else list(settings.quotas))
+    new: list[NewItem] = []
+    for upload, phase, field in zip(files, PHASES, FILES, strict=True):
+        try:
+            new += _uploaded(upload, slices, phase, None if settings is None else settings.at_once)
+        except DataError as error:
+            wrong[field] = str(error)
+    if settings is not None and not wrong:
+        wrong |= _too_few(settings, new, visitor.words)
+    if settings is not None and not wrong:
+        try:
+            text = sound(named.guideline).replace("\r\n", "\n")
+            return back_to(campaigns.create(store, settings, new, text, by=person_of(visitor).id).id)
+        except ConflictError as error:
+            wrong, status = {"name": str(error)}, 409
+        except FeedbackError as error:
+            wrong = {"": str(error)}
+    return _form(request, store, named, given, wrong, status)
 
 
-def _again(request: Request, store: Any, given: dict[str, Any], problems: list[str], status: int) -> Response:
-    return manage_page(request, store, None, "new.html", status, given=given, problems=problems, suffixes=SUFFIXES)
+def _too_few(settings: CampaignSettings, new: Sequence[NewItem], words: Words) -> dict[str, str]:
+    """Items that the rules ask for and the files do not have."""
+    there = Counter(item.phase for item in new)
+    wrong = {} if there["work"] else {"items": words("manage.no_file")}
+    for phase, asked in (("training", settings.training), ("qualification", settings.qualification)):
+        if asked > there[phase]:
+            wrong[phase] = words("wrong.too_few", n=there[phase])
+    return wrong
 
 
-def _settings(given: dict[str, Any]) -> dict[str, Any]:
-    """Settings from the fields of the form; an empty field leaves the setting as it is by itself."""
-    kept = {
-        name: given[name].strip() for name in ("overlap", "until_agreement", "gold_share", "pay_per_hour", "budget")
-    }
-    rules: dict[str, Any] = {name: text for name, text in kept.items() if text}
-    if given["deadline"].strip():
-        rules["deadline"] = with_zone(given["deadline"].strip())
-    rubric = [line.partition(":") for line in given["rubric"].splitlines() if line.strip()]
-    return rules | {
-        "name": given["name"],
-        "flags": _listed(given["flags"]),
-        "rubric": {name.strip(): about.strip() for name, _, about in rubric},
-        "strength": given["strength"],
-        "blind": given["blind"],
-    }
+def _form(request: Request, store: Store, named: Named, given: Typed, wrong: dict[str, str], status: int) -> Response:
+    fields = {"named": named, "given": given, "groups": GROUPS, "overlap": OVERLAP}
+    return manage_page(request, store, None, "new.html", status, problems=wrong, suffixes=SUFFIXES, **fields)
 
 
-def _listed(text: str) -> list[str]:
-    return [each.strip() for each in text.split(",") if each.strip()]
-
-
-def _uploaded(upload: UploadFile | None, slices: str, phase: str = "work") -> list[NewItem]:
+def _uploaded(upload: UploadFile | None, slices: Sequence[str], phase: str, at_once: int | None) -> list[NewItem]:
     """The items of an uploaded file.
+
+    Args:
+        slices: columns that cut the items.
+        phase: what they are for.
+        at_once: answers shown at a time; only work is cut to it, since known answers rank all of a row.
 
     Raises:
         DataError: not a kind of file that is read here, or what is wrong with its rows, a line each.
@@ -122,7 +126,8 @@ def _uploaded(upload: UploadFile | None, slices: str, phase: str = "work") -> li
                 file.write(part)
         bad: list[str] = []
         try:
-            found = list(_most(read_items(path, slices=_listed(slices), phase=phase, bad=bad)))
+            shown = at_once if phase == "work" else None
+            found = list(_most(read_items(path, at_once=shown, slices=slices, phase=phase, bad=bad)))
         except DataError as error:
             raise DataError(_named(str(error), path, upload.filename)) from error
     if bad:
@@ -143,26 +148,32 @@ def _named(text: str, path: Path, name: str) -> str:
     return text.replace(str(path), sound(name)[:100])
 
 
+@router.get("/add/{campaign}")
+def items_form(request: Request, visitor: Manager, store: StoreOf, campaign: Number) -> Response:
+    return _items_form(request, store, campaign, "", "work", {}, 200)
+
+
 @router.post("/add/{campaign}", dependencies=[ByForm])
 def add_items(
     request: Request, visitor: Manager, store: StoreOf, campaign: Number, slices: Line = "", phase: Line = "work",
     items: Upload = None,
 ) -> Response:  # fmt: skip
     """More items for a campaign; those that are there already are left out."""
-    campaigns.get(store, campaign)
+    found = campaigns.get(store, campaign)
     try:
-        if phase not in ("work", "gold", "training", "qualification"):
+        if phase not in PHASES:
             raise DataError(visitor.words("error.422"))
-        new = _uploaded(items, slices, phase)
+        new = _uploaded(items, listed(slices), phase, found.settings.at_once)
         if not new:
             raise DataError(visitor.words("manage.no_file"))
         campaigns.add_items(store, campaign, new, by=person_of(visitor).id)
     except (FeedbackError, DataError) as error:
-        problems = str(error).splitlines()
-        return manage_page(request, store, campaign, "items.html", 422, problems=problems, suffixes=SUFFIXES)
+        return _items_form(request, store, campaign, slices, phase, {"items": str(error)}, 422)
     return back_to(campaign)
 
 
-@router.get("/add/{campaign}")
-def items_form(request: Request, visitor: Manager, store: StoreOf, campaign: Number) -> Response:
-    return manage_page(request, store, campaign, "items.html", problems=[], suffixes=SUFFIXES)
+def _items_form(
+    request: Request, store: Store, campaign: int, slices: str, phase: str, wrong: dict[str, str], status: int
+) -> Response:
+    fields = {"slices": slices, "phase": phase, "phases": PHASES}
+    return manage_page(request, store, campaign, "items.html", status, problems=wrong, suffixes=SUFFIXES, **fields)

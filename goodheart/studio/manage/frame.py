@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from math import exp
 from typing import Annotated, Any
 
@@ -28,7 +29,8 @@ def manage_page(
     found = None if campaign is None else campaigns.get(store, campaign)
     person = visitor_of(request).person
     layout = "manage.html" if found is not None and person is not None and person.may("manager") else "base.html"
-    tools = {"percent": percent, "decimal": decimal, "chance_of": chance_of, "times": times, "when": when}
+    tools = {"percent": percent, "percents": percents, "decimal": decimal, "chance_of": chance_of, "times": times}
+    tools["when"] = when
     return page(request, f"manage/{template}", status, campaign=found, layout=layout, **tools, **context)
 
 
@@ -53,6 +55,11 @@ def may_judge(request: Request, store: Store, campaign: int) -> None:
 def percent(share: float | None) -> str:
     """0.256 as 26 %, on one line."""
     return "–" if share is None else f"{100 * share:.0f}\N{NO-BREAK SPACE}%"
+
+
+def percents(shares: Sequence[float]) -> str:
+    """0.5, 0.75 as 50, 75 %"""
+    return ", ".join(f"{100 * share:.0f}" for share in shares) + "\N{NO-BREAK SPACE}%"
 
 
 def decimal(value: float | None, places: int = 2) -> str:

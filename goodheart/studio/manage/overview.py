@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 from collections import Counter
-from datetime import timedelta
-from typing import Any
+from collections.abc import Mapping
+from typing import Annotated
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Depends, Request
+from pydantic import ValidationError
 from starlette.responses import Response
 
-from goodheart.errors import FeedbackError
-from goodheart.feedback import campaigns, disputes, label_rows, membership, quality
+from goodheart.errors import FeedbackError, MissingError
+from goodheart.feedback import campaigns, disputes, membership, quality
 from goodheart.feedback.campaigns import Campaign
-from goodheart.feedback.progress import Forecast, forecast, progress
+from goodheart.feedback.progress import Forecast, by_day, forecast, progress
 from goodheart.feedback.store import Store, utcnow
 from goodheart.studio.manage.frame import LOW_ALPHA, Line, back_to, decimal, manage_page
+from goodheart.studio.manage.rules import CHANGEABLE_GROUPS, Typed, changes, problems, typed
 from goodheart.studio.visitors import ByForm, Manager, Number, StoreOf, person_of
 from goodheart.studio.words import Words
 
 router = APIRouter()
-DAYS = 14
 Alert = tuple[str, str]  # words, address below the campaign's
 _STATES = {"open": campaigns.resume, "paused": campaigns.pause, "closed": campaigns.close}
 
@@ -30,27 +31,27 @@ def overview(request: Request, visitor: Manager, store: StoreOf, campaign: Numbe
 
 
 def _page(
-    request: Request, words: Words, store: Store, campaign: int, problem: str | None = None, status: int = 200
+    request: Request,
+    words: Words,
+    store: Store,
+    campaign: int,
+    problems: Mapping[str, str] | None = None,
+    status: int = 200,
+    given: Typed | None = None,
 ) -> Response:
     found = campaigns.get(store, campaign)
     expected, agreed = forecast(store, campaign), quality.agreement_of(store, campaign)
     context = {
         "progress": progress(store, campaign),
         "forecast": expected,
-        "days": _days(store, campaign),
+        "days": by_day(store, campaign, utcnow().date()),
         "alpha": None if agreed is None else agreed.whole.alpha,
         "alerts": alerts(store, found, expected, words),
-        "problem": problem,
+        "groups": CHANGEABLE_GROUPS,
+        "given": given or typed(found.settings),
+        "problems": problems or {},
     }
     return manage_page(request, store, campaign, "overview.html", status, **context)
-
-
-def _days(store: Store, campaign: int) -> list[tuple[Any, int]]:
-    today = utcnow().date()
-    first = utcnow() - timedelta(days=DAYS)
-    given = Counter(row.at.date() for row in label_rows.live_labels(store, campaign, phases=None, since=first))
-    days = [today - timedelta(days=back) for back in range(DAYS - 1, -1, -1)]
-    return [(day, given[day]) for day in days]
 
 
 def alerts(store: Store, campaign: Campaign, expected: Forecast, words: Words) -> list[Alert]:
@@ -81,35 +82,22 @@ def set_state(request: Request, visitor: Manager, store: StoreOf, campaign: Numb
     """Pauses, resumes or closes a campaign."""
     change = _STATES.get(state)
     if change is None:
-        return _page(request, visitor.words, store, campaign, visitor.words("error.422"), 422)
+        return _page(request, visitor.words, store, campaign, {"": visitor.words("error.422")}, 422)
     change(store, campaign, by=person_of(visitor).id)
     return back_to(campaign)
 
 
 @router.post("/c/{campaign}/rules", dependencies=[ByForm])
 def change_rules(
-    request: Request,
-    visitor: Manager,
-    store: StoreOf,
-    campaign: Number,
-    gold_share: Line = "",
-    pay_per_hour: Line = "",
-    budget: Line = "",
-    deadline: Line = "",
+    request: Request, visitor: Manager, store: StoreOf, campaign: Number, given: Annotated[Typed, Depends()]
 ) -> Response:
     """Changes what may change while a campaign runs; an empty field takes the rule away."""
-    campaigns.get(store, campaign)
-    given = {"gold_share": gold_share, "pay_per_hour": pay_per_hour, "budget": budget, "deadline": deadline}
-    changes: dict[str, Any] = {name: text.strip() or None for name, text in given.items()}
-    changes["gold_share"] = changes["gold_share"] or 0.0
-    changes["deadline"] = with_zone(changes["deadline"])
     try:
-        campaigns.change(store, campaign, changes, by=person_of(visitor).id)
+        campaigns.change(store, campaign, changes(given), by=person_of(visitor).id)
+    except MissingError:
+        raise
     except FeedbackError as error:
-        return _page(request, visitor.words, store, campaign, str(error), 422)
+        why = error.__cause__
+        wrong = problems(why, visitor.words) if isinstance(why, ValidationError) else {"": str(error)}
+        return _page(request, visitor.words, store, campaign, wrong, 422, given)
     return back_to(campaign)
-
-
-def with_zone(moment: str | None) -> str | None:
-    """The moment of a date field, which knows no zone: UTC."""
-    return f"{moment}Z" if moment and len(moment) in (16, 19) else moment
