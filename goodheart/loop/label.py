@@ -40,7 +40,7 @@ class CampaignFile(CampaignSettings):
     items: list[str] | str = Field(default_factory=list)
     prompts: list[str] | str = Field(default_factory=list)  # with `models`: what is asked of them
     models: list[AnsweringModel] = Field(default_factory=list)  # whose answers become items
-    sampling: SamplingSettings = SamplingSettings(max_new_tokens=512)  # of models without their own
+    sampling: SamplingSettings = SamplingSettings(max_new_tokens=512)  # of all models, where they do not say otherwise
     gold: str | None = None
     training_items: str | None = None  # with a column `gold`, as the two others
     qualification_items: str | None = None

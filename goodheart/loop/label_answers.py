@@ -5,7 +5,7 @@ prompts: prompts.jsonl
 models:
   - runs/sft                                    # a run folder, a Hugging Face folder or a Hub id: sampled here
   - {url: "http://127.0.0.1:8001/v1", model: qwen, samples: 2, key_env: OPENAI_API_KEY, sampling: {temperature: 0.7}}
-sampling: {max_new_tokens: 256}                 # of models without their own
+sampling: {max_new_tokens: 256}                 # of all models, where they do not say otherwise
 
 Each answer is written down as it comes, in the folder `NAME.answers` beside the campaign file: the same command goes on
 where it was stopped, asks only what is new, and asks again what failed. What was answered under other settings stays.
@@ -50,7 +50,7 @@ class AnsweringModel(Settings):
     url: str | None = None  # of a server that speaks OpenAI's protocol, with /v1
     key_env: str | None = None  # environment variable with its key
     samples: int = Field(1, ge=1, le=50)  # answers to each prompt
-    sampling: SamplingSettings | None = None  # None: the campaign's
+    sampling: SamplingSettings | None = None  # what differs from the campaign's
     at_once: int = Field(8, ge=1, le=1000)  # requests at a time
     timeout: float = Field(120.0, gt=0)  # seconds that one answer may take
 
@@ -61,6 +61,11 @@ class AnsweringModel(Settings):
         if self.url is not None and not re.match(r"https?://[^/]", self.url):
             raise ValueError(f"url {self.url!r}: expected http://... or https://..., up to and with /v1")
         return self
+
+    def over(self, shared: SamplingSettings) -> SamplingSettings:
+        """How it is sampled: what its own settings say, and the shared ones where they say nothing."""
+        own = {} if self.sampling is None else self.sampling.model_dump(exclude_unset=True)
+        return shared.model_copy(update=own)
 
     @property
     def title(self) -> str:
@@ -78,7 +83,7 @@ class Asking:
     at_once: int | None = None  # answers shown together
 
     def how(self, model: AnsweringModel) -> SamplingSettings:
-        return model.sampling or self.sampling
+        return model.over(self.sampling)
 
 
 def problem(models: Sequence[AnsweringModel], sampling: SamplingSettings) -> str:
@@ -89,7 +94,7 @@ def problem(models: Sequence[AnsweringModel], sampling: SamplingSettings) -> str
     if not 2 <= sum(each.samples for each in models) <= MOST_ANSWERS:
         return f"2 to {MOST_ANSWERS} answers to a prompt can be compared; name models, or give one of them `samples`"
     for each in models:
-        if each.samples > 1 and (each.sampling or sampling).temperature == 0:
+        if each.samples > 1 and each.over(sampling).temperature == 0:
             return f"{each.title} with temperature 0 gives the same answer {each.samples} times; raise the temperature"
     return ""
 
