@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import ast
+import importlib
 import re
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -54,3 +57,37 @@ def test_commands_and_options_exist(page: Path) -> None:
         assert name is not None, line
         options = {word.partition("=")[0] for word in words if word.startswith("--")}
         assert options <= known[name] | {"--debug"}, line
+
+
+def code_of(page: Path) -> list[str]:
+    """What a page shows of Python: fenced blocks, and indented ones that begin with an import."""
+    text = page.read_text(encoding="utf-8")
+    indented = re.findall(r"(?:^ {4}(?:from|import) .+\n)(?:^ {4}.+\n|^\n)*", text, re.MULTILINE)
+    return re.findall(r"```python\n(.*?)```", text, re.DOTALL) + [textwrap.dedent(block) for block in indented]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=[p.name for p in PAGES])
+def test_what_python_examples_import_exists(page: Path) -> None:
+    for code in code_of(page):
+        for node in ast.walk(ast.parse(code)):
+            if isinstance(node, ast.ImportFrom) and str(node.module).startswith("goodheart"):
+                module = importlib.import_module(str(node.module))
+                assert [alias.name for alias in node.names if not hasattr(module, alias.name)] == [], node.module
+
+
+def named_in(page: Path) -> set[str]:
+    """The files of this repository that a page names between backticks."""
+    text = page.read_text(encoding="utf-8")
+    return set(re.findall(r"`((?:goodheart|tests|recipes|experiments|bench|docs)/[\w./-]+\.\w+)`", text))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=[p.name for p in PAGES])
+def test_files_that_pages_name_exist(page: Path) -> None:
+    assert [name for name in sorted(named_in(page)) if not (ROOT / name).exists()] == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=[p.name for p in PAGES])
+def test_functions_that_pages_name_as_judges_exist(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    for module, name in re.findall(r"\b(goodheart(?:\.\w+)+):([a-z_]\w*)", text):
+        assert hasattr(importlib.import_module(module), name), f"{module}:{name}"

@@ -64,9 +64,12 @@ def chat(
     causal = load_causal(folder, dtype=dtype, device=device)
     writer = Writer(causal, template, slots=min(best_of, _MOST_SLOTS))
     choice = None if reward is None else BestOf(best_of, load_judge(several or reward, dtype=dtype, device=device))
-    room = (causal.max_length or 2**31) - sampling.max_new_tokens
+    context = causal.max_length or 2**31
+    if "max_new_tokens" not in sampling.model_fields_set:  # half a small model's context is for what is asked
+        sampling = sampling.model_copy(update={"max_new_tokens": min(sampling.max_new_tokens, context // 2)})
+    room = context - sampling.max_new_tokens
     if room < 1:
-        raise ConfigError(f"max_new_tokens {sampling.max_new_tokens} fills the context of {causal.max_length}")
+        raise ConfigError(f"max_new_tokens {sampling.max_new_tokens} fills the context of {context}: set it lower")
     sampling = sampling.model_copy(update={"stop": [*sampling.stop, *([] if raw else template.stop_strings)]})
     if sys.stdin.isatty():
         print("Empty line: start anew. Ctrl-C: stop an answer. Ctrl-D: leave.")

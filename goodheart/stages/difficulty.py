@@ -39,6 +39,7 @@ _NO_SCORE = "no score: let `goodheart score` write them first"
 _NO_OPINION = "an answer of the pair has no score"
 _TIED = "all answers tie: nothing is preferred to anything"
 _BAR_WIDTH = 30  # characters
+_MOST_KINDS = 20  # values of a column that are printed; the figures hold all
 
 
 @dataclass
@@ -53,7 +54,10 @@ class Measured:
     def summary(self) -> str:
         found = self.results
         lines = list(_about_prompts(found) if "prompts" in found else _about_pairs(found))
-        lines += [f"  {name}: {_line(row)}" for name, row in found.get("kinds", {}).items()]
+        kinds = list(found.get("kinds", {}).items())
+        lines += [f"  {name}: {_line(row)}" for name, row in kinds[:_MOST_KINDS]]
+        if len(kinds) > _MOST_KINDS:
+            lines.append(f"  and {len(kinds) - _MOST_KINDS} more values of that column")
         if self.skipped.total:
             lines.append(f"set aside {self.skipped.total}: {self.skipped.summary()} (listed in {self.listed})")
         return "\n".join([*lines, f"written to {self.out}, the figures to {beside(self.out)}"])

@@ -84,7 +84,10 @@ def _draw(
     model = load_causal(folder, dtype=dtype, device=device)
     longest = (model.max_length or 2**31) - config.sampling.max_new_tokens
     if longest < 1:
-        raise ConfigError(f"max_new_tokens {config.sampling.max_new_tokens} fills the context of {model.max_length}")
+        raise ConfigError(
+            f"sampling.max_new_tokens {config.sampling.max_new_tokens} fills the context of {model.max_length}: "
+            "set it lower, so that prompts have room"
+        )
     places = list(asked)
     prepared = prompts(list(asked.values()), template, longest, skipped=skipped)
     usable = {places[n]: (prompt, ids) for n, prompt, ids in prepared.items}

@@ -130,6 +130,18 @@ def test_no_room_is_an_error(tiny_model: Path, talk: Callable[..., list[Prompt]]
         talk(tiny_model, "Who?", sampling=SamplingSettings(max_new_tokens=128))
 
 
+def test_a_small_model_has_room_for_what_is_asked_unless_told_otherwise(
+    tiny_model: Path, talk: Callable[..., list[Prompt]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[int] = []
+    monkeypatch.setattr(
+        stage, "_say", lambda writer, prompt, sampling, *_: drawn.append(sampling.max_new_tokens) or "Yes."
+    )
+    talk(tiny_model, "Who?", sampling=SamplingSettings())  # 128 by default, which is all of the context
+    talk(tiny_model, "Who?", sampling=SamplingSettings(max_new_tokens=100))
+    assert drawn == [64, 100]
+
+
 @pytest.mark.parametrize(("text", "shown"), [("a\x1b[2Jb\x07c", "a[2Jbc"), ("né\n\t中", "né\n\t中")])
 def test_control_characters_do_not_reach_the_terminal(text: str, shown: str) -> None:
     assert stage._visible(text) == shown

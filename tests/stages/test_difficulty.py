@@ -183,6 +183,15 @@ def test_a_pipeline_keeps_what_a_report_and_a_gate_read(tmp_path: Path) -> None:
     assert results_of(found) == found.results
 
 
+def test_a_column_of_many_values_does_not_fill_the_screen(tmp_path: Path) -> None:
+    rows = [{"prompt": str(i), "task": f"t{i:02}", "completions": ["1", "2"], "scores": [0, 1]} for i in range(23)]
+    _, found = measured(rows, tmp_path, kind="task")
+    assert len(found.results["kinds"]) == 23
+    told = found.summary().splitlines()
+    assert [line[:5] for line in told if line.startswith("  t")] == [f"  t{i:02}" for i in range(20)]
+    assert "  and 3 more values of that column" in told
+
+
 def test_reliability_by_hand_and_against_what_is_true() -> None:
     # means 0.5 and 1 with variance 1/8; noise: (1/3) / 4 and 0, their mean 1/24. 1 - (1/24) / (1/8) = 2/3
     found = reliability([of_answers([0, 1, 1, 0], 0.5), of_answers([1, 1], 0.5)])
