@@ -9,6 +9,7 @@ in, and it may be put on a network, behind a proxy that speaks HTTPS.
 from __future__ import annotations
 
 import contextlib
+import errno
 import socket
 from collections.abc import Callable, Collection
 from functools import partial
@@ -163,17 +164,12 @@ def serve(
                 run_workers(job, listening, workers, ready)
             return
         app = create_app(store, single_user=not accounts, hosts=hosts)
-        _Server(_config(app, host, port, proxy), ready).run()
+        with _listening(host, port) as listening:
+            _Server(_config(app, host, port, proxy), ready).run(sockets=[listening])
     except KeyboardInterrupt:
         pass  # the server has shut down; Ctrl-C is how one leaves
-    except SystemExit as error:
-        raise _taken(host, port) from error
     finally:
         store.close()
-
-
-def _taken(host: str, port: int) -> ConfigError:
-    return ConfigError(f"port {port} of {host} cannot be used; is a studio running already? Try another port")
 
 
 def _listening(host: str, port: int) -> socket.socket:
@@ -182,7 +178,12 @@ def _listening(host: str, port: int) -> socket.socket:
             (host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET, backlog=2048
         )
     except OSError as error:
-        raise _taken(host, port) from error
+        if isinstance(error, socket.gaierror) or error.errno == errno.EADDRNOTAVAIL:
+            raise ConfigError(
+                f"host {host}: no address of this machine; 127.0.0.1 is this machine alone, 0.0.0.0 all its addresses"
+            ) from error
+        hint = "is a studio running already? Try another port"
+        raise ConfigError(f"port {port} of {host} cannot be used ({error.strerror}); {hint}") from error
 
 
 def _serve_one(

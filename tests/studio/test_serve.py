@@ -12,7 +12,9 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
-from goodheart.studio.app import _config
+from goodheart.errors import ConfigError
+from goodheart.feedback.store import open_store
+from goodheart.studio.app import _config, serve
 
 PROGRAM = """
 import sys
@@ -41,6 +43,12 @@ def test_ctrl_c_ends_it_quietly_and_torch_is_never_loaded(tmp_path: Path) -> Non
     process.send_signal(signal.SIGINT)
     out, errors = process.communicate(timeout=60)
     assert (out, errors, process.returncode) == ("ended False\n", "", 0)
+
+
+@pytest.mark.parametrize("host", ["no-such-host.invalid", "203.0.113.7"])
+def test_an_address_that_is_not_ours_is_told_apart_from_a_port_that_is_taken(host: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=f"host {host}: no address of this machine"):
+        serve(open_store(tmp_path / "labels.db"), host, 8000, accounts=True)
 
 
 @pytest.mark.parametrize(
