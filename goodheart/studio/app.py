@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import os
 import socket
 from collections.abc import Callable, Collection
 from functools import partial
@@ -178,12 +179,12 @@ def _listening(host: str, port: int) -> socket.socket:
             (host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET, backlog=2048
         )
     except OSError as error:
-        if isinstance(error, socket.gaierror) or error.errno == errno.EADDRNOTAVAIL:
-            raise ConfigError(
-                f"host {host}: no address of this machine; 127.0.0.1 is this machine alone, 0.0.0.0 all its addresses"
-            ) from error
-        hint = "is a studio running already? Try another port"
-        raise ConfigError(f"port {port} of {host} cannot be used ({error.strerror}); {hint}") from error
+        if error.errno in (errno.EADDRINUSE, errno.EACCES):
+            hint = "is a studio running already? Try another port"
+            raise ConfigError(f"port {port} of {host} cannot be used ({os.strerror(error.errno)}); {hint}") from error
+        raise ConfigError(
+            f"host {host}: no address of this machine; 127.0.0.1 is this machine alone, 0.0.0.0 all its addresses"
+        ) from error
 
 
 def _serve_one(
