@@ -54,12 +54,12 @@ class _Worker:
 
 
 def run(serve: Serve, listening: socket.socket, count: int, ready: Callable[[], None] | None) -> None:
-    """Serves by `count` processes until Ctrl-C.
+    """Serves by `count` processes until Ctrl-C or SIGTERM.
 
     Raises:
         ConfigError: a process ends as soon as it begins; what it said is above.
     """
-    with _workers(serve, listening, count) as workers:
+    with _signals(), _workers(serve, listening, count) as workers:
         if not all(worker.answers() for worker in workers):
             raise ConfigError("a process of the studio does not start; what it said stands above")
         if ready is not None:
@@ -73,6 +73,17 @@ def run(serve: Serve, listening: socket.socket, count: int, ready: Callable[[], 
                     raise ConfigError("a process of the studio ends as soon as it begins; what it said stands above")
                 worker.end()
                 workers[place] = _Worker(serve, listening)
+
+
+@contextlib.contextmanager
+def _signals() -> Iterator[None]:
+    """Both signals are heard, as the servers hear them, also where a shell started this with SIGINT ignored."""
+    before = {number: signal.signal(number, _interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 @contextlib.contextmanager

@@ -39,7 +39,10 @@ def studio(postgres: Server) -> Iterator[tuple[subprocess.Popen[str], int]]:
         port = free.getsockname()[1]
     command = [sys.executable, "-c", PROGRAM, postgres.new_schema(f"workers_{os.getpid()}_{port}"), str(port)]
     pipe = subprocess.PIPE
-    with subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, start_new_session=True) as process:
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # as shells start what runs in the background
+    process = subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, start_new_session=True)
+    signal.signal(signal.SIGINT, before)
+    with process:
         assert process.stdout is not None
         assert process.stdout.readline() == "ready\n"
         yield process, port
@@ -78,8 +81,9 @@ def _frozen(pid: int) -> None:
         time.sleep(0.01)
 
 
-def test_each_process_answers_with_one_token_and_ctrl_c_ends_them_all(
-    studio: tuple[subprocess.Popen[str], int],
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_each_process_answers_with_one_token_and_a_signal_ends_them_all(
+    studio: tuple[subprocess.Popen[str], int], number: signal.Signals
 ) -> None:
     process, port = studio
     both = _children(process.pid)
@@ -93,7 +97,7 @@ def test_each_process_answers_with_one_token_and_ctrl_c_ends_them_all(
         os.kill(one, signal.SIGCONT)
         assert other in _children(process.pid)
     assert len(tokens) == 1  # a form of one is taken by the other
-    os.killpg(process.pid, signal.SIGINT)
+    os.killpg(process.pid, number)
     out, errors = process.communicate(timeout=60)
     assert (out, errors, process.returncode) == ("ended\n", "", 0)
     assert _gone(both)
