@@ -88,7 +88,7 @@ def train(config: DPOConfig) -> Run:
 
         # 3. train
         warmup = round(config.warmup_ratio * total)
-        most = most_of(session, items, [order[step] for step in looked_at(total)], config)
+        most = most_of(session, items, looked_at(order, total, [item.tokens for item in items]), config)
         for step in session.steps(total, "dpo", checkpoint_every=config.checkpoint_every, most=most):
             rows = order[step]
             weight = max(float(known.trust_P[rows].sum()), _LEAST_WEIGHT)

@@ -92,7 +92,7 @@ def train(config: KTOConfig) -> Run:
         session.state.add("shift", shift)
         session.state.add("last_kl", last_kl)
         warmup = round(config.warmup_ratio * total)
-        most = most_of(session, items, [order[step] for step in looked_at(total)], config)
+        most = most_of(session, items, looked_at(order, total, [item.tokens for item in items]), config)
         for step in session.steps(total, config.loss, checkpoint_every=config.checkpoint_every, most=most):
             # 3. baseline
             measured_now: dict[str, float] = {}

@@ -65,7 +65,8 @@ def train(config: OnlineConfig) -> Run:
         audit = policy_gradient.guard(
             config, session, judge, start, writer, [(task.prompt, task.ids) for task in asked]
         )
-        most = policy_gradient.most_of(config, actors, [(task.prompt, task.ids) for task in asked], session.world)
+        pairs = [(task.prompt, task.ids) for task in asked]
+        most = policy_gradient.most_of(config, actors, pairs, session.world, config.num_generations, together=True)
         for step in session.steps(total, "online", checkpoint_every=config.checkpoint_every, most=most):
             if audit is not None and step == 0:
                 audit.look(0)

@@ -94,23 +94,35 @@ def guard(
 
 
 def most_of(
-    config: PolicyGradientSettings, actors: Actors, asked: Sequence[Asked], world: World, group: int = 1
+    config: PolicyGradientSettings,
+    actors: Actors,
+    asked: Sequence[Asked],
+    world: World,
+    group: int = 1,
+    *,
+    together: bool = False,
 ) -> Most:
     """What a step asks of this process at most: rows of a mini-batch, and the cache of answers.
 
-    group: answers to each prompt.
+    group: answers to each prompt. together: no micro-batch parts them.
     """
     new = config.sampling.max_new_tokens
     longest_first = sorted((ids for _, ids in asked), key=len, reverse=True)
     longest = len(longest_first[0]) + new
     rows = math.ceil(config.batch_size / config.mini_batches / world.size)
-    most = Most(rows, longest, cache=cache_bytes(actors.policy, config.slots, longest))
-    # As if the longest prompts were asked together and no answer ended early: -1 - row is a token of no other answer.
-    prompts = [longest_first[row // group % len(asked)] for row in range(config.batch_size)]
-    answers = [Example([*ids, *[-1 - row] * new], [False] * len(ids) + [True] * new) for row, ids in enumerate(prompts)]
-    mine = world.shard(mini_batches(config.batch_size, config, 0, 0)[0])
-    pieces = micro_batches([len(answers[row]) for row in mine], config.max_tokens)
-    return most.over([answers[mine[i]] for i in piece] for piece in pieces)
+    parted = group if together else 1  # answers that one entry of a mini-batch stands for
+    most = Most(rows, longest, together=parted, cache=cache_bytes(actors.policy, config.slots, longest))
+    # As if the longest prompts were asked together, no answer ended early, and nothing were alike but what answers to
+    # one prompt begin with: -1 - row is a token of no other answer, and the first of a prompt one of no other prompt.
+    answers = []
+    for row in range(config.batch_size):
+        ids = longest_first[row // group % len(asked)]
+        begun = [-1 - config.batch_size - row // group, *ids[1:]]
+        answers.append(Example([*begun, *[-1 - row] * new], [False] * len(ids) + [True] * new))
+    entries = [answers[first : first + parted] for first in range(0, len(answers), parted)]
+    mine = [i for i in mini_batches(len(entries), config, 0, 0)[0] if i % world.size == world.rank]
+    pieces = micro_batches([sum(map(len, entries[i])) for i in mine], config.max_tokens)
+    return most.over([each for i in piece for each in entries[mine[i]]] for piece in pieces)
 
 
 def steps_and_warmup(config: PolicyGradientSettings, prompts: int, per_step: int) -> tuple[int, int]:

@@ -81,7 +81,7 @@ def train(config: RewardConfig) -> Run:
         session.state.add("optimizer", optimizer)
         trust_PN = trust(items, model.num_scores, config)
         warmup = round(config.warmup_ratio * total)
-        most = most_of(session, items, [order[step] for step in looked_at(total)], config)
+        most = most_of(session, items, looked_at(order, total, [item.tokens for item in items]), config)
         for step in session.steps(total, "reward model", checkpoint_every=config.checkpoint_every, most=most):
             rows = order[step]
             size = step_size(trust_PN, rows)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import sys
 from pathlib import Path
-from typing import ClassVar
 
 import torch
 
@@ -18,7 +18,8 @@ def present(device: torch.device) -> float:
     """Bytes in use now."""
     if device.type == "cuda":
         return float(torch.cuda.memory_allocated(device))
-    return max(0.0, _of_process("VmRSS") - _kept_free())
+    _give_back()
+    return _of_process("VmRSS")
 
 
 def peak(device: torch.device) -> float:
@@ -55,30 +56,15 @@ def keep_freed() -> None:
         mallopt = ctypes.CDLL(None).mallopt
     except (AttributeError, OSError, TypeError):
         return
-    mallopt(_M_MMAP_THRESHOLD, 2**30)
-    mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
+    # glibc before 2.35 takes no more than 32 MiB; with the second alone everything large would be mapped for ever.
+    if mallopt(_M_MMAP_THRESHOLD, 2**30) or mallopt(_M_MMAP_THRESHOLD, 2**25):
+        mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
 
 
-class _MallInfo(ctypes.Structure):
-    """glibc's struct mallinfo2, from malloc.h."""
-
-    _fields_: ClassVar = [
-        (name, ctypes.c_size_t)
-        for name in (
-            *("arena", "ordblks", "smblks", "hblks", "hblkhd"),
-            *("usmblks", "fsmblks", "uordblks", "fordblks", "keepcost"),
-        )
-    ]
-
-
-def _kept_free() -> float:
-    """Bytes that the C library keeps for what is allocated next (`keep_freed`); 0 where it cannot tell."""
-    try:
-        mallinfo = ctypes.CDLL(None).mallinfo2
-    except (OSError, AttributeError, TypeError):
-        return 0.0
-    mallinfo.restype = _MallInfo
-    return float(mallinfo().fordblks)
+def _give_back() -> None:
+    """What glibc keeps of freed memory (`keep_freed`) goes back to the system."""
+    with contextlib.suppress(OSError, AttributeError, TypeError):
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _free(held: float) -> float:

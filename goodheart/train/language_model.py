@@ -109,7 +109,8 @@ def fit(
     session.state.add("optimizer", optimizer)
     before = mean_loss(session, model, held_out, config.max_tokens)
 
-    shares = [rows.pieces(session.world.shard(order[step]), config.max_tokens) for step in looked_at(total)]
+    steps = looked_at(order, total, rows.lengths)
+    shares = [rows.pieces(session.world.shard(step), config.max_tokens) for step in steps]
     most = Most(math.ceil(config.batch_size / session.world.size), max(rows.lengths)).over(
         [example for i in piece for example in rows.groups[i]] for pieces in shares for piece in pieces
     )

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -47,6 +47,12 @@ _MOMENTARY = 0.5
 _RESERVE = 0.1
 
 
+class Rows(Protocol):
+    """What the steps of a run are made of."""
+
+    def __getitem__(self, step: int, /) -> Sequence[int]: ...
+
+
 @dataclass(frozen=True)
 class Most:
     """The most that one step asks of one process.
@@ -72,15 +78,21 @@ class Most:
         them are learnt from.
         """
         found = [(kept_tokens([each.ids for each in piece]), sum(sum(each.mask) for each in piece)) for piece in pieces]
-        tokens, states = max(found, default=(0, 0))
-        return replace(self, tokens=tokens, states=states)
+        tokens, states = zip(*found, strict=True) if found else ((0,), (0,))
+        return replace(self, tokens=max(tokens), states=max(states))
 
 
-def looked_at(steps: int) -> list[int]:
-    """Steps of a run that stand for all: which micro-batch is the largest is told by few of them."""
-    return (
-        sorted({step * steps // _LOOKED_AT for step in range(_LOOKED_AT)}) if steps > _LOOKED_AT else list(range(steps))
-    )
+def looked_at(order: Rows, steps: int, lengths: Sequence[int]) -> list[list[int]]:
+    """Rows of some steps of a run, which stand for all: few tell what a step usually is, and the longest row, which may
+    be in any, is put into one more.
+
+    order: step -> its rows. lengths: of all rows.
+    """
+    found = [list(order[i * steps // _LOOKED_AT if steps > _LOOKED_AT else i]) for i in range(min(steps, _LOOKED_AT))]
+    if found:
+        longest = max(range(len(lengths)), key=lengths.__getitem__)
+        found.append([longest, *(row for row in found[0] if row != longest)][: len(found[0])])
+    return found
 
 
 @dataclass(frozen=True)

@@ -149,11 +149,12 @@ class Session:
             self._planned = memory.plan(self.state, self.device, most, self.config.max_tokens)
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
-                raise
-            return  # the first step will find what fits
-        self.run.note(str(self._planned), shown=self._planned.total > self._planned.available / 2)
-        if self.position.step == 0:
-            self.world.halvings = int(self.world.max(float(self._planned.halvings)))
+                raise  # otherwise the first step will find what fits
+        if self._planned is not None:
+            self.run.note(str(self._planned), shown=self._planned.total > self._planned.available / 2)
+        if self.position.step == 0:  # asked of all processes, also of one that could not plan
+            halvings = 0 if self._planned is None else self._planned.halvings
+            self.world.halvings = int(self.world.max(float(halvings)))
         if self.world.halvings:
             self.run.note(f"micro-batches are 1/{2**self.world.halvings} as large, to fit the memory")
         self._halvings = self.world.halvings

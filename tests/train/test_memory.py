@@ -7,23 +7,29 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
 import transformers
 
 from goodheart.data.batches import Example
+from goodheart.data.records import Prompt
+from goodheart.data.template import Template
 from goodheart.losses.logprobs import token_logprobs
 from goodheart.models.causal import CausalLM, states_before
 from goodheart.models.hf import HFCausal
 from goodheart.models.load import load_causal
 from goodheart.models.new import new_model
+from goodheart.stages.actors import Actors
+from goodheart.stages.policy_gradient import most_of
+from goodheart.stages.settings.ppo import PPOConfig
 from goodheart.stages.sft import SFTConfig
 from goodheart.stages.sft import train as sft
 from goodheart.train import memory
 from goodheart.train.checkpoint import TrainState
 from goodheart.train.memory import MemoryPlan, Most, cache_bytes, kept, looked_at
+from goodheart.train.parallel import World
 
 MIB = 2**20
 
@@ -163,13 +169,29 @@ def test_the_largest_micro_batch_is_counted_without_padding_and_what_rows_share_
     assert Most(4, 13).over([]).tokens == 0
 
 
-def test_few_steps_stand_for_all() -> None:
-    assert looked_at(3) == [0, 1, 2]
-    assert looked_at(32) == list(range(32))
-    many = looked_at(1000)  # every 31st or 32nd
-    assert len(many) == len(set(many)) == 32
-    assert many[:3] == [0, 31, 62]
-    assert many[-1] == 968
+def test_few_steps_stand_for_all_and_the_longest_row_is_in_one() -> None:
+    order, lengths = [[2 * step, 2 * step + 1] for step in range(1000)], [10] * 2000
+    lengths[1205] = 4096  # in step 602, which is not one of those
+    assert looked_at(order, 3, lengths) == [[0, 1], [2, 3], [4, 5], [1205, 0]]
+    assert looked_at(order, 32, lengths)[:-1] == order[:32]
+    many = looked_at(order, 1000, lengths)  # every 31st or 32nd
+    assert [step[0] // 2 for step in many[:3]] == [0, 31, 62]
+    assert (many[-2], many[-1], len(many)) == ([1936, 1937], [1205, 0], 33)
+    assert looked_at(order, 0, lengths) == []
+
+
+@pytest.mark.parametrize(
+    ("group", "together", "tokens"), [(1, False, 8 * 25), (4, False, 2 * (21 + 4 * 4)), (4, True, 21 + 4 * 4)]
+)
+def test_only_answers_to_one_prompt_share_what_they_begin_with(
+    tiny_model: Path, group: int, together: bool, tokens: int
+) -> None:
+    actors = Actors(load_causal(tiny_model), None, cast(Template, None), torch.float32)
+    about = {"model": "m", "reward": "r", "prompts": "p", "out": "o", "batch_size": 8, "mini_batches": 1}
+    most_tokens = 100 if together else 999  # in the last case for the answers to one prompt
+    config = PPOConfig.model_validate({**about, "max_tokens": most_tokens, "sampling": {"max_new_tokens": 4}})
+    asked = [(Prompt(text="?"), [5] * 20 + [6 + i]) for i in range(8)]  # 21 tokens, all but the last alike
+    assert most_of(config, actors, asked, World(), group, together=together).tokens == tokens
 
 
 def test_states_that_nobody_asks_for_cost_less(tiny_model: Path) -> None:
