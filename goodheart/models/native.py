@@ -42,9 +42,11 @@ CODES = {torch.float32: _code("train"), torch.bfloat16: _code("train-bfloat16", 
 def takes(first: Tensor, *others: Tensor) -> bool:
     """Whether the functions here take these: plain tensors of one dtype on the CPU, and code for it is there."""
     plain = (torch.Tensor, torch.nn.Parameter)
-    code = CODES.get(first.dtype)
     fits = all(x.device.type == "cpu" and x.dtype == first.dtype and type(x) in plain for x in (first, *others))
-    return code is not None and fits and not torch.is_autocast_enabled("cpu") and build.load(code) is not None
+    if first.dtype not in CODES or not fits or torch.is_autocast_enabled("cpu"):
+        return False
+    # The softmax is of float32 whatever the rest is.
+    return all(build.load(CODES[dtype]) is not None for dtype in {first.dtype, torch.float32})
 
 
 def way() -> str:
