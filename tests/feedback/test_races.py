@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Iterator
 from datetime import timedelta
@@ -11,11 +12,12 @@ import pytest
 from sqlalchemy import select, text
 
 from bench.private_postgres import Server
+from goodheart.data.records import Judgement
 from goodheart.errors import ConflictError
-from goodheart.feedback import labels
+from goodheart.feedback import assignment, importing, labels
 from goodheart.feedback.answered import Answered
 from goodheart.feedback.labels import save, undo
-from goodheart.feedback.store import Store, open_store
+from goodheart.feedback.store import Store, open_store, utcnow
 from goodheart.feedback.tables import assignments, items
 from goodheart.feedback.tables import labels as label_table
 from tests.feedback.making import campaign, task
@@ -72,3 +74,42 @@ def test_a_label_that_is_changed_while_it_is_undone_stays_counted(
     again = undo(store, made.id, person)
     assert again.draft is not None
     assert again.draft["ranks"] == [1, 0]
+
+
+@pytest.mark.parametrize("others", [False, True], ids=["their lock alone", "also another's lock ran out"])
+def test_who_comes_back_to_an_item_and_an_import_of_it_do_not_wait_in_a_ring(
+    store: Store, monkeypatch: pytest.MonkeyPatch, others: bool
+) -> None:
+    made, (person, other) = campaign(store, 1, people=2, overlap=3)
+    now = utcnow()
+    found = task(store, made.id, person, now=now)
+    assignment.release(store, made.id, now=now + LATER)
+    if others:
+        task(store, made.id, other, now=now)
+    told: list[Any] = []
+
+    def importing_it() -> None:
+        try:
+            judged = Judgement(found.prompt, found.answers, (0, 1), rater="elsewhere")
+            told.append(importing.import_judgements(store, made.id, [judged]))
+        except BaseException as error:
+            told.append(error)
+
+    thread = threading.Thread(target=importing_it)
+
+    def import_begins() -> None:
+        thread.start()
+        wait_till_blocked(store)
+
+    # What comes back is locked before `hold`; what ran out is locked by `_release`.
+    meanwhile(monkeypatch, assignment, "_release" if others else "hold", import_begins, after=others)
+    back = assignment.next_task(store, made.id, person, now=now + LATER)
+    thread.join()
+    assert isinstance(told[0], importing.Imported), told
+    # Where the import has their row, they are told to ask again rather than kept waiting.
+    again = back if not others else assignment.next_task(store, made.id, person, now=now + LATER)
+    assert isinstance(again, assignment.Task)
+    assert again.id == found.id
+    with store.read() as connection:
+        row = connection.execute(select(items.c.done, items.c.held)).one()
+    assert tuple(row) == (1, 1)
