@@ -52,7 +52,7 @@ from sqlalchemy.exc import (
 from goodheart.errors import FeedbackError
 from goodheart.feedback.tables import metadata
 
-HEAD = "0001"  # the newest of goodheart/feedback/migrations/versions
+HEAD = "0002"  # the newest of goodheart/feedback/migrations/versions
 _BUSY_MS = 30_000  # how long one process waits for another that writes
 _IDLE_S = 1.0  # a connection of PostgreSQL that was not used for so long is asked whether it is there
 _MIGRATING = 0x676F6F64  # key of the PostgreSQL lock under which the tables are made
