@@ -23,7 +23,7 @@ from goodheart.feedback.campaigns import Campaign, CampaignSettings
 from goodheart.feedback.exporting import Exported, exported_rows, shared_columns
 from goodheart.feedback.store import Store, open_store
 from goodheart.feedback.tables import audit, labels
-from goodheart.loop.campaign_place import Place
+from goodheart.loop.campaign_place import Place, shown
 from goodheart.loop.settings import ExportConfig
 
 if TYPE_CHECKING:
@@ -124,7 +124,7 @@ def _new_place(where: str) -> Place:
             return place
     path = Path(where).expanduser()
     if "://" in where or path.is_file() or path.parent.suffix != ".db":
-        raise ConfigError(f"{where}: write STORE/CAMPAIGN, such as goodheart.db/helpful")
+        raise ConfigError(f"{shown(where)}: write STORE/CAMPAIGN, such as goodheart.db/helpful")
     return Place(str(path.parent), path.name)
 
 
@@ -139,7 +139,8 @@ def _opened(where: str) -> Iterator[tuple[Store, Campaign]]:
         known = campaigns.listing(store)
         if len(known) != 1:
             names = ", ".join(each.name for each in known) or "none"
-            raise MissingError(f"{where}: name the campaign, as in {where}/NAME; there are: {names}")
+            example = shown(place.named("NAME"))
+            raise MissingError(f"{shown(where)}: name the campaign, as in {example}; there are: {names}")
         yield store, known[0]
     finally:
         store.close()
