@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from sqlalchemy import insert, select
 from typer.testing import CliRunner
 
 from goodheart.cli import app
@@ -19,6 +20,8 @@ from goodheart.feedback.campaigns import CampaignSettings
 from goodheart.feedback.exporting import judgements
 from goodheart.feedback.importing import import_judgements
 from goodheart.feedback.store import open_store
+from goodheart.feedback.tables import audit, labels
+from goodheart.loop.campaign_data import digest
 from goodheart.loop.campaign_place import Place
 from goodheart.loop.lineage import trace
 from goodheart.loop.pipeline import Pipeline
@@ -189,6 +192,19 @@ def test_an_address_without_a_database_is_told_without_its_password() -> None:
         with pytest.raises(ConfigError, match="DATABASE/CAMPAIGN") as told:
             Place.of(where)
         assert "SECRET" not in str(told.value)
+
+
+def test_a_row_that_comes_late_with_a_lower_number_changes_the_digest(place: str, tmp_path: Path) -> None:
+    store = open_store(tmp_path / "g.db")
+    digests = [digest(place)]
+    for table, number in ((labels, 1000), (labels, 500), (audit, 1000), (audit, 500)):
+        with store.begin() as connection:
+            row = dict(connection.execute(select(table).limit(1)).mappings().one())
+            row |= {"id": number} | ({"live": False} if table is labels else {})
+            connection.execute(insert(table).values(row))
+        digests.append(digest(place))
+    store.close()
+    assert len(set(digests)) == 5
 
 
 PIPELINE = """\
