@@ -119,9 +119,8 @@ def next_task(
             expires = _renew(connection, seat, other, now)
             item = connection.execute(select(items).where(items.c.id == other.item_id)).one()
             return task_of(seat.campaign, seat.guideline, item, other, expires)
-        if over:
-            _release(connection, campaign, now)
-        task = _new_task(connection, seat, len(kept) > len(held), now)
+        released = _release(connection, campaign, now) if over else 0
+        task = _new_task(connection, seat, len(kept) > len(held), now, no_waiting=released > 0)
         if at_hand is not None and isinstance(task, Task):
             # What is fetched ahead lies below the task at hand: the newest is the one they come back to.
             below = {"given_at": at_hand.given_at - timedelta(microseconds=1)}
@@ -135,8 +134,11 @@ def _renew(connection: Connection, seat: Seat, own: Own, now: datetime) -> datet
     return expires
 
 
-def _new_task(connection: Connection, seat: Seat, lapsed: bool, now: datetime) -> Task | Idle:
-    """A task that is not open: one that lapsed (`lapsed`: there may be some), or a new one."""
+def _new_task(connection: Connection, seat: Seat, lapsed: bool, now: datetime, *, no_waiting: bool) -> Task | Idle:
+    """A task that is not open: one that lapsed (`lapsed`: there may be some), or a new one.
+
+    no_waiting: this transaction has locked items; one that lapsed and that others have locked comes back another time.
+    """
     state = advanced(connection, seat.campaign, seat.person, seat.state)
     if state is None:
         return Idle("not_ready")
@@ -144,7 +146,7 @@ def _new_task(connection: Connection, seat: Seat, lapsed: bool, now: datetime) -
     if state != seat.state:
         changes["state"] = state
     phases = (ROUNDS[state],) if state in ROUNDS else ("work", "gold")
-    back = _come_back(connection, seat, phases, now) if lapsed and state != "failed" else None
+    back = _come_back(connection, seat, phases, now, no_waiting) if lapsed and state != "failed" else None
     given: Task | Idle
     if back is not None:
         given = back
@@ -232,15 +234,20 @@ def _gold(connection: Connection, campaign: int, person: int, chance: random.Ran
     return connection.execute(select(items).where(items.c.id == chance.choice(ids))).first() if ids else None
 
 
-def _come_back(connection: Connection, seat: Seat, phases: Sequence[str], now: datetime) -> Task | None:
+def _come_back(
+    connection: Connection, seat: Seat, phases: Sequence[str], now: datetime, no_waiting: bool
+) -> Task | None:
     """What a person left open until its lock ran out, if it is an item of these phases and still wanted."""
     mine = (assignments.c.campaign_id == seat.campaign.id) & (assignments.c.person_id == seat.person)
     wanted = (items.c.phase != "work") | (items.c.done + items.c.held < items.c.wanted)
-    left = select(assignments.c.id.label("assignment"), items).join(items, items.c.id == assignments.c.item_id)
+    left = select(assignments.c.id.label("assignment"), items)
+    left = left.join_from(assignments, items, items.c.id == assignments.c.item_id)
     left = left.where(
         mine, assignments.c.state == "expired", items.c.phase.in_(phases), items.c.state == "open", wanted
     )
-    item = connection.execute(left.order_by(assignments.c.id).limit(1).with_for_update(of=items)).first()
+    first = left.order_by(assignments.c.id).limit(1)
+    locked = first.with_for_update(of=[assignments, items], skip_locked=no_waiting)
+    item = connection.execute(locked).first()
     if item is None:
         return None
     hold(connection, seat.campaign.settings, item.assignment, item.id, now)

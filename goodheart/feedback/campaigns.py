@@ -212,7 +212,6 @@ def listing(store: Store) -> list[Campaign]:
 
 def campaign_from(row: Row[Any]) -> Campaign:
     """A campaign out of a row with its columns."""
-    """A campaign out of its row."""
     settings: Mapping[str, Any] = {**row.settings, "deadline": row.deadline, "budget": row.budget}
     return Campaign(row.id, CampaignSettings.model_validate(settings), row.state, row.created_at)
 

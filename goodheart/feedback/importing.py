@@ -238,12 +238,9 @@ def _without_again(
     """
     for label in made:
         if label["person_id"] is None:
-            said = {name: value for name, value in label.items() if name not in _OF_THE_STORE}
-            if "created_at" in (label["notes"] or {}):
-                del said["created_at"]  # no time that can be read was said: this is the time of the import
-            words = json.dumps(said, sort_keys=True, default=str)
+            words = said_without_rater(label)
             known.unnamed[label["item_id"], words] += 1
-            label["request"] = _digest(f"{known.unnamed[label['item_id'], words]} {words}")
+            label["request"] = nameless(known.unnamed[label["item_id"], words], words)
     unnamed = {label["item_id"] for label in made if label["person_id"] is None}
     here = labels.c.item_id.in_(unnamed) & labels.c.person_id.is_(None)
     rows = connection.execute(select(labels.c.item_id, labels.c.request).where(here)).all() if unnamed else []
@@ -251,6 +248,19 @@ def _without_again(
     new = [each for each in made if each["person_id"] is not None or (each["item_id"], each["request"]) not in there]
     done.again += len(made) - len(new)
     return new
+
+
+def said_without_rater(label: Mapping[str, Any]) -> str:
+    """What a label says beside its item: the columns of its row that its file spoke of."""
+    said = {name: value for name, value in label.items() if name not in _OF_THE_STORE}
+    if "created_at" in (label["notes"] or {}):
+        del said["created_at"]  # no time that can be read was said: this is the time of the import
+    return json.dumps(said, sort_keys=True, default=str)
+
+
+def nameless(number: int, words: str) -> str:
+    """The `request` of a label without a rater: the so many-th that says this of its item."""
+    return _digest(f"{number} {words}")
 
 
 def _digest(words: str) -> str:

@@ -179,19 +179,25 @@ def undo(store: Store, campaign: int, person: int, *, now: datetime | None = Non
 
     Raises:
         FeedbackError: there is nothing to undo, or it can be undone no more.
+        ConflictError: they saved or undid a label at the same time elsewhere.
         MissingError: they are no labeller here any more.
     """
     now = now or utcnow()
     with store.begin() as connection:
         mine = (labels.c.campaign_id == campaign) & (labels.c.person_id == person) & labels.c.live
-        newest = select(labels).where(mine, labels.c.kind == "label", labels.c.assignment_id.is_not(None))
-        label = connection.execute(newest.order_by(labels.c.id.desc()).limit(1)).first()
+        query = select(labels).where(mine, labels.c.kind == "label", labels.c.assignment_id.is_not(None))
+        newest = query.order_by(labels.c.id.desc()).limit(1)
+        label = connection.execute(newest).first()
         if label is None:
             raise FeedbackError("there is nothing to undo")
         seat, _ = seat_at(connection, label.assignment_id, person)
         own, item = own_with_item(connection, label.assignment_id)
         check_may(seat, own)
         _check_undo(own, item)
+        # Only since `seat_at` nothing of theirs changes any more: what was read before it may be the past.
+        now_newest = connection.execute(newest).first()
+        if now_newest is None or now_newest.id != label.id:
+            raise ConflictError("what you labelled last changed meanwhile; look at it and undo again")
         _withdraw(connection, label, now)
         draft = {"ranks": label.ranks, "strength": label.strength, "flags": label.flags, "ratings": label.ratings}
         draft |= {"comment": label.comment, "seconds": label.seconds}

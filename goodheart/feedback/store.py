@@ -52,7 +52,7 @@ from sqlalchemy.exc import (
 from goodheart.errors import FeedbackError
 from goodheart.feedback.tables import metadata
 
-HEAD = "0001"  # the newest of goodheart/feedback/migrations/versions
+HEAD = "0002"  # the newest of goodheart/feedback/migrations/versions
 _BUSY_MS = 30_000  # how long one process waits for another that writes
 _IDLE_S = 1.0  # a connection of PostgreSQL that was not used for so long is asked whether it is there
 _MIGRATING = 0x676F6F64  # key of the PostgreSQL lock under which the tables are made
@@ -117,10 +117,12 @@ def open_store(place: str | Path = "goodheart.db") -> Store:
         _migrate(store)
     except OperationalError as error:
         store.close()
-        raise FeedbackError(f"{_shown(str(place))}: cannot be opened as a store of labels: {error.orig}") from error
+        raise FeedbackError(
+            f"{without_password(str(place))}: cannot be opened as a store of labels: {error.orig}"
+        ) from error
     except SQLAlchemyError as error:
         store.close()
-        raise FeedbackError(f"{_shown(str(place))}: is no store of labels: {error}") from error
+        raise FeedbackError(f"{without_password(str(place))}: is no store of labels: {error}") from error
     except BaseException:
         store.close()
         raise
@@ -134,11 +136,13 @@ def _engine(place: str) -> Engine:
     try:
         url = make_url(address)
     except (ArgumentError, ValueError) as error:
-        raise FeedbackError(f"{_shown(place)}: neither a file nor an address postgresql://...") from error
+        raise FeedbackError(f"{without_password(place)}: neither a file nor an address postgresql://...") from error
     if url.get_backend_name() == "sqlite":
         return _sqlite(url)
     if url.get_backend_name() != "postgresql":
-        raise FeedbackError(f"{_shown(place)}: labels are kept in SQLite (a file) or PostgreSQL (postgresql://...)")
+        raise FeedbackError(
+            f"{without_password(place)}: labels are kept in SQLite (a file) or PostgreSQL (postgresql://...)"
+        )
     return _postgres(url)
 
 
@@ -209,10 +213,14 @@ def _short(text: str | bytes) -> Any:
     return tuple(found) if isinstance(found, list) and all(type(each) is int for each in found) else found
 
 
-def _shown(place: str) -> str:
-    """The address without its password."""
+def without_password(place: str) -> str:
+    """The address as people may read it."""
+    if "://" not in place:
+        return place
     try:
-        return make_url(place).render_as_string(hide_password=True) if "://" in place else place
+        url = make_url(place)
+        told = {name: "hidden" for name in ("password", "sslpassword") if name in url.query}
+        return url.update_query_dict(told).render_as_string(hide_password=True)
     except (ArgumentError, ValueError):
         return place.partition("://")[0] + "://..."
 
@@ -235,12 +243,12 @@ def _migrate(store: Store) -> None:
         version = _version(connection)
         if version is not None and version > HEAD:
             raise FeedbackError(
-                f"{_shown(str(store.engine.url))}: made by a newer goodheart (tables {version}, known here {HEAD}); "
-                "use that version of goodheart"
+                f"{without_password(str(store.engine.url))}: made by a newer goodheart (tables {version}, "
+                f"known here {HEAD}); use that version of goodheart"
             )
         if version is None and inspect(connection).has_table("labels"):
             raise FeedbackError(
-                f"{_shown(str(store.engine.url))}: has other tables of the same names; use an empty one"
+                f"{without_password(str(store.engine.url))}: has other tables of the same names; use an empty one"
             )
         if version != HEAD:
             upgrade(connection)
@@ -290,7 +298,9 @@ def copy(source: Store, target: Store, *, rows: int = 5000) -> dict[str, int]:
     with source.read() as reading, target.begin() as writing:
         for table in metadata.sorted_tables:
             if writing.execute(select(func.count()).select_from(table)).scalar_one():
-                raise FeedbackError(f"{_shown(str(target.engine.url))}: {table.name} is not empty; copy into a new one")
+                raise FeedbackError(
+                    f"{without_password(str(target.engine.url))}: {table.name} is not empty; copy into a new one"
+                )
         for table in metadata.sorted_tables:
             counts[table.name] = 0
             found = reading.execution_options(yield_per=rows).execute(select(table))

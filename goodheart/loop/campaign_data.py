@@ -23,7 +23,7 @@ from goodheart.feedback.campaigns import Campaign, CampaignSettings
 from goodheart.feedback.exporting import Exported, exported_rows, shared_columns
 from goodheart.feedback.store import Store, open_store
 from goodheart.feedback.tables import audit, labels
-from goodheart.loop.campaign_place import Place
+from goodheart.loop.campaign_place import Place, shown
 from goodheart.loop.settings import ExportConfig
 
 if TYPE_CHECKING:
@@ -71,11 +71,13 @@ def digest(where: str) -> str:
     """Another text for other labels: what a pipeline knows by whether an export must be made anew.
 
     Labels are only added to; what else makes a difference (items closed, people erased) is in the log of who did what.
+    Both are counted: on PostgreSQL a row that is committed late may have a lower number than the newest.
     """
     with _opened(where) as (store, campaign), store.read() as connection:
-        newest = select(func.max(labels.c.id)).where(labels.c.campaign_id == campaign.id)
-        found = [connection.execute(query).scalar() for query in (newest, select(func.max(audit.c.id)))]
-    return f"campaign {campaign.id}, label {found[0] or 0}, log {found[1] or 0}"
+        of_labels = select(func.max(labels.c.id), func.count()).where(labels.c.campaign_id == campaign.id)
+        label, many = connection.execute(of_labels).one()
+        log, lines = connection.execute(select(func.max(audit.c.id), func.count()).select_from(audit)).one()
+    return f"campaign {campaign.id}, label {label or 0} of {many}, log {log or 0} of {lines}"
 
 
 def _some(rows: Iterator[dict[str, Any]], done: Exported, config: ExportConfig) -> Iterator[dict[str, Any]]:
@@ -124,7 +126,7 @@ def _new_place(where: str) -> Place:
             return place
     path = Path(where).expanduser()
     if "://" in where or path.is_file() or path.parent.suffix != ".db":
-        raise ConfigError(f"{where}: write STORE/CAMPAIGN, such as goodheart.db/helpful")
+        raise ConfigError(f"{shown(where)}: write STORE/CAMPAIGN, such as goodheart.db/helpful")
     return Place(str(path.parent), path.name)
 
 
@@ -139,7 +141,8 @@ def _opened(where: str) -> Iterator[tuple[Store, Campaign]]:
         known = campaigns.listing(store)
         if len(known) != 1:
             names = ", ".join(each.name for each in known) or "none"
-            raise MissingError(f"{where}: name the campaign, as in {where}/NAME; there are: {names}")
+            example = shown(place.named("NAME"))
+            raise MissingError(f"{shown(where)}: name the campaign, as in {example}; there are: {names}")
         yield store, known[0]
     finally:
         store.close()

@@ -11,7 +11,7 @@ from goodheart.data.layouts import LAYOUTS
 from goodheart.data.writing import unwritable
 from goodheart.errors import ConfigError
 from goodheart.judges.settings import Columns
-from goodheart.loop.campaign_place import Place
+from goodheart.loop.campaign_place import Place, holds_password
 from goodheart.playground.population import Crowd
 from goodheart.train.config import Settings, listed, nearest
 
@@ -72,6 +72,9 @@ class ExportConfig(Settings):
             raise ValueError(f"`to`: unknown layout {self.to!r}{nearest(self.to, list(LAYOUTS))}")
         if self.weights is not None and (self.trust or self.labels == "trusted"):
             raise ValueError("weights say how far each rater is trusted, and so does trust: give one of them")
+        if holds_password(self.campaign):
+            said = "it would be written into files; leave it out and set PGPASSWORD, or write it into ~/.pgpass"
+            raise ValueError(f"`campaign` holds a password: {said}")
         try:
             Place.of(self.campaign)
         except ConfigError as error:

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,17 +15,20 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from sqlalchemy import insert, select, text
 
+from goodheart.data.records import Judgement
 from goodheart.errors import FeedbackError
 from goodheart.feedback import store as store_module
 from goodheart.feedback.answered import Answered
 from goodheart.feedback.assignment import Idle, next_task
+from goodheart.feedback.campaigns import add_items
+from goodheart.feedback.importing import import_judgements
 from goodheart.feedback.label_rows import history
 from goodheart.feedback.labels import save
 from goodheart.feedback.people import add_person, listing
 from goodheart.feedback.store import Store, copy, open_store, storable, utcnow
-from goodheart.feedback.tables import attempts, metadata, people
+from goodheart.feedback.tables import attempts, items, labels, metadata, people
 from tests.feedback.conftest import NewPlace
-from tests.feedback.making import campaign, task
+from tests.feedback.making import campaign, pairs, task
 
 
 def test_migrations_make_the_tables_of_the_metadata(store: Store) -> None:
@@ -47,6 +51,43 @@ def test_a_kept_store_is_opened_again(new_place: NewPlace) -> None:
     again = open_store(place)
     assert [person.name for person in listing(again)] == ["Ann"]
     again.close()
+
+
+def test_what_is_in_an_older_store_does_not_come_again(new_place: NewPlace) -> None:
+    """Before 0002 keys of items were made otherwise, and labels without a rater had no name."""
+    place = new_place()
+    store = open_store(place)
+    made, _ = campaign(store, 600)  # more than are brought up to date at a time
+    when = "2026-11-01T10:00:00+02:00"
+    item = next(pairs(1))
+    one = Judgement(item.prompt, item.answers, (0, 1), comment="a \ud800", seconds=2.5)
+    told = [
+        one,
+        one,
+        replace(one, created_at=when, strength=2, batch="b"),
+        replace(one, ranks=(1, 0), flags={"x": [0]}),
+    ]
+    assert import_judgements(store, made.id, told).labels == 4
+    with store.begin() as connection:
+        keys = dict(connection.execute(select(items.c.id, items.c.key)).all())
+        requests = connection.execute(select(labels.c.request).order_by(labels.c.id)).scalars().all()
+        connection.execute(text("UPDATE items SET key = 'made otherwise ' || id"))
+        connection.execute(text("UPDATE labels SET request = NULL"))
+        connection.execute(text("UPDATE alembic_version SET version_num = '0001'"))
+    assert add_items(store, made.id, pairs(3)).items == 3  # by the code of now, before the store was brought up to date
+    store.close()
+
+    store = open_store(place)
+    with store.read() as connection:
+        rows = connection.execute(select(items.c.id, items.c.key).order_by(items.c.id)).all()
+        assert connection.execute(select(labels.c.request).order_by(labels.c.id)).scalars().all() == requests
+    # The first three are there twice: the older of the two has the key, and nothing is lost.
+    assert {row.id: row.key for row in rows[:600]} == keys
+    assert len({row.key for row in rows}) == len(rows) == 603
+    assert add_items(store, made.id, pairs(600)).items == 0
+    again = import_judgements(store, made.id, told)
+    assert (again.items, again.labels, again.again) == (0, 0, 4)
+    store.close()
 
 
 def test_opened_at_once_by_many_it_is_made_once(new_place: NewPlace) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from sqlalchemy import insert, select
 from typer.testing import CliRunner
 
 from goodheart.cli import app
@@ -19,9 +20,12 @@ from goodheart.feedback.campaigns import CampaignSettings
 from goodheart.feedback.exporting import judgements
 from goodheart.feedback.importing import import_judgements
 from goodheart.feedback.store import open_store
+from goodheart.feedback.tables import audit, labels
+from goodheart.loop.campaign_data import digest
 from goodheart.loop.campaign_place import Place
 from goodheart.loop.lineage import trace
 from goodheart.loop.pipeline import Pipeline
+from goodheart.loop.settings import ExportConfig
 
 
 def said(prompts: int = 8) -> Iterator[Judgement]:
@@ -133,6 +137,74 @@ def test_where_a_campaign_is() -> None:
         Place.of("postgresql://host")
     with pytest.raises(ConfigError, match="write STORE/CAMPAIGN"):
         run("import", "x.jsonl", "postgresql://host/labels")
+
+
+@pytest.mark.parametrize(
+    ("text", "store", "campaign"),
+    [
+        ("postgresql:///labels/helpful", "postgresql:///labels", "helpful"),
+        ("postgresql:///labels", "postgresql:///labels", None),
+        ("postgresql:///labels/a b?host=/run/pg", "postgresql:///labels?host=/run/pg", "a b"),
+        ("postgresql://me@host/labels?sslmode=require", "postgresql://me@host/labels?sslmode=require", None),
+        ("postgresql://host:1/labels/you@home: better?", "postgresql://host:1/labels", "you@home: better?"),
+    ],
+)
+def test_an_address_has_its_settings_at_the_end(text: str, store: str, campaign: str | None) -> None:
+    found = Place.of(text)
+    assert (found.store, found.campaign) == (store, campaign)
+    assert Place.of(found.named("one")) == Place(store, "one")
+    ExportConfig(campaign=text, out=Path("x.jsonl"))  # none of them holds a password
+
+
+@pytest.mark.parametrize(
+    "where",
+    [
+        "postgresql://ann:SECRET@db/labels/helpful",
+        "postgresql://ann:SEC/RET@db/labels/helpful",
+        "postgresql://:SECRET@db/labels",
+        "postgresql+psycopg://ann:SECRET@db/labels/helpful?sslmode=require",
+        "postgresql://db/labels/helpful?user=ann&password=SECRET",
+    ],
+)
+def test_a_password_gets_into_no_file_and_no_message(where: str, tmp_path: Path) -> None:
+    (tmp_path / "p.yaml").write_text(
+        f"out: {tmp_path}/out\nstages:\n  labels: {{stage: export, campaign: '{where}'}}\n"
+    )
+    for act in (
+        lambda: Pipeline.load(tmp_path / "p.yaml").plan(),
+        lambda: run("export", where, str(tmp_path / "x.jsonl")),
+    ):
+        with pytest.raises(ConfigError, match="PGPASSWORD") as told:
+            act()
+        assert "RET" not in str(told.value)
+    assert [path.name for path in tmp_path.iterdir()] == ["p.yaml"]
+
+
+@pytest.mark.parametrize("where", ["postgresql://ann:SECRET@db", "postgresql://ann:SECRET@db/labels"])
+def test_what_names_no_campaign_is_told_without_its_password(where: str) -> None:
+    with pytest.raises(ConfigError, match=r"ann:\*\*\*@db") as told:
+        run("import", "x.jsonl", where)
+    assert "SECRET" not in str(told.value)
+
+
+def test_an_address_without_a_database_is_told_without_its_password() -> None:
+    for where in ("postgresql://ann:SECRET@db", "postgresql://db?password=SECRET"):
+        with pytest.raises(ConfigError, match="DATABASE/CAMPAIGN") as told:
+            Place.of(where)
+        assert "SECRET" not in str(told.value)
+
+
+def test_a_row_that_comes_late_with_a_lower_number_changes_the_digest(place: str, tmp_path: Path) -> None:
+    store = open_store(tmp_path / "g.db")
+    digests = [digest(place)]
+    for table, number in ((labels, 1000), (labels, 500), (audit, 1000), (audit, 500)):
+        with store.begin() as connection:
+            row = dict(connection.execute(select(table).limit(1)).mappings().one())
+            row |= {"id": number} | ({"live": False} if table is labels else {})
+            connection.execute(insert(table).values(row))
+        digests.append(digest(place))
+    store.close()
+    assert len(set(digests)) == 5
 
 
 PIPELINE = """\
