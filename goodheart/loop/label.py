@@ -231,7 +231,7 @@ def open_campaign(store: Store, read: CampaignFile, path: Path) -> Campaign:
 
 
 def _items(read: CampaignFile, folder: Path) -> Iterator[NewItem]:
-    slices = read.slices or tuple(read.quotas)
+    slices = read.cut_by(read.slices)
     for name in _listed(read.items):
         yield from read_items(folder / name, at_once=read.at_once, slices=slices)
     known = {"gold": read.gold, "training": read.training_items, "qualification": read.qualification_items}

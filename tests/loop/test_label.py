@@ -102,6 +102,15 @@ def test_a_campaign_from_its_file_and_again(store: Store, tmp_path: Path) -> Non
     assert [each.name for each in campaigns.listing(store)] == ["c"]
 
 
+def test_quotas_are_kept_whatever_slices_the_file_names(store: Store, tmp_path: Path) -> None:
+    write(tmp_path, rows=[row | {"kind": "x"} for row in ROWS])
+    file = tmp_path / "c.yaml"
+    for name, slices in (("bare", ""), ("named", "slices: [kind]\n")):
+        file.write_text(f"name: {name}\nitems: rows.jsonl\nquotas: {{language: {{en: 2}}}}\n{slices}", encoding="utf-8")
+        made = open_campaign(store, read_campaign(file), file)
+        assert progress(store, made.id).spare == 1  # three of which two are wanted
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [

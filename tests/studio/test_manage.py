@@ -568,6 +568,22 @@ def test_all_rules_of_a_campaign_can_be_set(manager: TestClient, store: Store) -
     assert campaigns.get(store, made.id).settings == made.settings
 
 
+def test_quotas_are_kept_whatever_slices_are_named(manager: TestClient, store: Store) -> None:
+    rows = [{"prompt": f"P{i}", "completions": ["yes", "no"], "language": "en", "kind": "x"} for i in range(5)]
+    lines = [json.dumps(row).encode() + b"\n" for row in rows]
+    fields = {"overlap": "2", "quotas": "language: en = 2"}
+    for name, slices in (("bare", ""), ("named", "kind"), ("both", "language, kind")):
+        made = upload(manager, "/new", "r.jsonl", b"".join(lines[:3]), name=name, slices=slices, **fields)
+        assert made.status_code == 303
+        campaign = campaigns.get(store, name)
+        assert progress(store, campaign.id).spare == 1  # three of which two are wanted
+        # Once more into the same campaign: its quotas are full, so both go into the reserve.
+        more = upload(manager, f"/add/{campaign.id}", "m.jsonl", b"".join(lines[3:]), slices=slices, phase="work")
+        assert more.status_code == 303
+        assert progress(store, campaign.id).spare == 3
+    assert quality.slices(store, campaigns.get(store, "named").id) == [{"kind": "x", "language": "en"}] * 5
+
+
 def test_the_log(manager: TestClient, labelled: Campaign, store: Store) -> None:
     other = campaigns.create(store, CampaignSettings(name="other"), [item("Q?", "a", "b")])
     post(manager, f"/c/{labelled.id}/state", state="paused")
