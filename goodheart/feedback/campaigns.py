@@ -88,6 +88,10 @@ class CampaignSettings(BaseModel):
             return self.overlap
         return self.overlap + 2 if self.max_overlap is None else self.max_overlap
 
+    def cut_by(self, named: Iterable[str]) -> tuple[str, ...]:
+        """The columns that cut items into slices: those named, and those of the quotas, which count slices alone."""
+        return tuple(dict.fromkeys([*named, *self.quotas]))
+
 
 # What may be changed once labels are there; the rest would make old and new labels different things.
 CHANGEABLE = frozenset(

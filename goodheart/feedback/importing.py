@@ -3,15 +3,15 @@
 Two comparisons are the same where prompt and answers are, in whatever order the answers stand; ranks, shown orders,
 flags and ratings are turned into the item's order. What has no column of its own is kept in `labels.notes`.
 
-A file may be imported again: a rater's label takes the place of their older one, and of labels that name no rater as
-many as are there already stay as they are.
+A file may be imported again: a rater's label takes the place of their older one unless it says the same in all it
+says, and of labels that name no rater as many as are there already stay as they are.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -45,7 +45,7 @@ class Imported:
     items: int = 0  # new ones
     people: int = 0  # new ones
     replaced: int = 0  # labels of somebody who had labelled the item before: the older stays as history
-    again: int = 0  # labels without a rater that were there already
+    again: int = 0  # labels that were there already
     left_out: int = 0  # all answers the same, or too many of them
 
 
@@ -231,26 +231,59 @@ def _guideline(connection: Connection, campaign: int, name: str | None, known: _
 def _without_again(
     connection: Connection, made: Sequence[dict[str, Any]], known: _Known, done: Imported
 ) -> list[dict[str, Any]]:
-    """Labels without those that name no rater and are there already.
+    """Labels without those that are there already.
 
-    Such a label is named, in place of a client's request, by what it says and by how many of this import said the same
-    before it: two who say the same are two, and a file that is imported again adds nobody.
+    One that names no rater is named, in place of a client's request, by what it says and by how many of this import
+    said the same before it: two who say the same are two, and a file that is imported again adds nobody.
     """
     for label in made:
         if label["person_id"] is None:
-            words = said_without_rater(label)
+            words = words_of(label)
             known.unnamed[label["item_id"], words] += 1
             label["request"] = nameless(known.unnamed[label["item_id"], words], words)
     unnamed = {label["item_id"] for label in made if label["person_id"] is None}
     here = labels.c.item_id.in_(unnamed) & labels.c.person_id.is_(None)
     rows = connection.execute(select(labels.c.item_id, labels.c.request).where(here)).all() if unnamed else []
     there = {(row.item_id, row.request) for row in rows}
-    new = [each for each in made if each["person_id"] is not None or (each["item_id"], each["request"]) not in there]
+    named = _named_again(connection, made)
+    new = [
+        each
+        for index, each in enumerate(made)
+        if index not in named and (each["person_id"] is not None or (each["item_id"], each["request"]) not in there)
+    ]
     done.again += len(made) - len(new)
     return new
 
 
-def said_without_rater(label: Mapping[str, Any]) -> str:
+def _named_again(connection: Connection, made: Sequence[dict[str, Any]]) -> set[int]:
+    """Which labels their raters' newest in the store repeat, counted from 0.
+
+    A rater may stand in a file more than once for an item. Then what the file begins with is compared to as many labels
+    as they have given last, in their order.
+    """
+    given = defaultdict[tuple[int, int, str], list[int]](list)
+    for index, label in enumerate(made):
+        if label["person_id"] is not None:
+            given[label["item_id"], label["person_id"], label["kind"]].append(index)
+    if not given:
+        return set()
+    had = defaultdict[tuple[int, int, str], list[dict[str, Any]]](list)
+    columns = [labels.c[name] for name in made[0]]
+    of_items = labels.c.item_id.in_({item for item, _, _ in given}) & labels.c.person_id.is_not(None)
+    for row in connection.execute(select(*columns).where(of_items).order_by(labels.c.id)).mappings():
+        had[row["item_id"], row["person_id"], row["kind"]].append(dict(row))
+    found = set[int]()
+    for key, indices in given.items():
+        if not had[key] or not had[key][-1]["live"]:
+            continue
+        there = [json.loads(words_of(row)) for row in had[key]]  # as numbers: 3 seconds are 3.0 in the store
+        new = [json.loads(words_of(made[index])) for index in indices]
+        same = (n for n in range(len(new), 0, -1) if there[-n:] == new[:n])
+        found.update(indices[: next(same, 0)])
+    return found
+
+
+def words_of(label: Mapping[str, Any]) -> str:
     """What a label says beside its item: the columns of its row that its file spoke of."""
     said = {name: value for name, value in label.items() if name not in _OF_THE_STORE}
     if "created_at" in (label["notes"] or {}):

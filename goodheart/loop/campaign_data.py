@@ -108,7 +108,7 @@ def import_labels(source: str, where: str, *, mapping: ColumnMap | None = None) 
         store.close()
     said = [f"{done.labels} labels on {done.items} new items, of {done.people} new people"]
     said += [f"{done.replaced} labels took the place of older ones"] if done.replaced else []
-    said += [f"{done.again} labels without a rater were there already"] if done.again else []
+    said += [f"{done.again} labels were there already"] if done.again else []
     said += [f"left out {done.left_out}: nothing to compare"] if done.left_out else []
     said += [f"set aside {row}" for row in loaded.bad[:10]]
     return "\n".join(said)

@@ -13,7 +13,7 @@ overlap: 3                    # and every other setting of a campaign
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -22,7 +22,7 @@ import typer
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from goodheart.errors import ConfigError, MissingError
-from goodheart.feedback import campaigns, guidelines, logins, people
+from goodheart.feedback import audit, campaigns, guidelines, logins, people
 from goodheart.feedback.campaigns import CHANGEABLE, Campaign, CampaignSettings
 from goodheart.feedback.items import NewItem, read_items
 from goodheart.feedback.store import Store, open_store
@@ -31,6 +31,7 @@ from goodheart.stages.settings.sampling import SamplingSettings
 from goodheart.train.config import load_yaml, nearest, place
 
 DATABASE = "goodheart.db"
+_READ = "read campaign file"  # of the log: what the file said, so that the next start can tell what changed in it
 _HERE = ("127.0.0.1", "localhost", "::1")
 
 
@@ -131,7 +132,7 @@ def label(
 
             opened: Campaign | None = make_example(store)
         elif campaign_file is not None and read is not None:
-            opened = open_campaign(store, read, campaign_file)
+            opened = open_campaign(store, read, campaign_file, say)
         else:
             opened = None if campaign is None else campaigns.get(store, campaign)
         from goodheart.studio.app import serve  # heavy: what is wrong with the file is told before
@@ -207,22 +208,33 @@ def _answered(read: CampaignFile, path: Path, say: Callable[[str], None]) -> Cam
     return read.model_copy(update={"items": [*_listed(read.items), file.name]})
 
 
-def open_campaign(store: Store, read: CampaignFile, path: Path) -> Campaign:
-    """Makes the campaign, or brings the one of that name up to date: new items, changed rules, new guidelines."""
+def open_campaign(store: Store, read: CampaignFile, path: Path, say: Callable[[str], None] = typer.echo) -> Campaign:
+    """Makes the campaign, or brings the one of that name up to date: new items, changed rules, new guidelines.
+
+    Of the rules those are taken over that the file names and that changed in it since it was last read. What managers
+    set in the studio since then stays.
+    """
     folder, settings = path.parent, read.settings()
     guideline = "" if read.guideline is None else (folder / read.guideline).read_text(encoding="utf-8")
     found = next((each for each in campaigns.listing(store) if each.name == settings.name), None)
     if found is None:
-        return campaigns.create(store, settings, _items(read, folder), guideline)
+        found = campaigns.create(store, settings, _items(read, folder), guideline)
+        _remember(store, found.id, _rules(read))
+        return found
     old, new = found.settings.model_dump(), settings.model_dump()
-    changes = {name: value for name, value in new.items() if value != old[name]}
-    if fixed := sorted(changes.keys() - CHANGEABLE):
+    other = {name: value for name, value in new.items() if value != old[name]}
+    if fixed := sorted(other.keys() - CHANGEABLE):
         raise ConfigError(
             f"{path}: {', '.join(fixed)} cannot change once a campaign runs (campaign {settings.name!r} has "
             f"{', '.join(f'{name} {old[name]!r}' for name in fixed)}); give the campaign a new name"
         )
-    if changes:
+    said, before = _rules(read), _said_before(store, found.id)
+    news = {name for name, value in said.items() if name not in before or before[name] != value}
+    if changes := {name: value for name, value in other.items() if name in news}:
         found = campaigns.change(store, found.id, changes)
+        say(f"{path} changed rules of the campaign: {', '.join(sorted(changes))}")
+    if said != before:
+        _remember(store, found.id, said)
     campaigns.add_items(store, found.id, _items(read, folder))
     # What managers wrote in the studio since is not overwritten by a file that has not changed.
     if guideline and guideline not in [version.text for version in guidelines.versions(store, found.id)]:
@@ -230,8 +242,24 @@ def open_campaign(store: Store, read: CampaignFile, path: Path) -> Campaign:
     return found
 
 
+def _rules(read: CampaignFile) -> dict[str, Any]:
+    """What the file itself says of rules that may still change, as JSON has it."""
+    return read.settings().model_dump(mode="json", include=set(CHANGEABLE & read.model_fields_set))
+
+
+def _said_before(store: Store, campaign: int) -> Mapping[str, Any]:
+    """`_rules` of the last start; nothing where the campaign was not made of a file, or before this was kept."""
+    newest = audit.entries(store, action=_READ, campaign=campaign, limit=1)
+    return {name: value for name, value in newest[0].what.items() if name != "campaign"} if newest else {}
+
+
+def _remember(store: Store, campaign: int, said: Mapping[str, Any]) -> None:
+    with store.begin() as connection:
+        audit.note(connection, None, _READ, {"campaign": campaign, **said})
+
+
 def _items(read: CampaignFile, folder: Path) -> Iterator[NewItem]:
-    slices = read.slices or tuple(read.quotas)
+    slices = read.cut_by(read.slices)
     for name in _listed(read.items):
         yield from read_items(folder / name, at_once=read.at_once, slices=slices)
     known = {"gold": read.gold, "training": read.training_items, "qualification": read.qualification_items}

@@ -120,6 +120,39 @@ def test_a_file_without_raters_imported_twice_counts_once(store: Store) -> None:
     assert import_judgements(store, other, said).labels == 4  # each campaign has its own
 
 
+def test_a_file_with_raters_imported_again_adds_what_is_new_alone(store: Store) -> None:
+    made = empty(store)
+    bob = Judgement(ASKED, PAIR, (0, 1), rater="Bob", seconds=3, flags={"wrong": (1,)})  # at no known time
+    said = [replace(FULL, ranks=(0, 0)), FULL, bob]  # Ann changed her mind
+    first = import_judgements(store, made, said)
+    assert (first.labels, first.replaced, first.again) == (3, 1, 0)
+    second = import_judgements(store, made, said)
+    assert (second.labels, second.replaced, second.again) == (0, 0, 3)
+    # Of a file that has grown only what was added to it; turned answers say the same.
+    turned = replace(bob, answers=PAIR[::-1], ranks=(1, 0), flags={"wrong": [0]})
+    third = import_judgements(store, made, [*said[:2], turned, replace(FULL, ranks=(0, 1))])
+    assert (third.labels, third.replaced, third.again) == (1, 1, 3)
+    rows = list(live_labels(store, made))
+    assert sorted(row.ranks for row in rows) == [(0, 1), (0, 1)]
+    assert [(r.ranks, r.live) for r in history(store, rows[0].item)] == [
+        ((0, 0), False), ((1, 0), False), ((0, 1), True), ((0, 1), True)
+    ]  # fmt: skip
+    # What she said before, and does no longer, counts again.
+    fourth = import_judgements(store, made, [FULL])
+    assert (fourth.labels, fourth.replaced, fourth.again) == (1, 1, 0)
+
+
+@pytest.mark.parametrize(
+    "other", [{"ranks": (0, 1)}, {"seconds": 4.0}, {"comment": "else"}, {"margin": 0.75}, {"flags": {}},
+              {"created_at": "2026-01-02T03:04:06+00:00"}, {"guideline": "v3"}]
+)  # fmt: skip
+def test_a_label_that_says_anything_else_takes_the_place_of_the_older(store: Store, other: dict[str, Any]) -> None:
+    made = empty(store)
+    import_judgements(store, made, [FULL])
+    done = import_judgements(store, made, [replace(FULL, **other)])
+    assert (done.labels, done.replaced, done.again) == (1, 1, 0)
+
+
 def test_others_write_while_an_import_reads_its_source(store: Store) -> None:
     made = empty(store)
 

@@ -14,11 +14,13 @@ from typing import Any
 import pytest
 
 from goodheart.errors import ConfigError, DataError, FeedbackError
-from goodheart.feedback import campaigns, guidelines, label_rows, membership
+from goodheart.feedback import audit, campaigns, guidelines, label_rows, membership
+from goodheart.feedback.campaigns import CampaignSettings
 from goodheart.feedback.progress import progress
 from goodheart.feedback.store import Store, open_store
 from goodheart.loop.label import label, open_campaign, read_campaign
 from goodheart.loop.label_example import make_example
+from goodheart.studio.words import Words
 
 
 def free_port() -> int:
@@ -100,6 +102,51 @@ def test_a_campaign_from_its_file_and_again(store: Store, tmp_path: Path) -> Non
     with pytest.raises(ConfigError, match=r"overlap cannot change once a campaign runs .*overlap 2"):
         open_campaign(store, read_campaign(tmp_path / "c.yaml"), tmp_path / "c.yaml")
     assert [each.name for each in campaigns.listing(store)] == ["c"]
+
+
+def test_quotas_are_kept_whatever_slices_the_file_names(store: Store, tmp_path: Path) -> None:
+    write(tmp_path, rows=[row | {"kind": "x"} for row in ROWS])
+    file = tmp_path / "c.yaml"
+    for name, slices in (("bare", ""), ("named", "slices: [kind]\n")):
+        file.write_text(f"name: {name}\nitems: rows.jsonl\nquotas: {{language: {{en: 2}}}}\n{slices}", encoding="utf-8")
+        made = open_campaign(store, read_campaign(file), file)
+        assert progress(store, made.id).spare == 1  # three of which two are wanted
+
+
+def test_what_managers_set_outlasts_a_file_that_has_not_changed(store: Store, tmp_path: Path) -> None:
+    write(tmp_path, rows=ROWS)
+    file, said = tmp_path / "c.yaml", list[str]()
+
+    def start(rules: str) -> CampaignSettings:
+        file.write_text(f"items: rows.jsonl\noverlap: 2\n{rules}", encoding="utf-8")
+        return open_campaign(store, read_campaign(file), file, said.append).settings
+
+    assert start("pay_per_hour: 20\nlanguages: [en]\n").pay_per_hour == 20
+    made = campaigns.get(store, "c")
+    managed = {"flags": ("rude",), "budget": 500.0, "until_agreement": 0.8, "pay_per_hour": 25.0}
+    set_by_hand = campaigns.change(store, made.id, managed).settings
+    count = len(audit.entries(store, action="read campaign file"))
+    # Neither what the file does not name goes back to its default, nor what it names and has not changed.
+    assert start("pay_per_hour: 20\nlanguages: [en]\n") == set_by_hand
+    assert (said, len(audit.entries(store, action="read campaign file"))) == ([], count)
+    # What changed in the file is taken over and told, the rest stays.
+    now = start("pay_per_hour: 20\nlanguages: [en, zh]\nbudget: 700\n")
+    assert now == set_by_hand.model_copy(update={"budget": 700.0, "languages": ("en", "zh")})
+    assert said == [f"{file} changed rules of the campaign: budget, languages"]
+    # A line taken out of it leaves its rule as it is; one that comes back is new.
+    assert start("languages: [en, zh]\n") == now
+    assert start("languages: [en, zh]\npay_per_hour: 20\n").pay_per_hour == 20
+    assert len(said) == 2
+    for language in ("en", "zh-Hant", "zh-Hans"):
+        assert Words.of(language).maybe("done.read_campaign_file", "")
+
+
+def test_a_campaign_made_without_the_file_takes_what_the_file_names(store: Store, tmp_path: Path) -> None:
+    write(tmp_path, rows=ROWS)
+    (tmp_path / "c.yaml").write_text("items: rows.jsonl\nbudget: 7\n", encoding="utf-8")
+    campaigns.create(store, CampaignSettings(name="c", budget=5, flags=("rude",)))
+    found = open_campaign(store, read_campaign(tmp_path / "c.yaml"), tmp_path / "c.yaml")
+    assert (found.settings.budget, found.settings.flags) == (7, ("rude",))
 
 
 @pytest.mark.parametrize(

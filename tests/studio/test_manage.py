@@ -568,6 +568,47 @@ def test_all_rules_of_a_campaign_can_be_set(manager: TestClient, store: Store) -
     assert campaigns.get(store, made.id).settings == made.settings
 
 
+def test_a_rule_that_the_form_cannot_hold_stays_until_it_is_edited(manager: TestClient, store: Store) -> None:
+    """Rules of a campaign file may hold what a form writes otherwise: saving another rule leaves them alone."""
+    settings = CampaignSettings(
+        name="filed", rubric={"tone": "Is it warm?\nAnd: kind?\n", "a: b": "Both?"}, flags=("a, b", "two\nlines"),
+        languages=("zh, Hant",), deadline=datetime(2031, 5, 6, 7, 8, 9, 10, tzinfo=UTC), pay_per_hour=1 / 3,
+        lock_minutes=0.1 + 0.2,
+    )  # fmt: skip
+    made = campaigns.create(store, settings, [item("Q?", "a", "b")])
+
+    def as_sent(name: str, text: str) -> str:
+        """Browsers send a text area's line ends as CR LF, and take them out of a field of one line."""
+        return text.replace("\n", "\r\n" if name in ("rubric", "quotas") else "")
+
+    fields = {name: as_sent(name, getattr(typed(settings), name)) for name in Typed.__dataclass_fields__}
+    assert post(manager, f"/c/{made.id}/rules", **fields).status_code == 303
+    assert campaigns.get(store, made.id).settings == settings
+    assert post(manager, f"/c/{made.id}/rules", **(fields | {"budget": "70", "strength": ""})).status_code == 303
+    now = settings.model_copy(update={"budget": 70.0, "strength": False})
+    assert campaigns.get(store, made.id).settings == now
+    edited = fields | {"budget": "70", "strength": "", "deadline": "2031-05-06T07:09", "flags": "rude", "languages": ""}
+    assert post(manager, f"/c/{made.id}/rules", **edited).status_code == 303
+    later = {"deadline": datetime(2031, 5, 6, 7, 9, tzinfo=UTC), "flags": ("rude",), "languages": ()}
+    assert campaigns.get(store, made.id).settings == now.model_copy(update=later)
+
+
+def test_quotas_are_kept_whatever_slices_are_named(manager: TestClient, store: Store) -> None:
+    rows = [{"prompt": f"P{i}", "completions": ["yes", "no"], "language": "en", "kind": "x"} for i in range(5)]
+    lines = [json.dumps(row).encode() + b"\n" for row in rows]
+    fields = {"overlap": "2", "quotas": "language: en = 2"}
+    for name, slices in (("bare", ""), ("named", "kind"), ("both", "language, kind")):
+        made = upload(manager, "/new", "r.jsonl", b"".join(lines[:3]), name=name, slices=slices, **fields)
+        assert made.status_code == 303
+        campaign = campaigns.get(store, name)
+        assert progress(store, campaign.id).spare == 1  # three of which two are wanted
+        # Once more into the same campaign: its quotas are full, so both go into the reserve.
+        more = upload(manager, f"/add/{campaign.id}", "m.jsonl", b"".join(lines[3:]), slices=slices, phase="work")
+        assert more.status_code == 303
+        assert progress(store, campaign.id).spare == 3
+    assert quality.slices(store, campaigns.get(store, "named").id) == [{"kind": "x", "language": "en"}] * 5
+
+
 def test_the_log(manager: TestClient, labelled: Campaign, store: Store) -> None:
     other = campaigns.create(store, CampaignSettings(name="other"), [item("Q?", "a", "b")])
     post(manager, f"/c/{labelled.id}/state", state="paused")

@@ -68,7 +68,7 @@ def create(
         settings = new_settings(named.name, given)
     except ValidationError as error:
         wrong |= problems(error, visitor.words)
-    slices = listed(given.slices) or ([] if settings is None else list(settings.quotas))
+    slices = () if settings is None else settings.cut_by(listed(given.slices))
     new: list[NewItem] = []
     for upload, phase, field in zip(files, PHASES, FILES, strict=True):
         try:
@@ -163,7 +163,7 @@ def add_items(
     try:
         if phase not in PHASES:
             raise DataError(visitor.words("error.422"))
-        new = _uploaded(items, listed(slices), phase, found.settings.at_once)
+        new = _uploaded(items, found.settings.cut_by(listed(slices)), phase, found.settings.at_once)
         if not new:
             raise DataError(visitor.words("manage.no_file"))
         campaigns.add_items(store, campaign, new, by=person_of(visitor).id)

@@ -92,8 +92,9 @@ def change_rules(
     request: Request, visitor: Manager, store: StoreOf, campaign: Number, given: Annotated[Typed, Depends()]
 ) -> Response:
     """Changes what may change while a campaign runs; an empty field takes the rule away."""
+    old = campaigns.get(store, campaign).settings
     try:
-        campaigns.change(store, campaign, changes(given), by=person_of(visitor).id)
+        campaigns.change(store, campaign, changes(given, old), by=person_of(visitor).id)
     except MissingError:
         raise
     except FeedbackError as error:

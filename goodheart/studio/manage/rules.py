@@ -18,6 +18,7 @@ from pydantic import ValidationError
 
 from goodheart.feedback.campaigns import CHANGEABLE, CampaignSettings
 from goodheart.studio.manage.frame import Line, Lines
+from goodheart.studio.marks import sound
 from goodheart.studio.words import Words
 
 
@@ -123,13 +124,26 @@ def new_settings(name: str, given: Typed) -> CampaignSettings:
     return CampaignSettings.model_validate({"name": name} | {field: v for field, v in values.items() if v is not None})
 
 
-def changes(given: Typed) -> dict[str, Any]:
-    """What a running campaign is changed to; an empty field takes its rule away."""
-    found = {}
+def changes(given: Typed, old: CampaignSettings) -> dict[str, Any]:
+    """What a running campaign is changed to; an empty field takes its rule away.
+
+    A field that says what it was filled in with changes nothing: what holds may be more than the field can tell, such
+    as the seconds of a deadline or a comma in a flag.
+    """
+    found, filled = {}, typed(old)
     for name in CHANGEABLE.intersection(_SETTINGS):
-        value = _value(name, getattr(given, name))
+        text = getattr(given, name)
+        if _as_sent(name, text) == _as_sent(name, getattr(filled, name)):
+            continue
+        value = _value(name, text)
         found[name] = _OFF.get(name, CampaignSettings.model_fields[name].get_default()) if value is None else value
     return found
+
+
+def _as_sent(name: str, text: str) -> str:
+    """A field's text, whichever line ends the browser gave it; it takes them out of a field of one line."""
+    text = sound(text)
+    return (text if _FIELDS[name].kind == "lines" else text.replace("\n", "")).strip()
 
 
 def _value(name: str, text: str) -> Any:

@@ -13,7 +13,7 @@ from typing import Any
 import sqlalchemy as sa
 from alembic import op
 
-from goodheart.feedback.importing import nameless, said_without_rater
+from goodheart.feedback.importing import nameless, words_of
 from goodheart.feedback.items import NewItem, unpack_answer, unpack_prompt
 from goodheart.feedback.tables import Moment
 
@@ -75,7 +75,7 @@ def _give_keys(connection: sa.Connection, rows: list[Any]) -> None:
 def _give_names(connection: sa.Connection, rows: list[Any], same: Counter[tuple[int, bytes]]) -> None:
     changes = []
     for row in rows:
-        words = said_without_rater({name: value for name, value in row._mapping.items() if name != "id"})
+        words = words_of({name: value for name, value in row._mapping.items() if name != "id"})
         one = (row.item_id, hashlib.sha256(words.encode("utf-8", "surrogatepass")).digest())
         same[one] += 1
         changes.append({"of": row.id, "now_request": nameless(same[one], words)})
