@@ -220,6 +220,22 @@ def test_errors_name_the_server_and_what_to_do(served: Served, tmp_path: Path) -
         run(campaign(tmp_path, [{"model": "a", "url": served.url, "samples": 2, "key_env": "NO_SUCH_KEY"}]))
 
 
+@pytest.mark.parametrize(
+    ("finish", "said"),
+    [
+        ("length", r"an empty answer \(finish_reason 'length'\); .*raise max_new_tokens"),
+        ("content_filter", r"an empty answer \(finish_reason 'content_filter'\)$"),
+    ],
+)
+def test_an_answer_that_stays_empty_is_bought_once(served: Served, finish: str, said: str) -> None:
+    reply = completion("")
+    reply["choices"][0]["finish_reason"] = finish
+    served.mood = lambda body, times: JSONResponse(reply)
+    with Endpoint(served.url, "a", SamplingSettings()) as asked, pytest.raises(NoAnswer, match=said):
+        asked.ask([{"role": "user", "content": "Q"}], 0)
+    assert served.asked["a Q 0"] == 1
+
+
 def test_a_slow_answer_is_given_up(served: Served) -> None:
     def slow(body: dict[str, Any], times: int) -> None:
         time.sleep(0.5)
