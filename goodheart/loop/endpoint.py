@@ -4,7 +4,7 @@
         said = endpoint.ask([{"role": "user", "content": "Why is the sky blue?"}], seed=0)
 
 What may pass (too many requests, a server that starts anew, a torn or senseless reply) is tried again, with pauses that
-double. What will not pass (a wrong key, an unknown model) ends everything at once.
+double. What will not pass (a wrong key, an unknown model) ends everything; after the first answer, this request alone.
 """
 
 from __future__ import annotations
@@ -25,6 +25,10 @@ TRIES = 6  # of one request; with pauses of 0.5, 1, 2, 4 and 8 seconds between t
 _PAUSE_S = 0.5
 _PAUSE_MOST_S = 60.0  # however long a server asks for
 _CONNECT_S = 10.0
+_AT_ONCE = {  # why an answer is empty, where the same request would be empty again
+    "length": "; what comes before the answer, such as reasoning, took all tokens: raise max_new_tokens",
+    "content_filter": "",
+}
 _PASSING = frozenset({408, 409, 425, 429})  # and all from 500 on
 
 
@@ -57,6 +61,7 @@ class Endpoint:
         url: up to and with `/v1`.
         key_env: environment variable that holds the key; None: none is sent.
         timeout: seconds that one answer may take.
+        answered: it has given answers before, say in an earlier run.
 
     Raises:
         ConfigError: the variable of the key is not set.
@@ -71,11 +76,12 @@ class Endpoint:
         key_env: str | None = None,
         timeout: float = 120.0,
         tries: int = TRIES,
+        answered: bool = False,
     ) -> None:
         self.url, self.model, self._tries = url.rstrip("/"), model, tries
         self._body = {"model": model, **_asked_for(sampling)}
         self._logprobs = True  # until the server says that it knows none
-        self._reached = False
+        self._reached, self._answered = False, answered
         self._over = threading.Event()
         headers = {} if key_env is None else {"Authorization": f"Bearer {_key(key_env, url)}"}
         self._client = httpx.Client(
@@ -104,7 +110,8 @@ class Endpoint:
 
         Raises:
             NoAnswer: none came, or none of use.
-            EndpointError: there will be none to any request: not reachable, no such model, a wrong key.
+            EndpointError: there will be none to any request: not reachable; or no answer yet, and no such model or a
+                wrong key.
         """
         why = "stopped"
         for attempt in range(self._tries):
@@ -136,12 +143,16 @@ class Endpoint:
             return self._once(messages, seed)
         if reply.status_code >= 400:
             self._refused(reply)
-        return _said(reply)
+        said = _said(reply)
+        self._answered = True
+        return said
 
     def _refused(self, reply: httpx.Response) -> None:
         said = f"{reply.status_code} {_words(reply)}"
         if reply.status_code >= 500 or reply.status_code in _PASSING:
             raise _Again(said, _asked_to_wait(reply))
+        if self._answered:
+            raise NoAnswer(said)
         if reply.status_code in (401, 403):
             raise EndpointError(f"{self.url}: {said}; name the environment variable with the key by `key_env`")
         if reply.status_code == 404:
@@ -193,12 +204,13 @@ def _said(reply: httpx.Response) -> Said:
         logprob = sum(float(each) for each in logprobs) if logprobs else None
     except (ValueError, LookupError, TypeError, AttributeError) as error:
         raise _Again(f"the reply is no chat completion: {reply.text[:200]!r}") from error
+    finish = choice.get("finish_reason") if isinstance(choice.get("finish_reason"), str) else None
     if not isinstance(text, str) or not text.strip():
-        raise _Again(f"an empty answer (finish_reason {choice.get('finish_reason')!r})")
-    finish = choice.get("finish_reason")
+        why = f"an empty answer (finish_reason {choice.get('finish_reason')!r})"
+        raise NoAnswer(why + _AT_ONCE[finish]) if finish in _AT_ONCE else _Again(why)
     return Said(
         text,
-        finish if isinstance(finish, str) else None,
+        finish,
         tokens if isinstance(tokens, int) else None,
         logprob,
     )

@@ -26,7 +26,8 @@ from goodheart.feedback import audit, campaigns, guidelines, logins, people
 from goodheart.feedback.campaigns import CHANGEABLE, Campaign, CampaignSettings
 from goodheart.feedback.items import NewItem, read_items
 from goodheart.feedback.store import Store, open_store
-from goodheart.loop.label_answers import AnsweringModel, Asking, answers, problem
+from goodheart.loop.answering import AnsweringModel, Asking, problem
+from goodheart.loop.label_answers import answers
 from goodheart.stages.settings.sampling import SamplingSettings
 from goodheart.train.config import load_yaml, nearest, place
 

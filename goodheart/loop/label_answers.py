@@ -15,88 +15,23 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-from pydantic import Field, model_validator
 
 from goodheart.data.reading import read_records
 from goodheart.data.records import Prompt
 from goodheart.data.rows import asked
 from goodheart.data.writing import write_rows
-from goodheart.errors import Interrupted
-from goodheart.feedback.items import MOST_ANSWERS
-from goodheart.models.resolve import resolve
-from goodheart.stages.kept import Kept
-from goodheart.stages.settings.sampling import SamplingSettings
-from goodheart.train.config import Settings
-from goodheart.train.files import sha256_of_folder
+from goodheart.errors import DataError, EndpointError, Interrupted, ModelError
+from goodheart.loop.answering import AnsweringModel, Asking
+from goodheart.loop.kept_answers import kept_of_model, kept_of_server
 from goodheart.train.interrupt import stop_signal
 from goodheart.train.progress import Progress
 
 _HOPELESS = 8  # requests without an answer, and none with one, after which the rest is not tried
-
-
-class AnsweringModel(Settings):
-    """A model whose answers are compared."""
-
-    model: str  # a run folder, a Hugging Face folder or a Hub id; with `url` its name there
-    name: str | None = None  # under which it appears on the leaderboard; None: `model`
-    url: str | None = None  # of a server that speaks OpenAI's protocol, with /v1
-    key_env: str | None = None  # environment variable with its key
-    samples: int = Field(1, ge=1, le=50)  # answers to each prompt
-    sampling: SamplingSettings | None = None  # what differs from the campaign's
-    at_once: int = Field(8, ge=1, le=1000)  # requests at a time
-    timeout: float = Field(120.0, gt=0)  # seconds that one answer may take
-
-    @model_validator(mode="after")
-    def _fits(self) -> AnsweringModel:
-        if self.url is None and self.key_env is not None:
-            raise ValueError("key_env is for a model behind a `url`")
-        if self.url is not None and not re.match(r"https?://[^/]", self.url):
-            raise ValueError(f"url {self.url!r}: expected http://... or https://..., up to and with /v1")
-        return self
-
-    def over(self, shared: SamplingSettings) -> SamplingSettings:
-        """How it is sampled: what its own settings say, and the shared ones where they say nothing."""
-        own = {} if self.sampling is None else self.sampling.model_dump(exclude_unset=True)
-        return shared.model_copy(update=own)
-
-    @property
-    def title(self) -> str:
-        return self.name or self.model
-
-
-@dataclass(frozen=True)
-class Asking:
-    """What is asked of whom."""
-
-    prompts: list[str]
-    models: list[AnsweringModel]
-    sampling: SamplingSettings
-    seed: int
-    at_once: int | None = None  # answers shown together
-
-    def how(self, model: AnsweringModel) -> SamplingSettings:
-        return model.over(self.sampling)
-
-
-def problem(models: Sequence[AnsweringModel], sampling: SamplingSettings) -> str:
-    """Why these models will not do, in words; empty where they will."""
-    twice = [title for title, count in Counter(each.title for each in models).items() if count > 1]
-    if twice:
-        return f"two models are called {twice[0]!r}; give each a `name` of its own"
-    if not 2 <= sum(each.samples for each in models) <= MOST_ANSWERS:
-        return f"2 to {MOST_ANSWERS} answers to a prompt can be compared; name models, or give one of them `samples`"
-    for each in models:
-        if each.samples > 1 and each.over(sampling).temperature == 0:
-            return f"{each.title} with temperature 0 gives the same answer {each.samples} times; raise the temperature"
-    return ""
 
 
 def answers(asking: Asking, path: Path, say: Callable[[str], None]) -> Path:
@@ -108,7 +43,8 @@ def answers(asking: Asking, path: Path, say: Callable[[str], None]) -> Path:
 
     Raises:
         DataError: the prompts cannot be read.
-        EndpointError: a server cannot be used; what was answered is kept.
+        EndpointError: a server that has answered nothing cannot be used.
+        ModelError: a model that has answered nothing cannot be read.
         Interrupted: Ctrl-C; what was answered is kept.
     """
     loaded = read_records([str(path.parent / source) for source in asking.prompts], "prompt")
@@ -116,7 +52,7 @@ def answers(asking: Asking, path: Path, say: Callable[[str], None]) -> Path:
         say(f"set aside {len(loaded.bad)} rows that are no prompts, such as {loaded.bad[0]}")
     prompts = {_key(each): each for each in loaded.records}
     folder = path.with_name(f"{path.stem}.answers")
-    found = [_of_model(asking, model, prompts, folder, path.parent) for model in asking.models]
+    found = [_of_model(asking, model, prompts, folder, path.parent, say) for model in asking.models]
     out = path.with_name(f"{path.stem}.answers.jsonl")
     whole = [key for key in prompts if all(_has(asking.models[i], found[i][0], key) for i in range(len(found)))]
     rows = [_row(asking, prompts[key], key, [said for said, _ in found]) for key in whole]
@@ -144,21 +80,37 @@ Said = dict[Turn, dict[str, Any]]  # text, finish, tokens, logprob
 
 
 def _of_model(
-    asking: Asking, model: AnsweringModel, prompts: Mapping[str, Prompt], folder: Path, home: Path
+    asking: Asking,
+    model: AnsweringModel,
+    prompts: Mapping[str, Prompt],
+    folder: Path,
+    home: Path,
+    say: Callable[[str], None],
 ) -> tuple[Said, list[str]]:
     """All answers of a model to these prompts, and why others are missing."""
+
+    def missing(rows: Sequence[Any]) -> list[Turn]:
+        there = {(row["prompt"], row["turn"]) for row in rows if "turn" in row}
+        return [(key, turn) for key in prompts for turn in range(model.samples) if (key, turn) not in there]
+
     what = {"model": model.model, "url": model.url, "sampling": asking.how(model).model_dump(), "seed": asking.seed}
-    identity = json.dumps(what | ({} if model.url else {"weights": _weights(model, home)}))
-    name = re.sub(r"[^\w.-]+", "-", model.title).strip("-")[:60]
-    kept = Kept(folder / f"{name}-{hashlib.sha256(identity.encode()).hexdigest()[:8]}.jsonl", identity)
-    said: Said = {(row["prompt"], row["turn"]): row for row in kept.rows}
-    missing = [(key, turn) for key in prompts for turn in range(model.samples) if (key, turn) not in said]
-    failed: list[str] = []
-    if missing:
+    if model.url is not None:
+        kept = kept_of_server(folder, what)
+    else:
+        kept = kept_of_model(folder, what, _place(model, home), lambda rows: not missing(rows))
+    said: Said = {(row["prompt"], row["turn"]): row for row in kept.rows if "turn" in row}
+    todo, failed = missing(kept.rows), list[str]()
+    if todo:
         ask = _local if model.url is None else _remote
-        for turn, row in ask(asking, model, prompts, missing, failed, kept.file.with_suffix(""), home):
-            kept.add({"prompt": turn[0], "turn": turn[1], **row})
-            said[turn] = row
+        try:
+            for turn, row in ask(asking, model, prompts, todo, failed, kept.file.with_suffix(""), home, bool(said)):
+                kept.add({"prompt": turn[0], "turn": turn[1], **row})
+                said[turn] = row
+        except (EndpointError, ModelError, DataError) as error:
+            if not said:
+                raise
+            say(f"{model.title} gives no more answers ({error}); those that it gave are kept")
+            failed += ["no answer"] * (sum(turn not in said for turn in todo) - len(failed))
     return said, failed
 
 
@@ -170,20 +122,35 @@ def _remote(
     failed: list[str],
     work: Path,
     home: Path,
+    before: bool,
 ) -> Iterator[tuple[Turn, dict[str, Any]]]:
     """Answers of a server, in the order in which they come."""
     from goodheart.loop.endpoint import Endpoint, NoAnswer  # httpx takes its time to load
 
     assert model.url is not None
-    todo, under_way, answered = list(reversed(missing)), dict[Future[Any], Turn](), 0
+    todo, under_way, answered = list(reversed(missing)), dict[Future[Any], Turn](), before
+    refused: list[EndpointError] = []  # perhaps of all requests: those under way will tell
+
+    def hopeless() -> EndpointError | None:
+        if refused:
+            return refused[0]
+        return None if answered or len(failed) < _HOPELESS else endpoint.hopeless(failed[-1])
+
     with (
         stop_signal() as stop,
         ThreadPoolExecutor(model.at_once) as threads,  # outside: leaving the endpoint ends what is under way
-        Endpoint(model.url, model.model, asking.how(model), key_env=model.key_env, timeout=model.timeout) as endpoint,
+        Endpoint(
+            model.url,
+            model.model,
+            asking.how(model),
+            key_env=model.key_env,
+            timeout=model.timeout,
+            answered=before,
+        ) as endpoint,
         Progress(len(missing), f"asking {model.title}", unit="answers") as progress,
     ):
-        while (todo and not stop.requested) or under_way:
-            while todo and not stop.requested and len(under_way) < model.at_once:
+        while under_way or (todo and not stop.requested and hopeless() is None):
+            while todo and not stop.requested and hopeless() is None and len(under_way) < model.at_once:
                 key, turn = todo.pop()
                 chat = [message.as_dict() for message in asked(prompts[key])]
                 under_way[threads.submit(endpoint.ask, chat, asking.seed + turn)] = (key, turn)
@@ -193,16 +160,21 @@ def _remote(
                     said = future.result()
                 except NoAnswer as error:
                     failed.append(str(error))
-                    if not answered and len(failed) >= _HOPELESS:
-                        raise endpoint.hopeless(failed[-1]) from error
                     continue
-                answered += 1
+                except EndpointError as error:
+                    refused.append(error)
+                    continue
+                answered = True
+                failed += map(str, refused)  # they were refused for themselves
+                refused.clear()
                 progress.advance()
                 yield place, {"text": said.text, "finish": said.finish, "tokens": said.tokens, "logprob": said.logprob}
             if stop.requested:
                 endpoint.stop()  # those under way are paid for: they are waited for, but sent no more
     if stop.requested:
         raise Interrupted(f"stopped; what {model.title} has answered is kept, and the same command continues")
+    if (why := hopeless()) is not None:
+        raise why
 
 
 def _local(
@@ -213,6 +185,7 @@ def _local(
     failed: list[str],
     work: Path,
     home: Path,
+    before: bool,
 ) -> Iterator[tuple[Turn, dict[str, Any]]]:
     """Answers of a model that is sampled here; `sample` keeps them as they come and goes on where it was stopped."""
     from goodheart.data.cells import prompt
@@ -232,13 +205,13 @@ def _local(
             seed=asking.seed,
         )
     )
-    left = set(new)
+    left, wanted = set(new), set(missing)
     for row in read_rows(file):
         key = _key(prompt(row.data["prompt"], {}))
         left.discard(key)
         for turn, text in enumerate(row.data["completions"]):
             about = {"finish": row.data["finish"][turn], "tokens": row.data["tokens"][turn], "logprob": None}
-            if (key, turn) in missing:
+            if (key, turn) in wanted:
                 yield (key, turn), {"text": text, **about}
     failed += ["the prompt is too long, or fits no template"] * len(left)
     for left_over in work.iterdir():
@@ -248,11 +221,6 @@ def _local(
 
 def _place(model: AnsweringModel, home: Path) -> str:
     return str(home / model.model) if (home / model.model).exists() else model.model
-
-
-def _weights(model: AnsweringModel, home: Path) -> str:
-    """Another model at the same place answers anew."""
-    return sha256_of_folder(resolve(_place(model, home)))
 
 
 def _key(prompt: Prompt) -> str:

@@ -25,8 +25,12 @@ class Kept:
         self.rows: list[Any] = [json.loads(line) for line in whole]
 
     def add(self, row: Any) -> None:
-        with self.file.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+        try:
+            line = json.dumps(row, ensure_ascii=False).encode()
+        except UnicodeEncodeError:  # half a surrogate pair: only an escape can hold it
+            line = json.dumps(row).encode()
+        with self.file.open("ab") as file:
+            file.write(line + b"\n")
 
 
 def identity(*content: str) -> str:

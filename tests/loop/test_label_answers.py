@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import threading
 import time
@@ -22,10 +23,11 @@ from goodheart.errors import ConfigError, EndpointError, Interrupted
 from goodheart.feedback.items import unpack_answer
 from goodheart.feedback.store import open_store
 from goodheart.feedback.tables import items
-from goodheart.loop import endpoint
+from goodheart.loop import endpoint, kept_answers
 from goodheart.loop.endpoint import Endpoint, NoAnswer
 from goodheart.loop.label import _answered, open_campaign, read_campaign
 from goodheart.stages.settings.sampling import SamplingSettings
+from goodheart.train.files import sha256_of_folder
 
 Mood = Callable[[dict[str, Any], int], Response | None]  # of a request and how often it came; None: a plain answer
 
@@ -220,6 +222,110 @@ def test_errors_name_the_server_and_what_to_do(served: Served, tmp_path: Path) -
         run(campaign(tmp_path, [{"model": "a", "url": served.url, "samples": 2, "key_env": "NO_SUCH_KEY"}]))
 
 
+def refusing(*prompts: str, status: int = 400, message: str = "no") -> Mood:
+    def mood(body: dict[str, Any], times: int) -> Response | None:
+        hurt = body["messages"][-1]["content"] in prompts
+        return JSONResponse({"error": {"message": message}}, status) if hurt else None
+
+    return mood
+
+
+def test_many_prompts_that_always_fail_do_not_close_the_studio(served: Served, tmp_path: Path) -> None:
+    served.mood = refusing(*(f"Q{i}" for i in range(4)))
+    file = campaign(tmp_path, [{"model": "a", "url": served.url, "samples": 2}], prompts=6)
+    first = run(file)
+    assert (len(first[0]), first[1][0]) == (2, "set aside 4 of 6 prompts without all answers (8 x a: 400 no)")
+    assert run(file) == first  # 8 requests, all refused: but it has answered before
+    assert (served.asked["a Q0 0"], served.asked["a Q5 0"]) == (2, 1)
+
+
+def test_a_server_that_is_off_does_not_close_the_studio(served: Served, tmp_path: Path) -> None:
+    served.mood = refusing("Q1")
+    models = [{"model": "a", "url": served.url, "samples": 2}]
+    file = campaign(tmp_path, models)
+    run(file)
+    served.stop()
+    found, told = run(file)
+    assert len(found) == 4
+    assert told[0].startswith(f"a gives no more answers ({served.url}: cannot be reached")
+    assert told[1] == "set aside 1 of 5 prompts without all answers (2 x a: no answer)"
+
+
+@pytest.mark.parametrize("status", [401, 403, 404])
+def test_one_refusal_in_the_middle_loses_no_answer(served: Served, tmp_path: Path, status: int) -> None:
+    refuse = refusing("Q1", status=status, message="flagged")
+
+    def mood(body: dict[str, Any], times: int) -> Response | None:
+        moody = refuse(body, times)
+        if moody is None:
+            time.sleep(0.1)  # the refusal comes before all answers
+        return moody
+
+    served.mood = mood
+    file = campaign(tmp_path, [{"model": "a", "url": served.url, "samples": 2}], prompts=9)
+    for _ in range(2):
+        found, told = run(file)
+        assert len(found) == 8
+        assert told[0].startswith("set aside 1 of 9 prompts without all answers")
+        assert f"{status} flagged" in told[0]
+    assert served.asked["a Q1 0"] == 2
+    assert {count for name, count in served.asked.items() if " Q1 " not in name} == {1}
+
+
+def test_answers_under_way_are_kept_before_it_is_given_up(served: Served, tmp_path: Path) -> None:
+    """Eight requests fail before the two slow ones are answered, which shows that the server is of use."""
+
+    def mood(body: dict[str, Any], times: int) -> Response | None:
+        if body["messages"][-1]["content"] == "Q4":
+            time.sleep(0.3)
+            return None
+        return JSONResponse({"error": {"message": "no"}}, 400)
+
+    served.mood = mood
+    file = campaign(tmp_path, [{"model": "a", "url": served.url, "samples": 2, "at_once": 10}])
+    found, told = run(file)
+    assert len(found) == 1
+    assert told[0] == "set aside 4 of 5 prompts without all answers (8 x a: 400 no)"
+
+
+def test_names_and_slashes_ask_nothing_again(served: Served, tmp_path: Path) -> None:
+    about = {"model": "a", "samples": 2}
+    first, _ = run(campaign(tmp_path, [{**about, "url": served.url}]))
+    for changed in ({"url": served.url, "name": "The best"}, {"url": served.url + "/"}):
+        found, told = run(campaign(tmp_path, [{**about, **changed}]))
+        assert ([each.answers for each in found], told) == ([each.answers for each in first], [])
+    assert set(served.asked.values()) == {1}
+
+
+@pytest.mark.parametrize(
+    ("finish", "said"),
+    [
+        ("length", r"an empty answer \(finish_reason 'length'\); .*raise max_new_tokens"),
+        ("content_filter", r"an empty answer \(finish_reason 'content_filter'\)$"),
+    ],
+)
+def test_an_answer_that_stays_empty_is_bought_once(served: Served, finish: str, said: str) -> None:
+    reply = completion("")
+    reply["choices"][0]["finish_reason"] = finish
+    served.mood = lambda body, times: JSONResponse(reply)
+    with Endpoint(served.url, "a", SamplingSettings()) as asked, pytest.raises(NoAnswer, match=said):
+        asked.ask([{"role": "user", "content": "Q"}], 0)
+    assert served.asked["a Q 0"] == 1
+
+
+def test_half_an_emoji_in_an_answer(served: Served, tmp_path: Path) -> None:
+    def mood(body: dict[str, Any], times: int) -> Response | None:
+        text = json.dumps(completion(f"half \ud83d, {body['seed']}"))  # as an escape
+        return Response(text, media_type="application/json") if "Q1" in str(body["messages"]) else None
+
+    served.mood = mood
+    file = campaign(tmp_path, [{"model": "a", "url": served.url, "samples": 2}])
+    for _ in range(2):
+        found, told = run(file)
+        assert (len(found), told) == (5, [])
+    assert set(served.asked.values()) == {1}
+
+
 def test_a_slow_answer_is_given_up(served: Served) -> None:
     def slow(body: dict[str, Any], times: int) -> None:
         time.sleep(0.5)
@@ -249,6 +355,50 @@ def test_a_model_that_is_sampled_here(stories260k: Path, tmp_path: Path) -> None
     assert kept.read_text().startswith(before)
 
 
+def test_a_model_that_has_answered_may_go(stories260k: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[Path] = []
+
+    def reading(folder: Path) -> str:
+        read.append(folder)
+        return sha256_of_folder(folder)
+
+    monkeypatch.setattr(kept_answers, "sha256_of_folder", reading)
+    place = tmp_path / "model"
+    shutil.copytree(stories260k, place)
+    models, how = [{"model": "model", "samples": 2}], {"max_new_tokens": 8}
+    file = campaign(tmp_path, models, prompts=3, sampling=how)
+    first, _ = run(file)
+    assert run(file) == (first, [])
+    assert len(read) == 1  # it looks as it did: not read again
+    shutil.move(place, tmp_path / "away")
+    assert run(file) == (first, [])
+    found, told = run(campaign(tmp_path, models, prompts=4, sampling=how))
+    assert found == first
+    assert told[0].startswith("model gives no more answers (model: no such folder here")
+    assert told[1] == "set aside 1 of 4 prompts without all answers (2 x model: no answer)"
+    shutil.copytree(stories260k, place)
+    assert len(run(file)[0]) == 4
+    (kept,) = (tmp_path / "c.answers").iterdir()  # the same weights, though copied anew
+    before = kept.read_text()
+    written = (place / "config.json").stat()
+    text = (place / "config.json").read_text()
+    (place / "config.json").write_text(text.rstrip() + " ")  # other bytes, and the time turned back
+    os.utime(place / "config.json", ns=(written.st_atime_ns, written.st_mtime_ns))
+    run(file)
+    assert kept.read_text() == before
+    assert len(list((tmp_path / "c.answers").iterdir())) == 2
+
+
+def test_a_prompt_that_a_model_cannot_take_does_not_close_the_studio(stories260k: Path, tmp_path: Path) -> None:
+    file = campaign(tmp_path, [{"model": str(stories260k), "samples": 2}], sampling={"max_new_tokens": 8})
+    with (tmp_path / "prompts.jsonl").open("a") as rows:
+        rows.write(json.dumps({"prompt": "long " * 600}) + "\n")
+    for _ in range(2):
+        found, told = run(file)
+        assert len(found) == 5
+        assert "set aside 1 of 6 prompts without all answers" in "\n".join(told)
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [
@@ -261,6 +411,14 @@ def test_a_model_that_is_sampled_here(stories260k: Path, tmp_path: Path) -> None
         ),
         ("prompts: p.jsonl\nmodels:\n  - {model: a, samples: 2, key_env: K}\n", "key_env is for a model behind"),
         ("prompts: p.jsonl\nmodels:\n  - {model: a, samples: 2, url: 'localhost:1'}\n", "expected http"),
+        (
+            "prompts: p.jsonl\nmodels:\n  - {model: a, samples: 2, url: 'http://me:secret@host/v1'}\n",
+            r"c\.yaml:3: `models\.0`: url: a user or password .* by `key_env`$",
+        ),
+        (
+            "prompts: p.jsonl\nmodels:\n  - {model: a, url: 'http://h/v1'}\n  - {model: a, name: b, url: 'http://h/v1/'}\n",
+            "a and b are asked alike",
+        ),
         ("prompts: p.jsonl\nmodels:\n  - {model: a, sample: 2}\n", r"c\.yaml:3: `models\.0\.sample`"),
     ],
 )
