@@ -101,9 +101,12 @@ def _of_model(
     said: Said = {(row["prompt"], row["turn"]): row for row in kept.rows if "turn" in row}
     todo, failed = missing(kept.rows), list[str]()
     if todo:
-        ask = _local if model.url is None else _remote
+        if model.url is None:
+            rows = _local(asking, model, prompts, todo, failed, _place(model, home), kept.file.with_suffix(""))
+        else:
+            rows = _remote(asking, model, prompts, todo, failed, bool(said))
         try:
-            for turn, row in ask(asking, model, prompts, todo, failed, kept.file.with_suffix(""), home, bool(said)):
+            for turn, row in rows:
                 kept.add({"prompt": turn[0], "turn": turn[1], **row})
                 said[turn] = row
         except (EndpointError, ModelError, DataError) as error:
@@ -120,11 +123,9 @@ def _remote(
     prompts: Mapping[str, Prompt],
     missing: Sequence[Turn],
     failed: list[str],
-    work: Path,
-    home: Path,
     before: bool,
 ) -> Iterator[tuple[Turn, dict[str, Any]]]:
-    """Answers of a server, in the order in which they come."""
+    """Answers of a server, in the order in which they come; before: whether it gave some in an earlier run."""
     from goodheart.loop.endpoint import Endpoint, NoAnswer  # httpx takes its time to load
 
     assert model.url is not None
@@ -183,9 +184,8 @@ def _local(
     prompts: Mapping[str, Prompt],
     missing: Sequence[Turn],
     failed: list[str],
+    place: str,
     work: Path,
-    home: Path,
-    before: bool,
 ) -> Iterator[tuple[Turn, dict[str, Any]]]:
     """Answers of a model that is sampled here; `sample` keeps them as they come and goes on where it was stopped."""
     from goodheart.data.cells import prompt
@@ -197,7 +197,7 @@ def _local(
     write_rows(work / "prompts.jsonl", ({"prompt": prompts[key].as_column()} for key in new))
     file = sample(
         SampleConfig(
-            model=_place(model, home),
+            model=place,
             prompts=str(work / "prompts.jsonl"),
             out=work / "answers.jsonl",
             answers=model.samples,
