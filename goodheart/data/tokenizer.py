@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import json
 import os
-import secrets
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -154,7 +153,7 @@ def _save(folder: Path, tokenizer: str, config: str) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for name, text in (("tokenizer.json", tokenizer), ("tokenizer_config.json", config)):
-            temporary = folder / f".{name}.{secrets.token_hex(4)}.tmp"
+            temporary = folder / f".{name}.partial"
             temporary.write_text(text, encoding="utf-8")
             os.replace(temporary, folder / name)
     except OSError as error:

@@ -13,7 +13,6 @@ import json
 import operator
 import os
 import secrets
-import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -74,10 +73,9 @@ def write_rows(path: str | Path, rows: Rows, *, shared: Sequence[str] = ()) -> i
     temporary: Path | None = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
-        with temporary.open("xb", buffering=_BUFFER) as file:
-            with contextlib.suppress(OSError):  # held until it is closed, however this process ends
-                fcntl.flock(file, fcntl.LOCK_EX)
+        file = _held_beside(path)
+        temporary = Path(file.name)
+        with file:
             with _packed(file, path.suffix.lower()) as target:
                 write = partial(_write_shared_jsonl, shared=shared) if shared and kind == ".jsonl" else _WRITERS[kind]
                 count = write(target, iter(rows))
@@ -93,16 +91,23 @@ def write_rows(path: str | Path, rows: Rows, *, shared: Sequence[str] = ()) -> i
     return count
 
 
-def _sweep(path: Path) -> None:
-    """Removes what writers of this file left behind when they were killed: temporaries that nobody holds any more.
+def _held_beside(path: Path) -> BinaryIO:
+    """A new temporary file beside `path`, locked until it is closed, however this process ends."""
+    while True:
+        file = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp").open("xb", buffering=_BUFFER)
+        with contextlib.suppress(OSError):
+            fcntl.flock(file, fcntl.LOCK_EX)
+        if os.fstat(file.fileno()).st_nlink:
+            return file
+        file.close()  # another writer swept it away before it was locked
 
-    Those of the last second stay, as somebody may have made one and not yet taken hold of it.
-    """
+
+def _sweep(path: Path) -> None:
+    """Removes what writers of this file left behind when they were killed: temporaries that nobody holds."""
     for left in path.parent.glob(f".{glob.escape(path.name)}.????????.tmp"):
         with contextlib.suppress(OSError), left.open("rb") as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if time.time() - left.stat().st_mtime > 1.0:
-                left.unlink()
+            left.unlink()
 
 
 @contextlib.contextmanager

@@ -186,7 +186,7 @@ def write_world(
         "demonstrations": len(examples),
         "prompts": counts,
     }
-    temporary = folder / ".world.json.tmp"
+    temporary = folder / ".world.json.partial"
     temporary.write_text(json.dumps(about, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     temporary.replace(folder / "world.json")
     return folder

@@ -4,26 +4,39 @@ from __future__ import annotations
 
 import fcntl
 import json
-import os
 from pathlib import Path
+from typing import Any
+
+import pytest
 
 from goodheart.data.formats import write_rows
 
 
 def test_what_killed_writers_left_is_swept_and_what_is_being_written_is_not(tmp_path: Path) -> None:
-    out = tmp_path / "rows.jsonl"
-    dead, fresh, held = (tmp_path / f".rows.jsonl.{name}.tmp" for name in ("0000dead", "0000new0", "0000held"))
-    for left in (dead, fresh, held):
-        left.write_text("{")
+    dead, held = (tmp_path / f".rows.jsonl.{name}.tmp" for name in ("0000dead", "0000held"))
     for left in (dead, held):
-        os.utime(left, (1.0, 1.0))
+        left.write_text("{")
     with held.open("rb") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
-        write_rows(out, [{"text": "a"}])
-        assert sorted(path.name for path in tmp_path.iterdir()) == [held.name, fresh.name, "rows.jsonl"]
-    os.utime(fresh, (1.0, 1.0))
-    write_rows(out, [{"text": "a"}])
+        write_rows(tmp_path / "rows.jsonl", [{"text": "a"}])
+        assert sorted(path.name for path in tmp_path.iterdir()) == [held.name, "rows.jsonl"]
+    write_rows(tmp_path / "rows.jsonl", [{"text": "a"}])
     assert [path.name for path in tmp_path.iterdir()] == ["rows.jsonl"]
+
+
+def test_a_temporary_swept_before_it_was_locked_is_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lock, swept = fcntl.flock, []
+
+    def late(file: Any, how: int) -> None:
+        if not swept:  # another writer comes between the making and the locking
+            swept.append(Path(file.name))
+            write_rows(tmp_path / "rows.jsonl", [{"text": "other"}])
+            assert not swept[0].exists()
+        lock(file, how)
+
+    monkeypatch.setattr(fcntl, "flock", late)
+    assert write_rows(tmp_path / "rows.jsonl", [{"text": "own"}]) == 1
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("rows.jsonl", '{"text": "own"}\n')]
 
 
 def test_columns_that_rows_share_are_written_as_they_are_without(tmp_path: Path) -> None:
