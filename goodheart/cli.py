@@ -272,6 +272,7 @@ def main() -> None:
     """Entry point: exit status 0 only on success; an error is one message, with its traceback under --debug."""
     arguments = [a for a in sys.argv[1:] if a != "--debug"]
     debug = len(arguments) < len(sys.argv) - 1
+    _wait_briefly()
     try:
         code = app(arguments, standalone_mode=False)
         if code == _STOPPED:  # newer versions of typer take Ctrl-C for an exit
@@ -287,6 +288,13 @@ def main() -> None:
 
         World.current().leave(status)
     sys.exit(status)
+
+
+def _wait_briefly() -> None:
+    """Lets torch's threads (GNU's OpenMP) give the processor away when others have kept them waiting for half a
+    millisecond; by default it is ten times as long, which another busy process makes them spend at every operation."""
+    if os.environ.keys().isdisjoint({"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"}):
+        os.environ["GOMP_SPINCOUNT"] = "30000"  # read when torch is imported
 
 
 def _report(error: Exception, debug: bool) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -38,6 +39,27 @@ def test_help_loads_nothing_heavy() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
     assert done.stdout.strip().endswith("[]"), done.stdout
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="torch comes with GNU's OpenMP on Linux alone")
+@pytest.mark.parametrize(
+    ("own", "spins"), [({}, "30000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "passive"}, "0")]
+)
+def test_threads_do_not_wait_by_spinning_for_long(own: dict[str, str], spins: str) -> None:
+    code = (
+        "import sys\nfrom goodheart.cli import main\nsys.argv = ['goodheart', '--help']\n"
+        "try:\n    main()\nexcept SystemExit:\n    import torch"
+    )
+    kept = {name: value for name, value in os.environ.items() if name not in {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"}}
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env=kept | own | {"OMP_DISPLAY_ENV": "verbose"},  # the library then says what it was told
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    )
+    assert f"GOMP_SPINCOUNT = '{spins}'" in done.stderr
 
 
 def test_every_command_has_help() -> None:
