@@ -13,6 +13,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
+from goodheart import cli
 from goodheart.cli import app, main
 from goodheart.loop.commands import COMMANDS, Command
 from goodheart.loop.registry import STAGES
@@ -43,12 +44,19 @@ def test_help_loads_nothing_heavy() -> None:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="torch comes with GNU's OpenMP on Linux alone")
 @pytest.mark.parametrize(
-    ("own", "spins"), [({}, "30000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "passive"}, "0")]
+    ("own", "crowded", "spins"),
+    [
+        ({}, False, "30000"),
+        ({}, True, "0"),
+        ({"GOMP_SPINCOUNT": "7"}, True, "7"),
+        ({"OMP_WAIT_POLICY": "passive"}, False, "0"),
+        ({"OMP_WAIT_POLICY": "active"}, True, "30000000000"),
+    ],
 )
-def test_threads_do_not_wait_by_spinning_for_long(own: dict[str, str], spins: str) -> None:
+def test_threads_do_not_wait_by_spinning_for_long(own: dict[str, str], crowded: bool, spins: str) -> None:
     code = (
-        "import sys\nfrom goodheart.cli import main\nsys.argv = ['goodheart', '--help']\n"
-        "try:\n    main()\nexcept SystemExit:\n    import torch"
+        f"import sys\nfrom goodheart import cli\nsys.argv = ['goodheart', '--help']\ncli._crowded = lambda: {crowded}\n"
+        "try:\n    cli.main()\nexcept SystemExit:\n    import torch"
     )
     kept = {name: value for name, value in os.environ.items() if name not in {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"}}
     done = subprocess.run(
@@ -60,6 +68,28 @@ def test_threads_do_not_wait_by_spinning_for_long(own: dict[str, str], spins: st
         timeout=60,
     )
     assert f"GOMP_SPINCOUNT = '{spins}'" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("said", "crowded"),
+    [
+        ("some avg10=21.00 avg60=0.00 avg300=0.00 total=1\nfull avg10=0.00 avg60=0.00 avg300=0.00 total=0\n", True),
+        ("some avg10=19.00 avg60=90.00 avg300=90.00 total=1\nfull avg10=99.00 avg60=0.00 avg300=0.00 total=0\n", False),
+        ("", False),
+        (None, False),
+    ],
+)
+def test_a_crowded_machine_is_one_where_work_waits(
+    said: str | None, crowded: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def read(path: Path, **_: object) -> str:
+        assert str(path) == "/proc/pressure/cpu"
+        if said is None:
+            raise FileNotFoundError
+        return said
+
+    monkeypatch.setattr(Path, "read_text", read)
+    assert cli._crowded() is crowded
 
 
 def test_every_command_has_help() -> None:
