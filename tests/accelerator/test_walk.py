@@ -1,0 +1,94 @@
+"""Every stage on a device that is not the CPU: it runs, gives the same numbers, and does not wait where it need not."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.accelerator.pretend import build
+from tests.accelerator.walk import JOBS
+
+ROOT = Path(__file__).resolve().parents[2]
+# Numbers of bfloat16 stand a step of it apart, and what is sampled with them need not be the same.
+_ROUNDED = {"sft-bfloat16": 0.05, "ppo-bfloat16": None}
+_PROMPTS = ("The cat", "The dog likes", "Who", "Sun and milk", "Bones", "The sun likes the dog", "A", "The")
+
+
+@pytest.fixture(scope="module")
+def library(request: pytest.FixtureRequest) -> Path:
+    if shutil.which("g++") is None:
+        if os.environ.get("CI"):
+            pytest.fail("g++ is not there, which builds the device")
+        pytest.skip("needs g++, which builds the device")
+    return build(request.config.cache.mkdir("pretend"))  # type: ignore[union-attr]
+
+
+@pytest.fixture(scope="module")
+def walked(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory, library: Path) -> dict[str, Any]:
+    """What the jobs said on both devices."""
+    folder = tmp_path_factory.mktemp("walk")
+    (folder / "tiny").symlink_to(tiny_model)
+    pairs = [(p, " likes milk." + " yes" * i, " no" + " bones" * (7 - i)) for i, p in enumerate(_PROMPTS)]
+    for name, rows in {
+        "prompts": [{"prompt": p} for p in _PROMPTS],
+        "corpus": [{"text": f"{p}{good}{bad}"} for p, good, bad in pairs],
+        "demonstrations": [{"prompt": p, "completion": good} for p, good, _ in pairs],
+        "pairs": [{"prompt": p, "chosen": good, "rejected": bad} for p, good, bad in pairs],
+        "thumbs": [{"prompt": p, "completion": x, "label": x is good} for p, good, bad in pairs for x in (good, bad)],
+    }.items():
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return {device: _walk(device, folder, library) for device in ("cpu", "pretend")}
+
+
+def _walk(device: str, folder: Path, library: Path) -> dict[str, Any]:
+    """In a process of its own: the device is there for good."""
+    ran = subprocess.run(
+        [sys.executable, "-m", "tests.accelerator.walk", device, str(folder), str(library), *JOBS],
+        cwd=ROOT,
+        env=os.environ | {"GOODHEART_NATIVE": "0"},  # in PyTorch on both, as on a GPU
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=600,
+    )
+    assert ran.returncode == 0, ran.stderr
+    return json.loads(ran.stdout.splitlines()[-1])
+
+
+@pytest.mark.parametrize("job", JOBS)
+def test_a_stage_on_an_accelerator_does_what_it_does_on_the_cpu(job: str, walked: dict[str, Any]) -> None:
+    there, here = walked["pretend"][job]["rows"], walked["cpu"][job]["rows"]
+    assert len(there) == len(here) > 0
+    if (apart := _ROUNDED.get(job, 1e-3)) is None:
+        return
+    for one, other in zip(there, here, strict=True):
+        assert one == {
+            key: pytest.approx(value, rel=apart, abs=1e-5) if isinstance(value, float) else value
+            for key, value in other.items()
+        }
+
+
+def test_tensors_of_two_devices_are_refused_as_on_a_gpu(library: Path) -> None:
+    code = (
+        f"import sys, torch\nfrom pathlib import Path\nfrom tests.accelerator.pretend import Waits, begin\n"
+        f"begin(Path({str(library)!r}))\n"
+        "here, there = torch.ones(2, 3), torch.ones(2, 3, device='pretend')\n"
+        "for mixed in (lambda: here + there, lambda: there @ here.T, lambda: torch.cat((here, there)),\n"
+        "              lambda: there.gather(1, here.long()), lambda: there.index_select(0, here[0].long())):\n"
+        "    try:\n        mixed()\n"
+        "    except RuntimeError as error:\n        assert 'same device' in str(error), error\n"
+        "    else:\n        sys.exit('not refused')\n"
+        "with Waits() as waits:\n    there.sum().item()\n    there @ there.T\n"
+        "    with torch.inference_mode():\n        (there + 1).tolist()\n"
+        "print(sum(waits.places.values()))"
+    )
+    ran = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stderr
+    assert ran.stdout == "2\n"
