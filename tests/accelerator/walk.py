@@ -18,10 +18,12 @@ import torch
 from goodheart.loop.registry import STAGES
 from goodheart.train.metrics import comparable, read_metrics
 from tests.accelerator.pretend import Waits, begin
+from tests.stages.crash import died_after
 
 _VOWELS = "tests.stages.rewards:vowels"
 _SAMPLING = {"max_new_tokens": 8}
 _ONLINE = {"reward": _VOWELS, "prompts": "prompts.jsonl", "steps": 2, "batch_size": 8, "sampling": _SAMPLING}
+_JUDGE = "judge"  # what the job `reward` made on the same device
 _PAIRS = {"data": "pairs.jsonl", "batch_size": 4}
 # Name of the stage, a dash, what is special; settings. Names of files are in FOLDER.
 JOBS: dict[str, dict[str, Any]] = {
@@ -45,7 +47,11 @@ JOBS: dict[str, dict[str, Any]] = {
         "batch_size": 4,
         "sampling": _SAMPLING,
     },
+    "ppo-judged": _ONLINE | {"reward": _JUDGE},
+    "grpo-resumed": _ONLINE | {"num_generations": 4, "checkpoint_every": 1},
     "sample": {"prompts": "prompts.jsonl", "answers": 2, "sampling": _SAMPLING},
+    "sample-best": {"prompts": "prompts.jsonl", "best_of": 3, "reward": _JUDGE, "sampling": _SAMPLING | {"top_p": 0.9}},
+    "score": {"data": "pairs.jsonl", "reward": _JUDGE},
 }
 _TRAINING = {"learning_rate": 1e-3}
 
@@ -67,15 +73,25 @@ def main() -> None:
 def _ran(job: str, device: str, folder: Path) -> list[dict[str, Any]]:
     name = job.split("-")[0]
     stage = STAGES[name]
-    settings = JOBS[job] | {"model": "tiny", "device": device, "quiet": True}
-    if name != "sample":
-        settings |= _TRAINING
+    settings = JOBS[job] | {"device": device, "quiet": True}
+    if name != "score":
+        settings["model"] = "tiny"
     for setting in ("model", "data", "prompts"):
         if setting in settings:
             settings[setting] = str(folder / settings[setting])
-    out = folder / f"{job}-{device}" if name != "sample" else folder / f"{job}-{device}.jsonl"
-    stage.load()(stage.load_settings()(**settings, out=out))
-    if name == "sample":
+    if settings.get("reward") == _JUDGE:
+        settings["reward"] = str(folder / f"reward-{device}")
+    if not stage.suffix:
+        settings["learning_rate"] = 1e-3
+
+    def run(out: Path) -> Path:
+        stage.load()(stage.load_settings()(**settings, out=out))
+        return out
+
+    out = run(folder / f"{job}-{device}{stage.suffix}")
+    if job.endswith("-resumed"):
+        out = run(died_after(1, out, folder / f"{job}-{device}-cut"))
+    if stage.suffix:
         return [json.loads(line) for line in out.read_text(encoding="utf-8").splitlines()]
     return comparable(read_metrics(out))
 
