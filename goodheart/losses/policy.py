@@ -42,7 +42,7 @@ def importance_ratio(
 
     Answers drawn by another computation than the trainer's (other kernels, bfloat16) are off-policy before the first
     update. The loss of a token times this ratio, truncated from above, has the expectation of tokens drawn by the
-    trainer's own policy after what was said before; that what came before was drawn by the sampler is not corrected.
+    trainer's own policy after what was said before; what came before it and what follows are still the sampler's.
 
     old_logps_BT, sampler_logps_BT: nats, of the sampled tokens, at the temperature of sampling. log_ratio: as in the
     loss, so that the ratio there times this one is p / p_sampler of the same kind.
