@@ -7,7 +7,7 @@ rounded to a few significant bits before each step, as a quantised sampler's are
 and to 1, powers of two. The trainer is not rounded. Each is trained without weights (`importance_cap: null`) and with
 them (2), and beside them the policy that samples by itself. What is compared is the trained policy, not rounded and in
 float32, on the demo's test prompts: the reward model's score, which was optimised, the playground's truth, which was
-not, and the KL from the SFT model. Three seeds; a difference is to be held against that between seeds.
+not, and the KL from the SFT model. Four seeds; a difference is to be held against that between seeds.
 
 Writes experiments/results/importance.json.
 """
@@ -49,7 +49,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--base", type=Path, default=Path("runs/demo"), help="finished demo")
     parser.add_argument("--out", type=Path, default=Path("runs/importance"))
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--seeds", type=int, default=4)
     parser.add_argument("--steps", type=int, default=30)
     arguments = parser.parse_args()
     rows = list(trained(arguments.base, arguments.out, range(arguments.seeds), arguments.steps))

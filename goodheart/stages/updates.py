@@ -95,7 +95,7 @@ def weigh(
     shares = {"sampler/importance_mean": batch.importance_BT, "sampler/importance_capped": (ratio_BT > cap).float()}
     sums.add_masked(mask_BT, shares)
     found, largest = sums.means(world.sum), world.max(float(ratio_BT.max()))
-    return found and found | {"sampler/importance_max": largest}
+    return found | {"sampler/importance_max": largest} if found else {}
 
 
 def add_sampler_gap(sums: MetricSums, logps_BT: Tensor, rows: Rollouts) -> None:
