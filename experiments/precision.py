@@ -144,13 +144,17 @@ def _labels(base: Path, settings: Row) -> Row:
 
 
 def _ppo(base: Path, settings: Row) -> Run:
+    return ppo(PPOConfig(**ppo_settings(base), steps=60, **settings))
+
+
+def ppo_settings(base: Path) -> Row:
+    """The demo's, for a run on its models and prompts."""
     demo = _settings(
         base, "ppo", "batch_size", "mini_batches", "ppo_epochs", "learning_rate", "schedule", "kl_coef",
         "missing_eos_penalty", "sampling",
     )  # fmt: skip
     roles = {"model": str(base / "sft"), "reward": str(base / "reward")}
-    prompts = str(base / "world" / "prompts-train.jsonl")
-    return ppo(PPOConfig(**demo, **roles, prompts=prompts, steps=60, checkpoint_every=1000, **settings))
+    return {**demo, **roles, "prompts": str(base / "world" / "prompts-train.jsonl"), "checkpoint_every": 1000}
 
 
 _TRAIN: dict[str, Callable[[Path, Row], Run]] = {"pretrain": _pretrain, "reward": _reward, "dpo": _dpo, "ppo": _ppo}

@@ -1,4 +1,4 @@
-"""Policy gradients: the clipped surrogate and its probability ratios, the clipped value loss.
+"""Policy gradients: the clipped surrogate, its probability ratios and importance weights, the clipped value loss.
 
 Each is a sum over masked tokens divided by `num_tokens`, the masked tokens of the whole optimizer step over all
 micro-batches and processes, so that the gradient does not depend on how the step was split. Metrics are sums with
@@ -35,6 +35,25 @@ def sequence_ratio(logps_BT: Tensor, old_logps_BT: Tensor, mask_BT: Tensor) -> T
     return (weight_B1 * (logps_BT - old_logps_BT)).sum(1, keepdim=True).expand_as(logps_BT)
 
 
+def importance_ratio(
+    old_logps_BT: Tensor, sampler_logps_BT: Tensor, mask_BT: Tensor, *, log_ratio: LogRatio = token_ratio
+) -> Tensor:
+    """p_old / p_sampler: by how much the trainer's policy was likelier to say each token than the sampler that drew it.
+
+    Answers drawn by another computation than the trainer's (other kernels, bfloat16) are off-policy before the first
+    update. The loss of a token times this ratio, truncated from above, has the expectation of tokens drawn by the
+    trainer's own policy after what was said before; what came before it and what follows are still the sampler's.
+
+    old_logps_BT, sampler_logps_BT: nats, of the sampled tokens, at the temperature of sampling. log_ratio: as in the
+    loss, so that the ratio there times this one is p / p_sampler of the same kind.
+    -> ratio_BT, without gradient, 0 outside the mask.
+    Source: Yao et al. 2025, "Your Efficient RL Framework Secretly Brings You Off-Policy RL Training" (truncated
+    importance sampling); truncation: Ionides 2008, doi:10.1198/106186008X320456.
+    """
+    old_logps_BT, sampler_logps_BT = _inside(mask_BT, old_logps_BT.detach(), sampler_logps_BT.detach())
+    return log_ratio(old_logps_BT, sampler_logps_BT, mask_BT).exp().masked_fill(~mask_BT, 0)
+
+
 def answer_weights(mask_BT: Tensor, dtype: torch.dtype) -> Tensor:
     """1 / tokens of the answer, so that answers and not tokens weigh the same; 0 for a row without any.
 
@@ -56,6 +75,7 @@ def ppo_policy_loss(
     dual_clip: float | None = None,
     log_ratio: LogRatio = token_ratio,
     weight_B: Tensor | None = None,
+    importance_BT: Tensor | None = None,
 ) -> tuple[Tensor, MetricSums]:
     """Clipped surrogate objective, negated: the larger (pessimistic) of -A r and -A clip(r, 1 - low, 1 + high).
 
@@ -67,6 +87,7 @@ def ppo_policy_loss(
     num_tokens: masked tokens in the whole optimizer step, over all processes.
     dual_clip: c > 1 bounds the loss by -A c where A < 0 (Ye et al. arXiv:1912.09729); None = off.
     weight_B: weight of each row's tokens (None = 1); `num_tokens` is then what the weighted sum is to be divided by.
+    importance_BT: what the loss of each token is multiplied by, a constant (see `importance_ratio`); None = 1.
     -> scalar loss; `policy/clipfrac_avg` (share of tokens where the clip decides), `policy/approxkl_avg` (k2 of old
     against new, nats per token), `policy/approxkl_k3_avg`, `val/ratio`, `loss/policy_avg`.
     Raises ValueError for num_tokens < 1 or dual_clip <= 1. Source: Schulman et al. arXiv:1707.06347 eq. 7.
@@ -83,6 +104,8 @@ def ppo_policy_loss(
     if dual_clip is not None:
         bounded_BT = torch.minimum(losses_BT, -advantages_BT * dual_clip)
         losses_BT = torch.where(advantages_BT < 0, bounded_BT, losses_BT)
+    if importance_BT is not None:
+        losses_BT = losses_BT * importance_BT.detach().masked_fill(~mask_BT, 0)
     metrics = MetricSums()
     with torch.no_grad():
         values = {

@@ -98,7 +98,8 @@ def update(
         divisor = normalizer.divisor(tokens, answers, config.sampling.max_new_tokens)
         return partial(grpo_loss, actors, batch, config, normalizer, divisor)
 
-    return updates.update(
+    weighed = updates.weigh(batch, config.importance_cap, actors.dtype, session.world, RATIOS[config.ratio])
+    return weighed | updates.update(
         session,
         optimizer,
         batch,
@@ -134,6 +135,7 @@ def grpo_loss(
         log_ratio=log_ratio,
         num_tokens=divisor,
         weight_B=weight_B,
+        importance_BT=rows.importance_BT,
     )
     sums |= clip_shares(*tensors, cliprange=config.epsilon, cliprange_high=high, log_ratio=log_ratio)
     updates.add_sampler_gap(sums, logps_BT, rows)

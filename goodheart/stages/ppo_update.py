@@ -63,7 +63,8 @@ def update(
             return None  # the judge had no opinion on any of these answers
         return partial(ppo_losses, actors, batch, config, num_tokens, step >= config.value_warmup)
 
-    return updates.update(
+    weighed = updates.weigh(batch, config.importance_cap, actors.dtype, world)
+    return weighed | updates.update(
         session,
         optimizer,
         batch,
@@ -112,6 +113,7 @@ def _policy_part(
         rows.mask_BT,
         cliprange=config.cliprange,
         num_tokens=num_tokens,
+        importance_BT=rows.importance_BT,
     )
     updates.add_sampler_gap(sums, out.logps_BT, rows)
     if out.entropy_BT is not None:

@@ -59,6 +59,7 @@ class Rollouts:
     mask_BT: sampled tokens; all False where the judge had no opinion.
     terms: of several rewards what each said of every row.
     ref_logps_BT: None where no reference was asked. values_BT, returns_BT: None without a value model.
+    importance_BT: weights of the tokens' losses (`updates.weigh`); None = 1.
     """
 
     rows: int
@@ -78,6 +79,7 @@ class Rollouts:
     ref_logps_BT: Tensor | None = None
     values_BT: Tensor | None = None
     returns_BT: Tensor | None = None
+    importance_BT: Tensor | None = None
 
     def local(self, rows: Sequence[int]) -> list[int]:
         """Places here of those batch rows that this process holds."""

@@ -13,9 +13,11 @@ from torch import Tensor
 from goodheart.data.batches import micro_batches
 from goodheart.errors import HealthError
 from goodheart.losses.metrics import MetricSums
+from goodheart.losses.policy import LogRatio, importance_ratio, token_ratio
 from goodheart.stages.rollouts import Rollouts
 from goodheart.stages.settings.policy_gradient import PolicyGradientSettings
 from goodheart.train.optimizer import AdamW
+from goodheart.train.parallel import World
 from goodheart.train.session import Session
 from goodheart.train.step import LossFn, train_step
 
@@ -74,6 +76,26 @@ def mini_batches(rows: int, config: PolicyGradientSettings, step: int, epoch: in
     generator = torch.Generator().manual_seed((config.seed * 1_000_003 + step) * 101 + epoch)
     shuffled = torch.randperm(rows, generator=generator).tolist()
     return [shuffled[start :: config.mini_batches] for start in range(config.mini_batches)]
+
+
+def weigh(
+    batch: Rollouts, cap: float | None, dtype: torch.dtype, world: World, log_ratio: LogRatio = token_ratio
+) -> dict[str, float]:
+    """Fills `batch.importance_BT`: by how much the trainer was likelier to say a token than the sampler, at most `cap`.
+
+    Nothing is done with a `cap` of None, nor in float32, where the sampler is the trainer within rounding.
+    -> metrics over all tokens of the step that are learnt from; the largest ratio is that before it is capped.
+    """
+    if cap is None or dtype == torch.float32:
+        return {}
+    mask_BT = batch.mask_BT
+    ratio_BT = importance_ratio(batch.old_logps_BT, batch.sampler_logps_BT, mask_BT, log_ratio=log_ratio)
+    batch.importance_BT = ratio_BT.clamp(max=cap)
+    sums = MetricSums()
+    shares = {"sampler/importance_mean": batch.importance_BT, "sampler/importance_capped": (ratio_BT > cap).float()}
+    sums.add_masked(mask_BT, shares)
+    found, largest = sums.means(world.sum), world.max(float(ratio_BT.max()))
+    return found | {"sampler/importance_max": largest} if found else {}
 
 
 def add_sampler_gap(sums: MetricSums, logps_BT: Tensor, rows: Rollouts) -> None:

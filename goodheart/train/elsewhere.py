@@ -1,4 +1,4 @@
-"""What settings are called in TRL, transformers and OpenRLHF, and what they are called here.
+"""What settings are called in TRL, transformers, OpenRLHF and verl, and what they are called here.
 
 Only to say it in the error about an unknown key: no setting has two names.
 """
@@ -59,6 +59,14 @@ NAMES: dict[str, tuple[str, str]] = {
     "init_kl_coef": ("kl_coef", ""),
     "lambd": ("lam", ""),
     "eps_clip": ("cliprange", ""),
+    "vllm_importance_sampling_clip_max": ("importance_cap", "of each token's weight"),
+    "vllm_importance_sampling_cap": ("importance_cap", "of each token's weight"),
+    "vllm_importance_sampling_correction": ("importance_cap", "null for none"),
+    "vllm_is_truncated_threshold": ("importance_cap", "of each token's weight"),
+    "enable_vllm_is_correction": ("importance_cap", "null for none"),
+    "tis_imp_ratio_cap": ("importance_cap", "of each token's weight"),
+    "rollout_is": ("importance_cap", "null for none"),
+    "rollout_is_threshold": ("importance_cap", "of each token's weight"),
     "n_samples_per_prompt": ("num_generations", ""),
     "generate_max_len": ("sampling.max_new_tokens", ""),
     "max_completion_length": ("sampling.max_new_tokens", ""),

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from goodheart.losses.kl import kl_loss
 from goodheart.losses.metrics import MetricSums
-from goodheart.losses.policy import answer_weights, ppo_policy_loss, sequence_ratio, value_loss
+from goodheart.losses.policy import answer_weights, importance_ratio, ppo_policy_loss, sequence_ratio, value_loss
 from goodheart.losses.preference import bradley_terry_loss, comparable, plackett_luce_loss, ranked_pairs_loss
 from goodheart.losses.reward import score_regression_loss, thumbs_loss
 
@@ -36,12 +36,16 @@ def token_losses() -> dict[str, LossOfRows]:
     n = int(mask_BT.sum())
     a_BT, b_BT, c_BT, _ = x_BT
     each_B = answer_weights(mask_BT, torch.float64)
+    weights_BT = importance_ratio(a_BT, c_BT, mask_BT).clamp(max=2.0)
     return {
         "sequences": lambda x, r: ppo_policy_loss(
             x, a_BT[r], b_BT[r], mask_BT[r], cliprange=0.2, num_tokens=5, log_ratio=sequence_ratio, weight_B=each_B[r]
         ),
         "kl by answer": lambda x, r: kl_loss(x, a_BT[r], mask_BT[r], num_tokens=5, weight_B=each_B[r]),
         "policy": lambda x, r: ppo_policy_loss(x, a_BT[r], b_BT[r], mask_BT[r], cliprange=0.2, num_tokens=n),
+        "weighed policy": lambda x, r: ppo_policy_loss(
+            x, a_BT[r], b_BT[r], mask_BT[r], cliprange=0.2, num_tokens=n, importance_BT=weights_BT[r]
+        ),
         "value": lambda x, r: value_loss(x, a_BT[r], c_BT[r], mask_BT[r], cliprange_value=0.2, num_tokens=n),
         "kl": lambda x, r: kl_loss(x, a_BT[r], mask_BT[r], num_tokens=n),
     }
@@ -65,6 +69,7 @@ def answer_losses() -> dict[str, LossOfRows]:
 
 ALL = [
     "policy",
+    "weighed policy",
     "sequences",
     "value",
     "kl",

@@ -69,6 +69,8 @@ class GRPOConfig(PolicyGradientSettings):
     ratio: Literal["token", "sequence"] = "token"
     epsilon: float = Field(0.2, gt=0)  # clip range of the ratio
     epsilon_high: float | None = Field(None, gt=0)  # of its upper side; None = epsilon
+    # in bfloat16 a token's loss is weighed by p_trainer / p_sampler, at most this much; None = not at all
+    importance_cap: float | None = Field(2.0, ge=1)
 
     beta: float = Field(0.0, ge=0)  # KL in the loss
     kl_estimator: Literal["k2", "k3+"] = "k3+"  # gradients are the same

@@ -24,6 +24,8 @@ class PPOConfig(PolicyGradientSettings):
     gamma: float = Field(1.0, gt=0, le=1)
     lam: float = Field(0.95, ge=0, le=1)
     cliprange: float = Field(0.2, gt=0)
+    # in bfloat16 a token's loss is weighed by p_trainer / p_sampler, at most this much; None = not at all
+    importance_cap: float | None = Field(2.0, ge=1)
     cliprange_value: float | None = Field(0.2, gt=0)  # None = values are not clipped
     vf_coef: float = Field(0.1, ge=0)
     entropy_coef: float = Field(0.0, ge=0)
