@@ -29,6 +29,9 @@ from goodheart.generate.steps import Step, Store
 
 # Positions that a recorded step looks at, at least; memory for them is made in whole ones, so that it fits longer.
 LEAST_SPAN = 64
+# Recordings that are kept, each of which takes some memory of the GPU that no plan knows of; further shapes run as they
+# are. A call sees about as many as it has sizes of rows and spans together.
+_MOST = 96
 # Of the largest hidden state: by how much a recorded step may differ. It should be equal to the bit.
 _TOLERANCE = {torch.float32: 1e-4}
 _ROUGH = 0.03  # four steps of bfloat16
@@ -183,7 +186,7 @@ class GraphedDecoder:
 
         graphs.recorder.run(work)
         shape.steps += 1
-        if shape.steps == 1:
+        if shape.steps == 1 or sum(known.play is not None for known in graphs.shapes.values()) == _MOST:
             return
         wrong = self._record(shape, work, span, N)
         graphs.recorder.run(work)  # whatever a recording did, this step is as it should be

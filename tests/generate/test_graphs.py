@@ -5,9 +5,11 @@ Without a GPU a tape stands in for it, which has a CUDA graph's limits: see `tap
 
 from __future__ import annotations
 
+import inspect
 import logging
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import pytest
@@ -274,8 +276,6 @@ def test_calls_within_calls(tape: Tape) -> None:
 
 
 def test_mixtures_record_both_models(tape: Tape) -> None:
-    from contextlib import nullcontext
-
     first, second = small_model(0), small_model(1)
     prompts, params = some_prompts(), SamplingParams(12, seed=3)
     engine = MixtureEngine(first, lambda: nullcontext(second), weight=0.5, slots=4)
@@ -303,6 +303,59 @@ def test_when_graphs_are_used(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GOODHEART_GRAPHS", "0")
     assert not records(torch.device("cuda"))
     assert graphs.recorder(torch.device("cuda")) is None
+
+
+def test_only_so_many_are_kept(tape: Tape, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = small_model()
+    monkeypatch.setattr(graphs, "_MOST", 2)
+    engine = Engine(model, slots=7)
+    for _ in range(2):
+        assert_same(drawn(engine), plainly(model))
+    assert tape.recorded == len(recordings(engine)) == 2
+
+
+class _Stream:
+    """Tells what it is asked."""
+
+    def __init__(self, name: str, told: list[str]) -> None:
+        self.name, self.told = name, told
+
+    def wait_stream(self, other: _Stream) -> None:
+        self.told.append(f"{self.name} waits for {other.name}")
+
+
+def test_what_torch_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[str] = []
+    signature = inspect.signature(torch.cuda.graph)
+
+    @contextmanager
+    def stream(used: _Stream) -> Iterator[None]:
+        told.append(f"on {used.name}")
+        try:
+            yield
+        finally:
+            told.append("back")
+
+    @contextmanager
+    def graph(*given: object, **named: object) -> Iterator[None]:
+        known = signature.bind(*given, **named).arguments  # of this torch
+        told.append(f"{known['capture_error_mode']} into {known['pool']} on {known['stream'].name}")
+        yield
+        raise RuntimeError("capture_end")  # as where something was refused: torch's own stream stays current
+
+    monkeypatch.setattr(torch.cuda, "Stream", lambda device: _Stream("side", told))
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: _Stream("main", told))
+    monkeypatch.setattr(torch.cuda, "stream", stream)
+    monkeypatch.setattr(torch.cuda, "graph", graph)
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", lambda: None)
+    monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: "pool")
+    recorder = CUDARecorder(torch.device("cuda"))
+    recorder.run(lambda: told.append("work"))
+    assert told == ["side waits for main", "on side", "work", "back", "main waits for side"]
+    told.clear()
+    with pytest.raises(RuntimeError, match="capture_end"):
+        recorder.record(lambda: told.append("work"))
+    assert told == ["on side", "thread_local into pool on side", "work", "back"]
 
 
 def test_way_tells_of_graphs(tape: Tape, monkeypatch: pytest.MonkeyPatch) -> None:
