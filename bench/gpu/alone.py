@@ -146,11 +146,12 @@ def generation(told: dict[str, Any]) -> Iterator[Row]:
 
 
 def _graphs(engine: Any) -> str:
-    """How many steps were recorded; that none may be played, where a check failed."""
+    """How many steps are recorded, or that a check failed."""
     graphs = getattr(engine._cache, "graphs", None)
     if graphs is None:
         return ""
-    return f"{len(graphs.shapes)} shapes of steps" if graphs.on else "CUDA graphs FAILED, see gpu.log"
+    recorded = sum(shape.play is not None for shape in graphs.shapes.values())
+    return f"{recorded} steps recorded" if graphs.on else "CUDA graphs FAILED, see gpu.log"
 
 
 def _transformers(folder: str, device: str, dtype: torch.dtype) -> Any:

@@ -13,11 +13,12 @@ Shapes: S slots, N running rows, D width.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -35,9 +36,10 @@ _MOST = 96
 # Of the largest hidden state: by how much a recorded step may differ. It should be equal to the bit.
 _TOLERANCE = {torch.float32: 1e-4}
 _ROUGH = 0.03  # four steps of bfloat16
+_FAILED: list[torch.cuda.CUDAGraph] = []
 _log = logging.getLogger(__name__)
 
-Work = Callable[[], None]
+Work = Callable[[], object]
 
 
 class Recorder(Protocol):
@@ -71,11 +73,29 @@ class CUDARecorder:
     def record(self, work: Work) -> Work:
         """See `Recorder.record`."""
         graph = torch.cuda.CUDAGraph()
-        # Other threads may allocate meanwhile. Twice the stream: where recording fails, `graph` leaves its own current.
-        recording = torch.cuda.graph(graph, pool=self.pool, stream=self.stream, capture_error_mode="thread_local")
-        with torch.cuda.stream(self.stream), recording:
-            work()
+        try:
+            self._record(graph, work, self.stream, self.pool)
+        except BaseException:
+            self._tidy(graph)
+            raise
         return graph.replay
+
+    def _record(self, graph: torch.cuda.CUDAGraph, work: Work, stream: torch.cuda.Stream, pool: Any) -> None:
+        # Other threads may allocate meanwhile. Twice the stream: where recording fails, torch leaves its own current.
+        recording = torch.cuda.graph(graph, pool=pool, stream=stream, capture_error_mode="thread_local")
+        with torch.cuda.stream(stream), recording:
+            work()
+
+    def _tidy(self, failed: torch.cuda.CUDAGraph) -> None:
+        """Up to torch 2.12 or so (pytorch#180395) an allocator and a generator go on believing in a recording that
+        failed at its end: freeing memory, and random numbers, would fail later. The one can be told; the other learns
+        it from a recording that succeeds."""
+        _FAILED.append(failed)  # an allocator may ask it whose memory something is
+        with contextlib.suppress(Exception):
+            torch._C._cuda_endAllocateToPool(self.stream.device_index, self.pool)
+        with contextlib.suppress(Exception):
+            fresh = torch.cuda.Stream(self.device)
+            self._record(torch.cuda.CUDAGraph(), lambda: torch.zeros(1, device=self.device), fresh, None)
 
 
 def records(device: torch.device) -> bool:

@@ -21,11 +21,11 @@ class Tape:
     def __init__(self) -> None:
         self.ran = self.recorded = 0
 
-    def run(self, work: Callable[[], None]) -> None:
+    def run(self, work: Callable[[], object]) -> None:
         self.ran += 1
         work()
 
-    def record(self, work: Callable[[], None]) -> Callable[[], None]:
+    def record(self, work: Callable[[], object]) -> Callable[[], object]:
         """Raises RuntimeError for what a GPU could not record."""
         self.recorded += 1
         with _Operations() as found:

@@ -62,7 +62,7 @@ def assert_same(made: list[Generation], expected: list[Generation]) -> None:
         assert g.logps == pytest.approx(e.logps, abs=2e-5)
 
 
-def recordings(engine: Engine) -> dict[tuple[int, int], Callable[[], None]]:
+def recordings(engine: Engine) -> dict[tuple[int, int], Callable[[], object]]:
     """By rows and span."""
     assert isinstance(engine._cache, KVCache)
     assert engine._cache.graphs is not None
@@ -212,7 +212,7 @@ def test_a_step_that_cannot_be_recorded_goes_on_as_it_is(
 def test_a_recording_that_does_something_else_is_not_used(
     wrong: str, tape: Tape, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def record(work: Callable[[], None]) -> Callable[[], None]:
+    def record(work: Callable[[], object]) -> Callable[[], object]:
         positions_S = made[-1].positions_S
         at_S = positions_S.clone()
 
@@ -317,6 +317,8 @@ def test_only_so_many_are_kept(tape: Tape, monkeypatch: pytest.MonkeyPatch) -> N
 class _Stream:
     """Tells what it is asked."""
 
+    device_index = 0
+
     def __init__(self, name: str, told: list[str]) -> None:
         self.name, self.told = name, told
 
@@ -326,6 +328,7 @@ class _Stream:
 
 def test_what_torch_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
     told: list[str] = []
+    names, errors = iter(["side", "fresh"]), iter([True, False])
     signature = inspect.signature(torch.cuda.graph)
 
     @contextmanager
@@ -341,21 +344,32 @@ def test_what_torch_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
         known = signature.bind(*given, **named).arguments  # of this torch
         told.append(f"{known['capture_error_mode']} into {known['pool']} on {known['stream'].name}")
         yield
-        raise RuntimeError("capture_end")  # as where something was refused: torch's own stream stays current
+        if next(errors):
+            raise RuntimeError("capture_end")  # as where something was refused: torch's own stream stays current
 
-    monkeypatch.setattr(torch.cuda, "Stream", lambda device: _Stream("side", told))
+    def end(device: int, pool: str) -> None:
+        told.append(f"no more into {pool}")
+        raise RuntimeError("not currently recording")  # as where torch has done it
+
+    monkeypatch.setattr(torch.cuda, "Stream", lambda device: _Stream(next(names), told))
     monkeypatch.setattr(torch.cuda, "current_stream", lambda device: _Stream("main", told))
     monkeypatch.setattr(torch.cuda, "stream", stream)
     monkeypatch.setattr(torch.cuda, "graph", graph)
     monkeypatch.setattr(torch.cuda, "CUDAGraph", lambda: None)
     monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: "pool")
+    monkeypatch.setattr(torch._C, "_cuda_endAllocateToPool", end, raising=False)
+    monkeypatch.setattr(graphs, "_FAILED", [])
     recorder = CUDARecorder(torch.device("cuda"))
     recorder.run(lambda: told.append("work"))
     assert told == ["side waits for main", "on side", "work", "back", "main waits for side"]
     told.clear()
     with pytest.raises(RuntimeError, match="capture_end"):
         recorder.record(lambda: told.append("work"))
-    assert told == ["on side", "thread_local into pool on side", "work", "back"]
+    assert told == [
+        *("on side", "thread_local into pool on side", "work", "back"),
+        "no more into pool",
+        *("on fresh", "thread_local into None on fresh", "back"),
+    ]
 
 
 def test_way_tells_of_graphs(tape: Tape, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -370,7 +384,7 @@ def test_way_tells_of_graphs(tape: Tape, monkeypatch: pytest.MonkeyPatch) -> Non
 class _AsItIs(CUDARecorder):
     """Has the shapes and the stream of recordings, and no recording."""
 
-    def record(self, work: Callable[[], None]) -> Callable[[], None]:
+    def record(self, work: Callable[[], object]) -> Callable[[], object]:
         return lambda: self.run(work)
 
 
