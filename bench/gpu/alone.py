@@ -7,15 +7,18 @@ from __future__ import annotations
 
 import gc
 import json
+import os
 import platform
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
+import unittest.mock
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +41,7 @@ _QWEN3 = {
     "max_position_embeddings": 4096,
 }
 _SMALL = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2}
-_GPU_TESTS = ("tests/models/test_attention.py", "tests/generate/test_engine.py")
+_GPU_TESTS = ("tests/models/test_attention.py", "tests/generate/test_engine.py", "tests/generate/test_graphs.py")
 
 
 @dataclass(frozen=True)
@@ -104,8 +107,10 @@ def tests(told: dict[str, Any]) -> Iterator[Row]:
 
 
 def generation(told: dict[str, Any]) -> Iterator[Row]:
-    """Tokens a second, many rows beside transformers' generate with a static cache, and one row beside the roofline."""
+    """Tokens a second, many rows beside transformers' generate with a static cache, and one row beside the roofline;
+    on a GPU without CUDA graphs and with them."""
     from goodheart.generate.engine import Engine
+    from goodheart.generate.graphs import records
     from goodheart.generate.sampling import SamplingParams
     from goodheart.models.load import new_model, save_causal
 
@@ -113,17 +118,21 @@ def generation(told: dict[str, Any]) -> Iterator[Row]:
     model = new_model({"family": "qwen3", **scale.shape}, scale.vocabulary, seed=0).to(dtype).to(device)
     config, known = model.config, peaks_of(told)
     ids_BT = torch.randint(4, scale.vocabulary, (scale.batch, scale.prompt), generator=torch.Generator().manual_seed(0))
-    for rows in (1, scale.batch):
+    ways = ("0", "1") if records(torch.device(device)) else ("0",)
+    for rows, graphed in product((1, scale.batch), ways):
         engine = Engine(model, slots=rows)
         draw = partial(engine.generate, ids_BT[:rows].tolist(), SamplingParams(scale.new, seed=0))
-        seconds, mib = timed(draw, scale.rounds, device)
+        with unittest.mock.patch.dict(os.environ, GOODHEART_GRAPHS=graphed):
+            seconds, mib = timed(draw, scale.rounds, device)
         job = roofline.generation(config, scale.prompt, [scale.new] * rows, dtype)
+        how = ", CUDA graphs" if graphed == "1" else ""
         row: Row = {
-            "what": f"generation, {rows} row{'s' if rows > 1 else ''} of {scale.new} tokens",
+            "what": f"generation, {rows} row{'s' if rows > 1 else ''} of {scale.new} tokens{how}",
             "unit": "tokens/s",
             "goodheart": rows * scale.new / seconds,
             "roofline": known and roofline.seconds(job, known, dtype) / seconds,
             "mib": mib,
+            "note": _graphs(engine),
         }
         yield row
     with tempfile.TemporaryDirectory() as folder:
@@ -134,6 +143,15 @@ def generation(told: dict[str, Any]) -> Iterator[Row]:
     seconds, mib = timed(partial(_generate, peer, ids_BT.to(device), scale.new), scale.rounds, device)
     peer_rate = scale.batch * scale.new / seconds
     yield {**row, "peer": peer_rate, "peer_name": "transformers, static cache", "peer_mib": mib}
+
+
+def _graphs(engine: Any) -> str:
+    """How many steps are recorded, or that a check failed."""
+    graphs = getattr(engine._cache, "graphs", None)
+    if graphs is None:
+        return ""
+    recorded = sum(shape.play is not None for shape in graphs.shapes.values())
+    return f"{recorded} steps recorded" if graphs.on else "CUDA graphs FAILED, see gpu.log"
 
 
 def _transformers(folder: str, device: str, dtype: torch.dtype) -> Any:

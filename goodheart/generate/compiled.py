@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from goodheart.generate import build
-from goodheart.generate.layers import Linear, PlainLayer, PlainModel, plain_model
+from goodheart.generate.layers import PlainLayer, PlainModel, plain_model
 from goodheart.generate.runners import share, shared_out
 from goodheart.generate.sampling import SamplingParams
 from goodheart.generate.structures import (
@@ -53,7 +53,7 @@ class CompiledRunner:
         self.plain, self.dtype = model, model.embedding_VD.dtype
         self.floats: list[Tensor] = []  # C holds addresses only
         self.turns = {rope: self._float(table) for rope, table in model.turns.items()}
-        self.weights = sum(w.numel() for layer in model.layers for w, _ in _matmuls(layer))
+        self.weights = sum(w.numel() for layer in model.layers for w, _ in layer.matmuls)
         self.layers = (CLayer * len(model.layers))(*(self._layer(i, layer) for i, layer in enumerate(model.layers)))
         c = model.config
         self.model = CModel(
@@ -170,7 +170,7 @@ class CompiledRunner:
 
     def _layer(self, index: int, layer: PlainLayer) -> CLayer:
         return CLayer(
-            *(CLinear(address(weight), address(bias)) for weight, bias in _matmuls(layer)),
+            *(CLinear(address(weight), address(bias)) for weight, bias in layer.matmuls),
             *map(self._float, (layer.before_attention, layer.after_attention, layer.before_mlp, layer.after_mlp)),
             *map(self._float, (layer.q_norm, layer.k_norm)),
             None if layer.rope is None else self.turns[layer.rope],
@@ -283,10 +283,6 @@ def _pieces(
                 piece, tokens, room = [], 0, most
     if piece:
         yield piece
-
-
-def _matmuls(layer: PlainLayer) -> tuple[Linear, Linear, Linear, Linear]:
-    return layer.qkv, layer.out, layer.gate_up, layer.down
 
 
 def _whole(weight: Tensor) -> bool:

@@ -16,31 +16,36 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from goodheart.generate.cache import KVCache
 from goodheart.generate.layers import Linear, PlainLayer, PlainModel
+from goodheart.generate.steps import Step
 
 Norm = Callable[[Tensor], Tensor]
+Keep = Callable[[Tensor], Tensor]
 
 
 class Decoder:
-    """Runs one token per row through a `PlainModel` over a `KVCache`."""
+    """Runs one token per row through a `PlainModel`.
 
-    def __init__(self, model: PlainModel, cache: KVCache) -> None:
-        self.model, self.cache, self.c = model, cache, model.config
-        self.final_norm = _norm(model.final_norm, self.c.norm_eps)
-        self.layers = [_Layer(layer, model) for layer in model.layers]
+    keep: given every tensor that is computed from the weights here, and returns the one to use, with these numbers:
+    whoever records steps wants it at the same place each time (`graphs.py`).
+    """
+
+    def __init__(self, model: PlainModel, keep: Keep = lambda tensor: tensor) -> None:
+        self.model, self.c = model, model.config
+        self.turns = {rope: keep(table) for rope, table in model.turns.items()}
+        self.final_norm = _norm(model.final_norm, model, keep)
+        self.layers = [_Layer(layer, model, keep) for layer in model.layers]
 
     @torch.inference_mode()
-    def step(self, tokens_N: Tensor) -> Tensor:
-        """The cache must be prepared with `cache.step()`. -> hidden_ND after the final norm."""
-        c, cache = self.c, self.cache
+    def step(self, tokens_N: Tensor, step: Step) -> Tensor:
+        """step: prepared for these rows (`KVCache.step`). -> hidden_ND after the final norm."""
+        c = self.c
         N, H, G, half = len(tokens_N), c.heads, c.kv_heads, c.head_dim // 2
         x_ND = self.model.embedding_VD.index_select(0, tokens_N)
         if self.model.embedding_scale is not None:
             x_ND.mul_(self.model.embedding_scale)
-        positions_N = cache.positions_N
         turns = {
-            rope: table.index_select(0, positions_N).unsqueeze(1).unbind(2) for rope, table in self.model.turns.items()
+            rope: table.index_select(0, step.positions_N).unsqueeze(1).unbind(2) for rope, table in self.turns.items()
         }
         for index, layer in enumerate(self.layers):
             qkv_NAd = _linear(layer.before_attention(x_ND), layer.qkv).view(N, -1, c.head_dim)
@@ -51,8 +56,8 @@ class Decoder:
                 cos, sin = turns[layer.plain.rope]
                 qk = torch.addcmul(qk * cos, qk.roll(half, 2), sin)
             q_NHd, k_NGd = qk.split((H, G), 1)
-            cache.write(index, torch.cat((k_NGd, v_NGd), 1).view(-1, c.head_dim))
-            out_Xgd = cache.read(
+            step.write(index, torch.cat((k_NGd, v_NGd), 1).view(-1, c.head_dim))
+            out_Xgd = step.read(
                 index,
                 q_NHd.reshape(N * G, -1, c.head_dim),
                 scale=c.attention_scale,
@@ -69,31 +74,30 @@ class Decoder:
 class _Layer:
     """A `PlainLayer` with norms to call, and weights transposed for matmuls (views)."""
 
-    def __init__(self, layer: PlainLayer, model: PlainModel) -> None:
-        c, eps = model.config, model.config.norm_eps
-        self.plain = layer
-        self.qkv, self.out, self.gate_up, self.down = (
-            (weight.t(), bias) for weight, bias in (layer.qkv, layer.out, layer.gate_up, layer.down)
-        )
-        self.before_attention, self.before_mlp = _norm(layer.before_attention, eps), _norm(layer.before_mlp, eps)
-        self.after_attention = None if layer.after_attention is None else _norm(layer.after_attention, eps)
-        self.after_mlp = None if layer.after_mlp is None else _norm(layer.after_mlp, eps)
+    def __init__(self, layer: PlainLayer, model: PlainModel, keep: Keep) -> None:
+        self.plain, c = layer, model.config
+        self.qkv, self.out, self.gate_up, self.down = ((weight.t(), bias) for weight, bias in layer.matmuls)
+        self.before_attention = _norm(layer.before_attention, model, keep)
+        self.before_mlp = _norm(layer.before_mlp, model, keep)
+        after = (layer.after_attention, layer.after_mlp)
+        self.after_attention, self.after_mlp = (None if w is None else _norm(w, model, keep) for w in after)
         self.head_norm: Norm | None = None
         if layer.q_norm is not None and layer.k_norm is not None:
             per_head = torch.cat((layer.q_norm.expand(c.heads, -1), layer.k_norm.expand(c.kv_heads, -1)))
-            self.head_norm = _norm(per_head, eps)
+            self.head_norm = _norm(per_head, model, keep)
 
 
-def _norm(weight: Tensor, eps: float) -> Norm:
+def _norm(weight: Tensor, model: PlainModel, keep: Keep) -> Norm:
     """RMSNorm over the last dimension of the weight; in float32 as x / sqrt(|x|^2 + width eps) * (sqrt(width) weight),
     which is four operations."""
-    width = weight.shape[-1]
-    scaled = weight * width**0.5
-    floor = torch.tensor([(width * eps) ** 0.5], device=weight.device)
+    width, eps = weight.shape[-1], model.config.norm_eps
+    if model.embedding_VD.dtype != torch.float32:  # Gemma's weight is float32 and multiplies before rounding
+        weight = keep(weight)
+        return lambda x: (F.rms_norm(x.to(weight.dtype), (width,), None, eps) * weight).to(x.dtype)
+    scaled = keep(weight * width**0.5)
+    floor = keep(torch.full((1,), (width * eps) ** 0.5, dtype=weight.dtype, device=weight.device))
 
     def norm(x: Tensor) -> Tensor:
-        if x.dtype != torch.float32:  # Gemma's weight is float32 and multiplies before rounding
-            return (F.rms_norm(x.to(weight.dtype), (width,), None, eps) * weight).to(x.dtype)
         size = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
         return torch.div(x, size.hypot_(floor)).mul_(scaled)
 

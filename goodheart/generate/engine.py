@@ -21,9 +21,10 @@ import torch
 from torch import Tensor
 
 from goodheart.errors import ConfigError, HealthError
-from goodheart.generate.cache import KVCache, round_up
+from goodheart.generate.cache import BUCKET, KVCache, round_up
 from goodheart.generate.compiled import CompiledRunner, CompiledSampler
-from goodheart.generate.runners import HFRunner, NativeRunner, RecomputingRunner, Runner, hf_runner
+from goodheart.generate.graphs import LEAST_SPAN, records
+from goodheart.generate.runners import HFRunner, NativeRunner, RecomputingRunner, Runner, hf_runner, way
 from goodheart.generate.sampling import Sampler, SamplingParams, UniformRows
 from goodheart.generate.scheduler import Row, Scheduler, compact, requests
 from goodheart.generate.structures import CompiledCache
@@ -49,7 +50,8 @@ class Engine:
     """Generates with a model whose weights it shares.
 
     slots: sequences that run side by side. max_length: most tokens of a sequence, prompt included, if less than the
-    model allows. Keys and values are kept between calls for the next one; `release` frees them.
+    model allows. Keys and values, and steps recorded over them, are kept between calls for the next one; `release`
+    frees them.
     """
 
     def __init__(self, model: CausalLM, *, slots: int = 64, max_length: int | None = None) -> None:
@@ -63,8 +65,8 @@ class Engine:
 
     @property
     def way(self) -> str:
-        """What computes: results of the two differ by rounding."""
-        return CompiledRunner.way(self.model) or "PyTorch"
+        """What computes: results of different ones differ by rounding."""
+        return CompiledRunner.way(self.model) or way(self.model)
 
     def generate(
         self,
@@ -135,7 +137,8 @@ class Engine:
         if not isinstance(kept, KVCache):
             kept = None
             with torch.inference_mode(False):
-                kept = KVCache(c.layers, slots, round_up(length), c.kv_heads, c.head_dim, dtype, device)
+                room = round_up(length, LEAST_SPAN if records(device) else BUCKET)
+                kept = KVCache(c.layers, slots, room, c.kv_heads, c.head_dim, dtype, device)
         return NativeRunner(model, kept)
 
     def _sampler(self, params: SamplingParams) -> Callable[[Tensor, Tensor | None], Tensor]:

@@ -39,6 +39,11 @@ class PlainLayer:
     rope: Rope | None
     window: int | None
 
+    @property
+    def matmuls(self) -> tuple[Linear, Linear, Linear, Linear]:
+        """In the order in which they are computed."""
+        return self.qkv, self.out, self.gate_up, self.down
+
 
 @dataclass(frozen=True, slots=True)
 class PlainModel:
@@ -51,6 +56,13 @@ class PlainModel:
     layers: list[PlainLayer]
     final_norm: Tensor
     turns: dict[Rope, Tensor]
+
+    def places(self) -> list[object]:
+        """What is computed, and where the weights lie that are looked at and not copied: if it is the same of two
+        models, what was recorded of the one serves the other."""
+        weights = [self.embedding_VD, *(w for layer in self.layers for pair in layer.matmuls for w in pair)]
+        kinds = [None if w is None else (w.data_ptr(), w.shape, w.stride(), w.dtype, w.device) for w in weights]
+        return [self.config, *kinds]
 
 
 def plain_model(model: CausalLM, length: int, dtype: torch.dtype) -> PlainModel | None:

@@ -17,8 +17,9 @@ from torch import Tensor
 
 from goodheart.generate.cache import KVCache
 from goodheart.generate.decode import Decoder
+from goodheart.generate.graphs import GraphedDecoder, records
 from goodheart.generate.hf_cache import HFCache, caches_plainly
-from goodheart.generate.layers import plain_model
+from goodheart.generate.layers import PlainModel, plain_model
 from goodheart.models.causal import CausalLM, at_end
 
 
@@ -41,7 +42,9 @@ class NativeRunner:
     def __init__(self, model: CausalLM, cache: KVCache) -> None:
         cache.clear()
         self.model, self.cache = model, cache
-        self.decoder = decoder(model, cache)
+        plain = _plain(model, cache.max_length, cache.dtype, cache.device)
+        self.graphed = None if plain is None else GraphedDecoder.of(plain, cache)
+        self.decoder = None if plain is None or self.graphed is not None else Decoder(plain)
 
     @torch.no_grad()
     def admit(self, prompts: Sequence[Sequence[int]]) -> Tensor:
@@ -52,11 +55,14 @@ class NativeRunner:
         return shared_out(hidden_UD, sources)
 
     def step(self, tokens_N: Tensor) -> Tensor:
-        positions_N = self.cache.step()
+        if self.graphed is not None:
+            return self.graphed.step(tokens_N)
+        step = self.cache.step()
         if self.decoder is not None:
-            return self.decoder.step(tokens_N)
+            return self.decoder.step(tokens_N, step)
+        positions_N1 = step.positions_N.unsqueeze(1)
         with torch.no_grad():
-            return self.model(tokens_N.unsqueeze(1), positions_BT=positions_N.unsqueeze(1), cache=self.cache)[:, 0]
+            return self.model(tokens_N.unsqueeze(1), positions_BT=positions_N1, cache=self.cache)[:, 0]
 
     def keep(self, order: Sequence[int]) -> None:
         self.cache.keep(order)
@@ -112,12 +118,16 @@ class RecomputingRunner:
         return self.model(ids_NT, lengths_B=lengths_N, keep_BT=at_end(lengths_N, ids_NT.shape[1]))
 
 
-def decoder(model: CausalLM, cache: KVCache) -> Decoder | None:
-    """A faster way to run single tokens than the model's own forward pass, if there is one."""
-    if torch.is_autocast_enabled(cache.device.type):
-        return None
-    plain = plain_model(model, cache.max_length, cache.dtype)
-    return None if plain is None else Decoder(plain, cache)
+def way(model: CausalLM) -> str:
+    """What computes where it is not C, for a run's records."""
+    first = next(model.parameters())
+    graphed = records(first.device) and _plain(model, 1, first.dtype, first.device) is not None
+    return "PyTorch, CUDA graphs" if graphed else "PyTorch"
+
+
+def _plain(model: CausalLM, length: int, dtype: torch.dtype, device: torch.device) -> PlainModel | None:
+    """For a faster way to run single tokens than the model's own forward pass, if there is one."""
+    return None if torch.is_autocast_enabled(device.type) else plain_model(model, length, dtype)
 
 
 def hf_runner(model: CausalLM, device: torch.device) -> type[HFRunner] | type[RecomputingRunner]:

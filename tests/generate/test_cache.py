@@ -14,6 +14,7 @@ import torch
 from goodheart.generate.cache import BUCKET, KVCache
 from goodheart.generate.decode import Decoder
 from goodheart.generate.layers import plain_model
+from goodheart.generate.steps import Step
 from goodheart.models.load import LoraSpec, add_lora, load_causal
 from goodheart.models.transformer import Transformer
 from tests.models.families import NATIVE, saved, some_ids
@@ -36,15 +37,15 @@ def cache_for(model: Transformer, slots: int = 5, max_length: int = 40) -> KVCac
     return KVCache(c.layers, slots, max_length, c.kv_heads, c.head_dim, weight.dtype, weight.device)
 
 
-def single_steps(way: str, model: Transformer, cache: KVCache) -> Callable[[torch.Tensor], torch.Tensor]:
+def single_steps(way: str, model: Transformer, cache: KVCache) -> Callable[[torch.Tensor, Step], torch.Tensor]:
     """One of the ways to run one token per row."""
     if way == "general":
-        return lambda tokens_N: model(tokens_N.unsqueeze(1), positions_BT=cache.positions_N.unsqueeze(1), cache=cache)[
-            :, 0
-        ]
+        return lambda tokens_N, step: model(
+            tokens_N.unsqueeze(1), positions_BT=step.positions_N.unsqueeze(1), cache=cache
+        )[:, 0]
     plain = plain_model(model, cache.max_length, cache.dtype)
     assert plain is not None
-    return Decoder(plain, cache).step
+    return Decoder(plain).step
 
 
 def run(model: Transformer, cache: KVCache, tokens_NT: torch.Tensor, way: str) -> dict[tuple[int, int], torch.Tensor]:
@@ -58,8 +59,8 @@ def run(model: Transformer, cache: KVCache, tokens_NT: torch.Tensor, way: str) -
         if count == 3:
             cache.keep([0, 3, 2])
             rows = [0, 3, 2]
-        cache.step()
-        hidden |= {(row, count): h for row, h in zip(rows, step(tokens_NT[rows, count]), strict=True)}
+        hidden_ND = step(tokens_NT[rows, count], cache.step())
+        hidden |= {(row, count): h for row, h in zip(rows, hidden_ND, strict=True)}
     return hidden
 
 
@@ -99,7 +100,7 @@ def test_what_an_earlier_call_left_behind_is_never_seen(way: str, tmp_path: Path
     model = native("llama3", tmp_path)
     tokens_NT = some_ids(4, STEPS, seed=1)
     cache = cache_for(model)
-    cache._store.fill_(50.0)
+    cache.store.kv.fill_(50.0)
     used, fresh = run(model, cache, tokens_NT, way), run(model, cache_for(model), tokens_NT, way)
     assert all(torch.equal(used[k], fresh[k]) for k in fresh)
 
@@ -107,16 +108,33 @@ def test_what_an_earlier_call_left_behind_is_never_seen(way: str, tmp_path: Path
 def test_a_step_reads_the_longest_row_rounded_up_not_the_room_there_is() -> None:
     cache = KVCache(2, 8, 10 * BUCKET, 2, 4, torch.float32, torch.device("cpu"))
     cache.start([5, BUCKET - 1], [0, 1])
-    cache.step()
-    assert cache.span == BUCKET
-    keys, values = cache._layer_views()[0]
+    step = cache.step()
+    assert step.span == BUCKET
+    keys, values = step._views[2][0]
     assert (keys.shape, values.shape) == ((4, 4, BUCKET), (4, BUCKET, 4))  # 2 rows x 2 heads
-    assert keys.untyped_storage().data_ptr() == cache._store.untyped_storage().data_ptr()  # a view, not a copy
-    cache.step()
-    assert cache.span == 2 * BUCKET
+    assert keys.untyped_storage().data_ptr() == cache.store.kv.untyped_storage().data_ptr()  # a view, not a copy
+    assert cache.step().span == 2 * BUCKET
     cache.keep([0])  # the long row ends
-    cache.step()
-    assert (cache.span, cache.lengths, cache.positions_N.tolist()) == (BUCKET, [8], [7])
+    step = cache.step()
+    assert (step.span, cache.lengths, step.positions_N.tolist()) == (BUCKET, [8], [7])
+
+
+def test_steps_go_on_from_any_row() -> None:
+    # One key/value head, so that positions by head are as many as rows; rows of equal lengths change places.
+    cache = KVCache(1, 4, 16, 1, 4, torch.float32, torch.device("cpu"))
+    cache.start([3, 3, 5], [0, 1, 2])
+    assert cache.step().positions_N.tolist() == [3, 3, 5]
+    cache.keep([1, 0, 2])
+    assert cache.step().positions_N.tolist() == [4, 4, 6]
+    cache.keep([2, 1])
+    assert cache.step().positions_N.tolist() == [7, 5]
+    assert cache.grow() == [8, 6]  # a step that somebody else runs
+    step = cache.step()
+    assert step.positions_N.tolist() == [9, 7]
+    # Keys of the first row begin at 0, its values behind the keys of all 4 slots of 16; a row takes 16.
+    assert step._places_Z.tolist() == [9, 64 + 9, 16 + 7, 64 + 16 + 7]
+    assert cache.step()._places_Z.tolist() == [10, 64 + 10, 16 + 8, 64 + 16 + 8]
+    assert cache.lengths == [11, 9]
 
 
 def test_fits() -> None:

@@ -267,7 +267,7 @@ def test_copies_of_a_prompt_are_computed_once_and_drawn_apart(way: str, monkeypa
 def kept(engine: Engine) -> torch.Tensor:
     """Where the engine's keys lie between calls."""
     assert engine._cache is not None
-    return engine._cache.keys if isinstance(engine._cache, CompiledCache) else engine._cache._store
+    return engine._cache.keys if isinstance(engine._cache, CompiledCache) else engine._cache.store.kv
 
 
 @pytest.mark.usefixtures("way")
