@@ -19,8 +19,8 @@ SIZES = {
 }
 _FURTHER = {"0.6B": {"num_key_value_heads": 8, "head_dim": 128, "max_position_embeddings": 4096}}
 
-_CONSTANT = 0.05  # hidden dimension 0, about as large as the others
-_SHUT = -200.0  # output weight of special tokens on it: log-probability under -50
+_CONSTANT = 1.0  # hidden dimension 0: more than a few updates of any size of model can move it
+_SHUT = -20.0  # output weight of special tokens on it: log-probability under -200
 
 
 def llama(size: str, seed: int) -> Any:
