@@ -40,7 +40,7 @@ class Added:
 
 
 def add_rows(connection: Connection, campaign: int, settings: CampaignSettings, new: Iterable[NewItem]) -> Added:
-    """Adds the rows of new items, in the caller's transaction."""
+    """Adds the rows of new items, in the caller's transaction; `keep_quotas` comes after it."""
     added = Added()
     start = connection.execute(select(items.c.id).where(items.c.campaign_id == campaign).order_by(items.c.id.desc()))
     chance = random.Random(f"items {settings.seed} {campaign} {start.scalar() or 0}")
@@ -59,8 +59,6 @@ def add_rows(connection: Connection, campaign: int, settings: CampaignSettings, 
         added.items += len(fresh)
         if fresh:
             connection.execute(insert(items), fresh)
-    if settings.quotas:
-        added.spare = keep_quotas(connection, campaign, settings)
     return added
 
 
@@ -96,6 +94,8 @@ def keep_quotas(connection: Connection, campaign: int, settings: CampaignSetting
 
     Items that were closed or failed to be labelled make room for one from the reserve. Returns the size of the reserve.
     """
+    if not settings.quotas:
+        return 0
     columns = (items.c.id, items.c.slice, items.c.state, items.c.done, items.c.held, items.c.place)
     here = (items.c.campaign_id == campaign) & (items.c.phase == "work") & (items.c.state != "closed")
     rows = connection.execute(select(*columns).where(here)).all()

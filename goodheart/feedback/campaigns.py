@@ -23,7 +23,7 @@ from goodheart.feedback.campaign_items import Added, add_rows, keep_quotas
 from goodheart.feedback.guidelines import insert_version
 from goodheart.feedback.items import NewItem
 from goodheart.feedback.people import checked_name
-from goodheart.feedback.store import Store, insert_row, is_id, storable, utcnow
+from goodheart.feedback.store import Store, insert_row, is_id, storable, take_turn, utcnow
 from goodheart.feedback.tables import campaigns, items, members
 
 FLAGS = ("harmful", "wrong", "off_topic")
@@ -141,6 +141,7 @@ def create(
             raise ConflictError(f"there is a campaign named {settings.name!r} already; choose another name") from error
         insert_version(connection, campaign, guideline, by=by, now=now)
         added = add_rows(connection, campaign, settings, new)
+        keep_quotas(connection, campaign, settings)
         audit.note(connection, by, "create campaign", {"campaign": campaign, "items": added.items}, now)
         return load(connection, campaign)
 
@@ -161,9 +162,12 @@ def add_items(
     """
     with store.begin() as connection:
         found = load(connection, campaign)
+        take_turn(connection, campaign)
         added = add_rows(connection, campaign, found.settings, new)
-        # New items may come before the place where members stand.
+        # New items may come before the place where members stand. Their rows are locked before those of items that are
+        # there, as whoever labels does.
         connection.execute(update(members).where(members.c.campaign_id == campaign).values(cursor=None))
+        added.spare = keep_quotas(connection, campaign, found.settings)
         what = {"campaign": campaign, "items": added.items, "again": added.again}
         audit.note(connection, by, "add items", what, now)
     return added
@@ -286,8 +290,8 @@ def close_item(store: Store, item: int, *, by: int | None = None) -> None:
             raise MissingError(f"there is no item number {item}")
         if row.state == "closed":
             return
-        connection.execute(update(items).where(items.c.id == item).values(state="closed"))
         settings = load(connection, row.campaign_id).settings
-        if settings.quotas:
-            keep_quotas(connection, row.campaign_id, settings)
+        take_turn(connection, row.campaign_id)
+        connection.execute(update(items).where(items.c.id == item).values(state="closed"))
+        keep_quotas(connection, row.campaign_id, settings)
         audit.note(connection, by, "close item", {"item": item, "campaign": row.campaign_id})

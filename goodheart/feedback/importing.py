@@ -24,13 +24,14 @@ from goodheart.data.rankings import Said, said_by
 from goodheart.data.records import Judgement
 from goodheart.errors import FeedbackError
 from goodheart.feedback import audit
-from goodheart.feedback.campaign_items import add_rows
+from goodheart.feedback.campaign_items import add_rows, keep_quotas
 from goodheart.feedback.campaigns import Campaign, load
 from goodheart.feedback.guidelines import insert_version
 from goodheart.feedback.items import NewItem, checked, unpack_answer
 from goodheart.feedback.labels import standing
+from goodheart.feedback.membership import take_places
 from goodheart.feedback.people import checked_name
-from goodheart.feedback.store import Store, insert_row, storable, utcnow
+from goodheart.feedback.store import Store, insert_row, storable, take_turn, utcnow
 from goodheart.feedback.tables import SOURCES, assignments, guidelines, items, labels, people
 
 _AT_ONCE = 1000  # judgements per transaction's statement
@@ -70,10 +71,16 @@ def import_judgements(
         MissingError: there is no such campaign.
     """
     done, now = Imported(), now or utcnow()
-    source = iter(list(given))  # a slow source is read before others have to wait for the store
+    held = list(given)  # a slow source is read before others have to wait for the store
+    source = iter(held)
     with store.begin() as connection:
+        take_turn(connection)
         found = load(connection, campaign)
+        take_turn(connection, campaign)
         known = _known(connection, campaign)
+        raters = {_name(each.rater) for each in held if each.rater is not None}
+        # First of all, so that what they have in hand changes no more: an import holds items while it goes on.
+        take_places(connection, [known.people[name][0] for name in raters & known.people.keys()], campaign)
         while part := list(islice(source, _AT_ONCE)):
             _import(connection, found, part, known, done, now)
         what = {"campaign": campaign, "labels": done.labels, "items": done.items, "people": done.people}
@@ -105,10 +112,8 @@ def _import(
     if not usable:
         return
     done.items += add_rows(connection, campaign.id, campaign.settings, new.values()).items
+    keep_quotas(connection, campaign.id, campaign.settings)
     here = (items.c.campaign_id == campaign.id) & (items.c.phase == "work") & items.c.key.in_(list(new))
-    # Locked in the order assignments, items, as whoever labels meanwhile does.
-    of_items = assignments.c.item_id.in_(select(items.c.id).where(here))
-    connection.execute(select(assignments.c.id).where(of_items).order_by(assignments.c.id).with_for_update()).all()
     locked = select(items).where(here).order_by(items.c.id).with_for_update()
     rows = {row.key: row for row in connection.execute(locked)}
     said = {row.id: [said_by(unpack_answer(each)) for each in row.answers] for row in rows.values()}
@@ -139,15 +144,19 @@ def _person(
 ) -> tuple[int, Mapping[str, Any]] | None:
     if each.rater is None:
         return None
-    try:
-        name = checked_name(each.rater)
-    except FeedbackError:  # a name that nobody could read: its hash stands for it
-        name = "rater-" + _digest(each.rater)[:16]
+    name = _name(each.rater)
     if name not in known.people:
         values = {"name": name, "role": "labeller", "attributes": dict(each.rater_attributes), "created_at": now}
         known.people[name] = (insert_row(connection, people, values), each.rater_attributes)
         done.people += 1
     return known.people[name]
+
+
+def _name(rater: str) -> str:
+    try:
+        return checked_name(rater)
+    except FeedbackError:  # a name that nobody could read: its hash stands for it
+        return "rater-" + _digest(rater)[:16]
 
 
 def _label(

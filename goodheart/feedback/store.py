@@ -52,10 +52,11 @@ from sqlalchemy.exc import (
 from goodheart.errors import FeedbackError
 from goodheart.feedback.tables import metadata
 
-HEAD = "0002"  # the newest of goodheart/feedback/migrations/versions
+HEAD = "0003"  # the newest of goodheart/feedback/migrations/versions
 _BUSY_MS = 30_000  # how long one process waits for another that writes
 _IDLE_S = 1.0  # a connection of PostgreSQL that was not used for so long is asked whether it is there
 _MIGRATING = 0x676F6F64  # key of the PostgreSQL lock under which the tables are made
+_TURNS = 0x676F6F65  # the first key of the locks of `take_turn`
 
 
 @dataclass(frozen=True)
@@ -263,6 +264,18 @@ def upgrade(connection: Connection, to: str = "head") -> None:
     config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
     config.attributes["connection"] = connection
     command.upgrade(config, to)
+
+
+def take_turn(connection: Connection, campaign: int = 0) -> None:
+    """Waits for what changes many rows of a campaign, and lets no other begin until this transaction ends.
+
+    Two that took the same rows in different orders would wait for each other. SQLite has one writer in any case.
+
+    Args:
+        campaign: its id; 0: imports and what else touches many labels, of all campaigns. Who takes both takes 0 first.
+    """
+    if connection.dialect.name == "postgresql":
+        connection.execute(select(func.pg_advisory_xact_lock(_TURNS, campaign)))
 
 
 def insert_row(connection: Connection, table: Table, values: dict[str, Any]) -> int:
