@@ -20,7 +20,7 @@ from sqlalchemy.exc import IntegrityError
 from goodheart.errors import ConflictError, FeedbackError, MissingError
 from goodheart.feedback import audit
 from goodheart.feedback.campaign_items import Added, add_rows, keep_quotas
-from goodheart.feedback.guidelines import insert_version
+from goodheart.feedback.guidelines import insert_version, one_at_a_time
 from goodheart.feedback.items import NewItem
 from goodheart.feedback.people import checked_name
 from goodheart.feedback.store import Store, insert_row, is_id, storable, take_turn, utcnow
@@ -246,22 +246,36 @@ def _set_state(store: Store, campaign: int, state: str, by: int | None) -> None:
         audit.note(connection, by, "campaign state", {"campaign": campaign, "from": before, "to": state})
 
 
-def change(store: Store, campaign: int, changes: Mapping[str, Any], *, by: int | None = None) -> Campaign:
+def change(
+    store: Store,
+    campaign: int,
+    changes: Mapping[str, Any],
+    *,
+    by: int | None = None,
+    after: CampaignSettings | None = None,
+) -> Campaign:
     """Changes rules of a running campaign (`CHANGEABLE`).
 
+    Args:
+        after: the rules that were edited.
+
     Raises:
+        ConflictError: somebody changed them since `after`.
         FeedbackError: a rule that cannot change any more, or a value that will not do.
     """
     if fixed := sorted(set(changes) - CHANGEABLE):
         raise FeedbackError(f"{', '.join(fixed)} cannot change once a campaign runs; make a new campaign")
     with store.begin() as connection:
+        one_at_a_time(connection, campaign)
         now = load(connection, campaign).settings
+        if after is not None and now != after:
+            raise ConflictError("the rules were changed while they were edited; put the changes together")
         try:
             settings = CampaignSettings.model_validate(now.model_dump() | dict(changes))
         except ValidationError as error:
             raise FeedbackError(reasons(error)) from error
-        before, after = now.model_dump(mode="json"), settings.model_dump(mode="json")
-        said = {name: after[name] for name in changes if after[name] != before[name]}
+        before, then = now.model_dump(mode="json"), settings.model_dump(mode="json")
+        said = {name: then[name] for name in changes if then[name] != before[name]}
         if said:
             connection.execute(update(campaigns).where(campaigns.c.id == campaign).values(**_columns(settings)))
             audit.note(connection, by, "change campaign", {"campaign": campaign, **said})

@@ -14,7 +14,7 @@ from sqlalchemy import event, func, select, text
 from bench.private_postgres import Server
 from goodheart.data.records import Judgement
 from goodheart.errors import ConflictError
-from goodheart.feedback import assignment, importing, labels, personal_data
+from goodheart.feedback import assignment, campaigns, importing, labels, personal_data
 from goodheart.feedback.answered import Answered
 from goodheart.feedback.expired import release
 from goodheart.feedback.labels import save, undo
@@ -243,6 +243,21 @@ def test_two_imports_of_the_same_items_do_not_wait_in_a_ring(store: Store, monke
     assert isinstance(other, importing.Imported), other
     assert (done.labels, other.labels, done.people + other.people) == (3, 3, 3)
     assert counts(store) == [(3, 0, 3), (3, 0, 3)]
+
+
+def test_rules_that_two_change_at_once_are_both_changed(store: Store) -> None:
+    made, _ = campaign(store, 1)
+    begun: list[Started] = []
+
+    def the_other() -> None:
+        begun.append(Started(lambda: campaigns.change(store, made.id, {"budget": 80})))
+        begun[0].is_over(0.3)  # or waits
+
+    at_statement(store, "UPDATE campaigns", act=the_other)
+    campaigns.change(store, made.id, {"pay_per_hour": 20})
+    begun[0].result()
+    now = campaigns.get(store, made.id).settings
+    assert (now.pay_per_hour, now.budget) == (20, 80)
 
 
 def test_who_is_erased_while_they_save_does_not_wait_in_a_ring(store: Store) -> None:
