@@ -93,7 +93,9 @@ class Started:
         return self._found[0]
 
 
-ITEMS_LOCKED = ("FROM items", "items.key IN", "ORDER BY items.id FOR UPDATE")  # an import is about to lock items
+# An import is about to lock items, and has locked them.
+ITEMS_LOCKED = ("FROM items", "items.key IN", "ORDER BY items.id FOR UPDATE")
+ITEMS_HELD = ("FROM labels", "labels.item_id IN", "labels.person_id IS NOT NULL")
 
 
 def by_rater(item: int, rater: str) -> Judgement:
@@ -190,7 +192,7 @@ def test_a_save_and_an_import_of_its_item_do_not_wait_in_a_ring(
             wait_till_blocked(store)
 
     at_statement(store, *ITEMS_LOCKED, act=give)
-    at_statement(store, "INSERT INTO labels", act=save_it)
+    at_statement(store, *ITEMS_HELD, act=save_it)
     done = importing.import_judgements(store, made.id, [by_rater(0, "one"), by_rater(0, second)])
     assert done.labels == 2
     ends = [each.result() for each in begun]
@@ -218,7 +220,7 @@ def test_locks_that_ran_out_and_an_import_of_their_items_do_not_wait_in_a_ring(
         begun[0].is_over(0.3)  # or waits for the import
 
     at_statement(store, *ITEMS_LOCKED, act=give)
-    at_statement(store, "INSERT INTO labels", act=let_go)
+    at_statement(store, *ITEMS_HELD, act=let_go)
     done = importing.import_judgements(store, made.id, [by_rater(number, "elsewhere") for number in order])
     assert done.labels == 2
     first = begun[0].result()
@@ -237,7 +239,7 @@ def test_two_imports_of_the_same_items_do_not_wait_in_a_ring(store: Store, monke
         begun.append(Started(lambda: importing.import_judgements(store, made.id, judged)))
         wait_till_blocked(store)
 
-    at_statement(store, "INSERT INTO labels", act=the_other)
+    at_statement(store, *ITEMS_HELD, act=the_other)
     done = importing.import_judgements(store, made.id, [by_rater(0, "one"), by_rater(1, "one"), by_rater(1, "new")])
     other = begun[0].result()
     assert isinstance(other, importing.Imported), other
