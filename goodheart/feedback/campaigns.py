@@ -14,7 +14,7 @@ from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
-from sqlalchemy import Connection, Row, func, select, update
+from sqlalchemy import Connection, Row, select, update
 from sqlalchemy.exc import IntegrityError
 
 from goodheart.errors import ConflictError, FeedbackError, MissingError
@@ -201,15 +201,6 @@ def get(store: Store, name: str | int) -> Campaign:
             f"there is no campaign {name!r}; there are: {', '.join(c.name for c in listing(store)) or '-'}"
         )
     return campaign_from(row)
-
-
-def done_share(store: Store, campaign: int) -> float:
-    """How much of the work is done: labels given of labels wanted, 0 to 1."""
-    counts = select(func.sum(items.c.done), func.sum(items.c.wanted))
-    of_work = (items.c.campaign_id == campaign) & (items.c.phase == "work") & items.c.state.not_in(("closed", "spare"))
-    with store.read() as connection:
-        done, wanted = connection.execute(counts.where(of_work)).one()
-    return min(1.0, (done or 0) / wanted) if wanted else 0.0
 
 
 def listing(store: Store) -> list[Campaign]:
