@@ -28,7 +28,7 @@ from pathlib import Path
 from bench import machine
 from bench.private_postgres import Server
 from bench.store_work import check_after_kills, fill, label_until_killed, timed_labelling
-from goodheart.feedback.assignment import release
+from goodheart.feedback.expired import release
 from goodheart.feedback.exporting import export
 from goodheart.feedback.gold import must_pause
 from goodheart.feedback.store import Store, open_store, utcnow

@@ -11,11 +11,12 @@ from collections import Counter
 from collections.abc import Iterator
 from datetime import timedelta
 
-from sqlalchemy import insert, select, update
+from sqlalchemy import select, update
 
 from goodheart.data.records import Answer, Message, Prompt
 from goodheart.feedback.answered import Answered
 from goodheart.feedback.assignment import next_task
+from goodheart.feedback.bulk import insert_rows
 from goodheart.feedback.campaigns import CampaignSettings, create
 from goodheart.feedback.items import NewItem
 from goodheart.feedback.labels import save
@@ -58,7 +59,7 @@ def fill(
                 {"item_id": item, "person_id": person, "campaign_id": campaign, "shown": [0, 1], "given_at": start,
                  "expires_at": start, "state": "done"} for item, person in pairs
             ]  # fmt: skip
-            connection.execute(insert(assignments), given)
+            insert_rows(connection, assignments, given)
             said = [
                 {"campaign_id": campaign, "item_id": item, "person_id": person, "request": f"r{item}",
                  "ranks": [(item + person) % 2, (item + person + 1) % 2], "strength": 1 + item % 4,
@@ -66,7 +67,7 @@ def fill(
                  "source": "person", "kind": "label", "live": True, "created_at": start + timedelta(seconds=item)}
                 for item, person in pairs
             ]  # fmt: skip
-            connection.execute(insert(labels), said)
+            insert_rows(connection, labels, said)
             full = items.c.id.in_(part)
             connection.execute(update(items).where(full).values(done=overlap, state="done"))
     if not store.is_sqlite:  # as its own housekeeping does after a while

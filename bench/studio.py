@@ -34,8 +34,9 @@ from bench import machine
 from bench.store import KINDS, places
 from bench.store_work import check_kept, fill
 from bench.studio_client import Crowd, Seen, Ticket, admit
-from goodheart.feedback.assignment import release
-from goodheart.feedback.store import Store, copy, open_store, utcnow
+from goodheart.feedback.bulk import copy
+from goodheart.feedback.expired import release
+from goodheart.feedback.store import Store, open_store, utcnow
 from goodheart.feedback.tables import assignments, items, labels
 from goodheart.studio.app import serve
 

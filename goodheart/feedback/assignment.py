@@ -2,63 +2,71 @@
 
 An item is held for the person who has it open until its lock runs out; then it is free for others, and comes back to
 them, with their draft, while it is still wanted. What a person has labelled or skipped never comes back to them, except
-by their own `undo`. Locks of PostgreSQL rows are taken in the order member, assignment, item, so that no two
-transactions wait for each other.
+by their own `undo`.
+
+Locks of PostgreSQL rows are taken in the order member, assignment, item, so that no two transactions wait for each
+other. Ending the locks of others takes what is free and waits for nobody; nor does the rest of that transaction.
 """
 
 from __future__ import annotations
 
 import random
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
 
-from sqlalchemy import Connection, Row, bindparam, func, select, text, update
+from sqlalchemy import Connection, Row, Select, bindparam, func, select, text, union_all, update
 
 from goodheart.feedback.campaigns import Campaign, load
+from goodheart.feedback.expired import end_locks
 from goodheart.feedback.known import answers_to_known
 from goodheart.feedback.seats import OWN_COLUMNS, Own, Seat, own_task, take_seat
 from goodheart.feedback.store import Store, insert_row, update_row, utcnow
-from goodheart.feedback.tables import WAITING, Moment, assignments, items, members
+from goodheart.feedback.tables import WAITING, assignments, items, members
 from goodheart.feedback.tasks import HOLD, Task, hold, task_of
 
-_LOOK_BACK = 20  # every so many tasks a member's cursor is forgotten, so that items that came free behind it are found
+# Every so many tasks a member's cursor is forgotten, so that items that came free behind it are found; and all that
+# they ever left open is looked through for what is wanted again, not just the newest.
+_LOOK_BACK = 20
+_NEWEST = 10
 _END = 2**62  # a place after all others
-_RELEASED = 200  # locks that are ended at a time
 
-# The two questions that are asked for every task are written out: the conditions stand in the words of their partial
-# indexes, and SQLite, which keeps no statistics, is told to use these (it would sort all items of a campaign).
+# The question that is asked for every task is written out: its conditions stand in the words of the partial index, and
+# SQLite, which keeps no statistics, is told to use that (it would sort all items of a campaign).
 _SELECT_NEXT = f"""
     SELECT {", ".join(f"items.{column.name}" for column in items.c)}
     FROM items{{hint}} WHERE items.campaign_id = :campaign AND {WAITING} AND place > :cursor
     AND NOT EXISTS (SELECT 1 FROM assignments WHERE assignments.item_id = items.id AND assignments.person_id = :person)
     ORDER BY place LIMIT 1{{lock}}"""
-_SELECT_OVER = f"""
-    SELECT id, item_id FROM assignments{{hint}}
-    WHERE state = 'given' AND expires_at <= :now AND campaign_id = :campaign LIMIT {_RELEASED}{{lock}}"""
 _NEXT = {
     "sqlite": text(_SELECT_NEXT.format(hint=" INDEXED BY ix_items_waiting", lock="")).columns(*items.c),
     "postgresql": text(_SELECT_NEXT.format(hint="", lock=" FOR UPDATE OF items SKIP LOCKED")).columns(*items.c),
 }
-_OVER = {
-    name: text(query).bindparams(bindparam("now", type_=Moment))
-    for name, query in (
-        ("sqlite", _SELECT_OVER.format(hint=" INDEXED BY ix_assignments_locks", lock="")),
-        ("postgresql", _SELECT_OVER.format(hint="", lock=" FOR UPDATE SKIP LOCKED")),
-    )
-}
 
-# What a person has open, and what they left open until its lock ran out; the newest open one first (undo and fetching
-# ahead leave several).
-_KEPT = (
-    select(*OWN_COLUMNS)
+
+def _newest(state: str) -> Select[Any]:
+    """A person's newest tasks of a state, the newest first."""
+    mine = (assignments.c.campaign_id == bindparam("campaign")) & (assignments.c.person_id == bindparam("person"))
+    found = select(*OWN_COLUMNS).where(mine, assignments.c.state == text(f"'{state}'"))
+    newest = found.order_by(assignments.c.given_at.desc(), assignments.c.id.desc()).limit(_NEWEST)
+    return select(newest.subquery())
+
+
+# What a person has open (undo and fetching ahead leave several), and what they left open until its lock ran out.
+_KEPT = union_all(_newest("given"), _newest("expired"))
+_WANTED = (
+    select(assignments.c.id.label("assignment"), items)
+    .join_from(assignments, items, items.c.id == assignments.c.item_id)
     .where(assignments.c.campaign_id == bindparam("campaign"), assignments.c.person_id == bindparam("person"))
-    .where(assignments.c.state.in_(("given", "expired")))
-    .order_by(assignments.c.state.desc(), assignments.c.given_at.desc(), assignments.c.id.desc())
-    .limit(10)
+    .where(text("assignments.state = 'expired'"), assignments.c.given_at >= bindparam("since"))
+    .where(items.c.phase.in_(bindparam("phases", expanding=True)), items.c.state == "open")
+    .where((items.c.phase != "work") | (items.c.done + items.c.held < items.c.wanted))
+    .order_by(assignments.c.id)
+    .limit(1)
 )
+_LAPSED = {no_wait: _WANTED.with_for_update(of=[assignments, items], skip_locked=no_wait) for no_wait in (False, True)}
+_EVER = datetime.min.replace(tzinfo=UTC)
 _CHANGE_MEMBER = update(members).where(
     members.c.campaign_id == bindparam("campaign"), members.c.person_id == bindparam("person")
 )
@@ -110,7 +118,8 @@ def next_task(
         if seat.state in ("paused", "failed"):
             return Idle("paused" if seat.state == "paused" else "failed", seat.reason)
         kept = [Own(*row) for row in connection.execute(_KEPT, {"campaign": campaign, "person": person})]
-        held = [own for own in kept if own.state == "given"]
+        held = sorted((own for own in kept if own.state == "given"), key=lambda own: (own.given_at, own.id))[::-1]
+        lapsed = [own.given_at for own in kept if own.state == "expired"]
         at_hand = next((own for own in held if own.id == besides), None)
         other = next((own for own in held if own.id != besides), None)
         if at_hand is not None:
@@ -119,8 +128,9 @@ def next_task(
             expires = _renew(connection, seat, other, now)
             item = connection.execute(select(items).where(items.c.id == other.item_id)).one()
             return task_of(seat.campaign, seat.guideline, item, other, expires)
-        released = _release(connection, campaign, now) if over else 0
-        task = _new_task(connection, seat, len(kept) > len(held), now, no_waiting=released > 0)
+        if over:
+            end_locks(connection, campaign, now)
+        task = _new_task(connection, seat, lapsed, now, no_waiting=over)
         if at_hand is not None and isinstance(task, Task):
             # What is fetched ahead lies below the task at hand: the newest is the one they come back to.
             below = {"given_at": at_hand.given_at - timedelta(microseconds=1)}
@@ -134,10 +144,13 @@ def _renew(connection: Connection, seat: Seat, own: Own, now: datetime) -> datet
     return expires
 
 
-def _new_task(connection: Connection, seat: Seat, lapsed: bool, now: datetime, *, no_waiting: bool) -> Task | Idle:
-    """A task that is not open: one that lapsed (`lapsed`: there may be some), or a new one.
+def _new_task(
+    connection: Connection, seat: Seat, lapsed: Sequence[datetime], now: datetime, *, no_waiting: bool
+) -> Task | Idle:
+    """A task that is not open: one that lapsed (`lapsed`: when the newest of those were given), or a new one.
 
-    no_waiting: this transaction has locked items; one that lapsed and that others have locked comes back another time.
+    no_waiting: this transaction may have locked what is others'; one that lapsed and that others have locked comes back
+        another time.
     """
     state = advanced(connection, seat.campaign, seat.person, seat.state)
     if state is None:
@@ -146,7 +159,8 @@ def _new_task(connection: Connection, seat: Seat, lapsed: bool, now: datetime, *
     if state != seat.state:
         changes["state"] = state
     phases = (ROUNDS[state],) if state in ROUNDS else ("work", "gold")
-    back = _come_back(connection, seat, phases, now, no_waiting) if lapsed and state != "failed" else None
+    since = _EVER if not lapsed or seat.turns % _LOOK_BACK == 0 else min(lapsed)
+    back = _come_back(connection, seat, phases, since, now, no_waiting) if lapsed and state != "failed" else None
     given: Task | Idle
     if back is not None:
         given = back
@@ -156,6 +170,8 @@ def _new_task(connection: Connection, seat: Seat, lapsed: bool, now: datetime, *
         given = _round(connection, seat, ROUNDS[state], now)
     else:
         given = _work(connection, seat, changes, now)
+        if isinstance(given, Idle) and len(lapsed) == _NEWEST:
+            given = _come_back(connection, seat, phases, _EVER, now, no_waiting) or given
     connection.execute(_CHANGE_MEMBER, {"campaign": seat.campaign.id, "person": seat.person, **changes})
     return given
 
@@ -235,19 +251,19 @@ def _gold(connection: Connection, campaign: int, person: int, chance: random.Ran
 
 
 def _come_back(
-    connection: Connection, seat: Seat, phases: Sequence[str], now: datetime, no_waiting: bool
+    connection: Connection,
+    seat: Seat,
+    phases: Sequence[str],
+    since: datetime,
+    now: datetime,
+    no_waiting: bool,
 ) -> Task | None:
-    """What a person left open until its lock ran out, if it is an item of these phases and still wanted."""
-    mine = (assignments.c.campaign_id == seat.campaign.id) & (assignments.c.person_id == seat.person)
-    wanted = (items.c.phase != "work") | (items.c.done + items.c.held < items.c.wanted)
-    left = select(assignments.c.id.label("assignment"), items)
-    left = left.join_from(assignments, items, items.c.id == assignments.c.item_id)
-    left = left.where(
-        mine, assignments.c.state == "expired", items.c.phase.in_(phases), items.c.state == "open", wanted
-    )
-    first = left.order_by(assignments.c.id).limit(1)
-    locked = first.with_for_update(of=[assignments, items], skip_locked=no_waiting)
-    item = connection.execute(locked).first()
+    """What a person left open until its lock ran out, if it is an item of these phases and still wanted.
+
+    since: among what they were given from then on.
+    """
+    where = {"campaign": seat.campaign.id, "person": seat.person, "phases": phases, "since": since}
+    item = connection.execute(_LAPSED[no_waiting], where).first()
     if item is None:
         return None
     hold(connection, seat.campaign.settings, item.assignment, item.id, now)
@@ -278,21 +294,3 @@ def shown_order(seed: int, campaign: int, item: int, person: int, count: int, tu
     rest = [index for index in range(count) if index != first]
     random.Random(f"shown {seed} {campaign} {item} {person}").shuffle(rest)
     return (first, *rest)
-
-
-def release(store: Store, campaign: int, *, now: datetime | None = None) -> int:
-    """Frees items whose lock ran out; `next_task` does it too. Returns how many."""
-    with store.begin() as connection:
-        return _release(connection, campaign, now or utcnow())
-
-
-def _release(connection: Connection, campaign: int, now: datetime) -> int:
-    rows = connection.execute(_OVER[connection.dialect.name], {"campaign": campaign, "now": now}).all()
-    if not rows:
-        return 0
-    ids = [row.id for row in rows]
-    connection.execute(update(assignments).where(assignments.c.id.in_(ids)).values(state="expired"))
-    # In one order, so that nobody waits in a ring.
-    for item, count in sorted(Counter(row.item_id for row in rows).items()):
-        connection.execute(update(items).where(items.c.id == item).values(held=items.c.held - count))
-    return len(rows)

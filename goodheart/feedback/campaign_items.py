@@ -9,9 +9,10 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import Connection, insert, select, update
+from sqlalchemy import Connection, func, select, update
 
 from goodheart.errors import FeedbackError
+from goodheart.feedback.bulk import insert_rows, look_over
 from goodheart.feedback.items import NewItem, checked, pack_answer, pack_prompt
 from goodheart.feedback.store import storable
 from goodheart.feedback.tables import items
@@ -21,12 +22,8 @@ if TYPE_CHECKING:
 
 
 _DRAWS = 2**40  # the random part of an item's place
-
-
 _MOST_PRIORITY = 1_000_000
-
-
-_ROWS = 500  # items per statement
+_ROWS = 1000  # items per statement
 
 
 @dataclass(slots=True)
@@ -40,14 +37,15 @@ class Added:
 
 
 def add_rows(connection: Connection, campaign: int, settings: CampaignSettings, new: Iterable[NewItem]) -> Added:
-    """Adds the rows of new items, in the caller's transaction."""
+    """Adds the rows of new items, in the caller's transaction; `keep_quotas` comes after it."""
     added = Added()
-    start = connection.execute(select(items.c.id).where(items.c.campaign_id == campaign).order_by(items.c.id.desc()))
-    chance = random.Random(f"items {settings.seed} {campaign} {start.scalar() or 0}")
+    newest = connection.execute(select(func.max(items.c.id)).where(items.c.campaign_id == campaign)).scalar()
+    chance = random.Random(f"items {settings.seed} {campaign} {newest or 0}")
     seen: set[tuple[str, str]] = set()
     given = iter(new)
     while part := [_row(checked(item), campaign, settings, chance) for item in islice(given, _ROWS)]:
         known = select(items.c.phase, items.c.key).where(items.c.campaign_id == campaign)
+        known = known.where(items.c.phase.in_({row["phase"] for row in part}))
         known = known.where(items.c.key.in_([row["key"] for row in part]))
         seen |= {(row.phase, row.key) for row in connection.execute(known)}
         fresh = []
@@ -57,10 +55,8 @@ def add_rows(connection: Connection, campaign: int, settings: CampaignSettings, 
                 fresh.append(row)
         added.again += len(part) - len(fresh)
         added.items += len(fresh)
-        if fresh:
-            connection.execute(insert(items), fresh)
-    if settings.quotas:
-        added.spare = keep_quotas(connection, campaign, settings)
+        insert_rows(connection, items, fresh)
+        look_over(connection, items)
     return added
 
 
@@ -96,6 +92,8 @@ def keep_quotas(connection: Connection, campaign: int, settings: CampaignSetting
 
     Items that were closed or failed to be labelled make room for one from the reserve. Returns the size of the reserve.
     """
+    if not settings.quotas:
+        return 0
     columns = (items.c.id, items.c.slice, items.c.state, items.c.done, items.c.held, items.c.place)
     here = (items.c.campaign_id == campaign) & (items.c.phase == "work") & (items.c.state != "closed")
     rows = connection.execute(select(*columns).where(here)).all()

@@ -14,16 +14,16 @@ from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
-from sqlalchemy import Connection, Row, func, select, update
+from sqlalchemy import Connection, Row, select, update
 from sqlalchemy.exc import IntegrityError
 
 from goodheart.errors import ConflictError, FeedbackError, MissingError
 from goodheart.feedback import audit
 from goodheart.feedback.campaign_items import Added, add_rows, keep_quotas
-from goodheart.feedback.guidelines import insert_version
+from goodheart.feedback.guidelines import insert_version, one_at_a_time
 from goodheart.feedback.items import NewItem
 from goodheart.feedback.people import checked_name
-from goodheart.feedback.store import Store, insert_row, is_id, storable, utcnow
+from goodheart.feedback.store import Store, insert_row, is_id, storable, take_turn, utcnow
 from goodheart.feedback.tables import campaigns, items, members
 
 FLAGS = ("harmful", "wrong", "off_topic")
@@ -141,6 +141,7 @@ def create(
             raise ConflictError(f"there is a campaign named {settings.name!r} already; choose another name") from error
         insert_version(connection, campaign, guideline, by=by, now=now)
         added = add_rows(connection, campaign, settings, new)
+        keep_quotas(connection, campaign, settings)
         audit.note(connection, by, "create campaign", {"campaign": campaign, "items": added.items}, now)
         return load(connection, campaign)
 
@@ -161,9 +162,12 @@ def add_items(
     """
     with store.begin() as connection:
         found = load(connection, campaign)
+        take_turn(connection, campaign)
         added = add_rows(connection, campaign, found.settings, new)
-        # New items may come before the place where members stand.
+        # New items may come before the place where members stand. Their rows are locked before those of items that are
+        # there, as whoever labels does.
         connection.execute(update(members).where(members.c.campaign_id == campaign).values(cursor=None))
+        added.spare = keep_quotas(connection, campaign, found.settings)
         what = {"campaign": campaign, "items": added.items, "again": added.again}
         audit.note(connection, by, "add items", what, now)
     return added
@@ -197,15 +201,6 @@ def get(store: Store, name: str | int) -> Campaign:
             f"there is no campaign {name!r}; there are: {', '.join(c.name for c in listing(store)) or '-'}"
         )
     return campaign_from(row)
-
-
-def done_share(store: Store, campaign: int) -> float:
-    """How much of the work is done: labels given of labels wanted, 0 to 1."""
-    counts = select(func.sum(items.c.done), func.sum(items.c.wanted))
-    of_work = (items.c.campaign_id == campaign) & (items.c.phase == "work") & items.c.state.not_in(("closed", "spare"))
-    with store.read() as connection:
-        done, wanted = connection.execute(counts.where(of_work)).one()
-    return min(1.0, (done or 0) / wanted) if wanted else 0.0
 
 
 def listing(store: Store) -> list[Campaign]:
@@ -242,22 +237,36 @@ def _set_state(store: Store, campaign: int, state: str, by: int | None) -> None:
         audit.note(connection, by, "campaign state", {"campaign": campaign, "from": before, "to": state})
 
 
-def change(store: Store, campaign: int, changes: Mapping[str, Any], *, by: int | None = None) -> Campaign:
+def change(
+    store: Store,
+    campaign: int,
+    changes: Mapping[str, Any],
+    *,
+    by: int | None = None,
+    after: CampaignSettings | None = None,
+) -> Campaign:
     """Changes rules of a running campaign (`CHANGEABLE`).
 
+    Args:
+        after: the rules that were edited.
+
     Raises:
+        ConflictError: somebody changed them since `after`.
         FeedbackError: a rule that cannot change any more, or a value that will not do.
     """
     if fixed := sorted(set(changes) - CHANGEABLE):
         raise FeedbackError(f"{', '.join(fixed)} cannot change once a campaign runs; make a new campaign")
     with store.begin() as connection:
+        one_at_a_time(connection, campaign)
         now = load(connection, campaign).settings
+        if after is not None and now != after:
+            raise ConflictError("the rules were changed while they were edited; put the changes together")
         try:
             settings = CampaignSettings.model_validate(now.model_dump() | dict(changes))
         except ValidationError as error:
             raise FeedbackError(reasons(error)) from error
-        before, after = now.model_dump(mode="json"), settings.model_dump(mode="json")
-        said = {name: after[name] for name in changes if after[name] != before[name]}
+        before, then = now.model_dump(mode="json"), settings.model_dump(mode="json")
+        said = {name: then[name] for name in changes if then[name] != before[name]}
         if said:
             connection.execute(update(campaigns).where(campaigns.c.id == campaign).values(**_columns(settings)))
             audit.note(connection, by, "change campaign", {"campaign": campaign, **said})
@@ -286,8 +295,8 @@ def close_item(store: Store, item: int, *, by: int | None = None) -> None:
             raise MissingError(f"there is no item number {item}")
         if row.state == "closed":
             return
-        connection.execute(update(items).where(items.c.id == item).values(state="closed"))
         settings = load(connection, row.campaign_id).settings
-        if settings.quotas:
-            keep_quotas(connection, row.campaign_id, settings)
+        take_turn(connection, row.campaign_id)
+        connection.execute(update(items).where(items.c.id == item).values(state="closed"))
+        keep_quotas(connection, row.campaign_id, settings)
         audit.note(connection, by, "close item", {"item": item, "campaign": row.campaign_id})

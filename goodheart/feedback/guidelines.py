@@ -75,7 +75,7 @@ def add_version(
     if len(text) > MOST:
         raise FeedbackError(f"guidelines of {len(text)} characters; {MOST} are the most")
     with store.begin() as connection:
-        _one_at_a_time(connection, campaign)
+        one_at_a_time(connection, campaign)
         newest = _newest(connection, campaign)
         if after is not None and newest != after:
             raise ConflictError(f"version {newest} was added while version {after} was edited; put the two together")
@@ -95,7 +95,7 @@ def insert_version(
     now: datetime | None = None,
 ) -> int:
     """Adds the row of a version, in the caller's transaction; returns its id."""
-    _one_at_a_time(connection, campaign)
+    one_at_a_time(connection, campaign)
     version = _newest(connection, campaign) + 1
     values: dict[str, Any] = {"campaign_id": campaign, "version": version, "name": name or str(version)}
     return insert_row(
@@ -121,8 +121,8 @@ def diff(old: str, new: str) -> list[tuple[str, str]]:
     return [(signs[line[:2]], line[2:]) for line in lines if line[:2] in signs]
 
 
-def _one_at_a_time(connection: Connection, campaign: int) -> None:
-    """Locks the campaign's row for this transaction, so that no two give out the same number."""
+def one_at_a_time(connection: Connection, campaign: int) -> None:
+    """Locks the campaign's row for this transaction, so that no two number a version alike or change rules at once."""
     connection.execute(select(campaigns.c.id).where(campaigns.c.id == campaign).with_for_update(key_share=True))
 
 

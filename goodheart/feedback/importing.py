@@ -9,31 +9,32 @@ says, and of labels that name no rater as many as are there already stay as they
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from dataclasses import dataclass
+from datetime import datetime
 from itertools import islice
 from typing import Any
 
-from sqlalchemy import Connection, bindparam, insert, select, update
+from sqlalchemy import Connection, bindparam, select, update
 
-from goodheart.data.rankings import Said, said_by
+from goodheart.data.rankings import said_by
 from goodheart.data.records import Judgement
 from goodheart.errors import FeedbackError
 from goodheart.feedback import audit
-from goodheart.feedback.campaign_items import add_rows
+from goodheart.feedback.bulk import insert_rows
+from goodheart.feedback.campaign_items import add_rows, keep_quotas
 from goodheart.feedback.campaigns import Campaign, load
-from goodheart.feedback.guidelines import insert_version
 from goodheart.feedback.items import NewItem, checked, unpack_answer
+from goodheart.feedback.judged import Named, digest, label_of, name_of, order_of
 from goodheart.feedback.labels import standing
-from goodheart.feedback.people import checked_name
-from goodheart.feedback.store import Store, insert_row, storable, utcnow
-from goodheart.feedback.tables import SOURCES, assignments, guidelines, items, labels, people
+from goodheart.feedback.membership import take_places
+from goodheart.feedback.store import Store, take_turn, utcnow
+from goodheart.feedback.tables import assignments, items, labels
 
-_AT_ONCE = 1000  # judgements per transaction's statement
+_AT_ONCE = 1000  # judgements per statement
+Unnamed = Counter[tuple[int, str]]  # (item, what was said) -> how often without a rater, so far
 _OF_THE_STORE = ("campaign_id", "item_id", "person_id", "live", "request")  # what of a label its file did not say
 
 
@@ -49,15 +50,6 @@ class Imported:
     left_out: int = 0  # all answers the same, or too many of them
 
 
-@dataclass(slots=True)
-class _Known:
-    """What was met before, so that it is not looked up again."""
-
-    people: dict[str, tuple[int, Mapping[str, Any]]]
-    guidelines: dict[str, int]
-    unnamed: Counter[tuple[int, str]] = field(default_factory=Counter)  # (item, what was said) without a rater, so far
-
-
 def import_judgements(
     store: Store, campaign: int, given: Iterable[Judgement], *, by: int | None = None, now: datetime | None = None
 ) -> Imported:
@@ -70,25 +62,32 @@ def import_judgements(
         MissingError: there is no such campaign.
     """
     done, now = Imported(), now or utcnow()
-    source = iter(list(given))  # a slow source is read before others have to wait for the store
+    held = list(given)  # a slow source is read before others have to wait for the store
+    source = iter(held)
     with store.begin() as connection:
+        take_turn(connection)
         found = load(connection, campaign)
-        known = _known(connection, campaign)
+        take_turn(connection, campaign)
+        named, unnamed = Named.of(connection, campaign), Unnamed()
+        raters = {name_of(each.rater) for each in held if each.rater is not None}
+        # First of all, so that what they have in hand changes no more: an import holds items while it goes on.
+        take_places(connection, [named.people[name][0] for name in raters & named.people.keys()], campaign)
         while part := list(islice(source, _AT_ONCE)):
-            _import(connection, found, part, known, done, now)
+            _import(connection, found, part, named, unnamed, done, now)
+        done.people = named.new_people
         what = {"campaign": campaign, "labels": done.labels, "items": done.items, "people": done.people}
         audit.note(connection, by, "import", what, now)
     return done
 
 
-def _known(connection: Connection, campaign: int) -> _Known:
-    named = {row.name: (row.id, row.attributes) for row in connection.execute(select(people))}
-    versions = select(guidelines.c.name, guidelines.c.id).where(guidelines.c.campaign_id == campaign)
-    return _Known(named, {row.name: row.id for row in connection.execute(versions)})
-
-
 def _import(
-    connection: Connection, campaign: Campaign, part: Sequence[Judgement], known: _Known, done: Imported, now: datetime
+    connection: Connection,
+    campaign: Campaign,
+    part: Sequence[Judgement],
+    named: Named,
+    unnamed: Unnamed,
+    done: Imported,
+    now: datetime,
 ) -> None:
     usable: list[tuple[str, Judgement]] = []
     new: dict[str, NewItem] = {}
@@ -105,131 +104,25 @@ def _import(
     if not usable:
         return
     done.items += add_rows(connection, campaign.id, campaign.settings, new.values()).items
+    keep_quotas(connection, campaign.id, campaign.settings)
     here = (items.c.campaign_id == campaign.id) & (items.c.phase == "work") & items.c.key.in_(list(new))
-    # Locked in the order assignments, items, as whoever labels meanwhile does.
-    of_items = assignments.c.item_id.in_(select(items.c.id).where(here))
-    connection.execute(select(assignments.c.id).where(of_items).order_by(assignments.c.id).with_for_update()).all()
     locked = select(items).where(here).order_by(items.c.id).with_for_update()
     rows = {row.key: row for row in connection.execute(locked)}
     said = {row.id: [said_by(unpack_answer(each)) for each in row.answers] for row in rows.values()}
     made = []
     for key, each in usable:
         row = rows[key]
-        order = _order([said_by(answer) for answer in each.answers], said[row.id])
-        person = _person(connection, each, known, done, now)
-        made.append(_label(connection, campaign.id, row.id, each, order, person, known, now))
-    unknown = _without_again(connection, made, known, done)
+        order = order_of([said_by(answer) for answer in each.answers], said[row.id])
+        label = label_of(each, order, named.person(connection, each, now), now)
+        guideline = named.guideline(connection, each.guideline, now)
+        made.append({"campaign_id": campaign.id, "item_id": row.id, "guideline_id": guideline, **label})
+    unknown = _without_again(connection, made, unnamed, done)
     if unknown:
         _count(connection, campaign, rows.values(), _insert(connection, unknown, done))
 
 
-def _order(given: list[Said], kept: list[Said]) -> list[int]:
-    """For each answer of the item, which answer of the judgement it is."""
-    left = list(range(len(given)))
-    order = []
-    for one in kept:
-        index = next(i for i in left if given[i] == one)
-        left.remove(index)
-        order.append(index)
-    return order
-
-
-def _person(
-    connection: Connection, each: Judgement, known: _Known, done: Imported, now: datetime
-) -> tuple[int, Mapping[str, Any]] | None:
-    if each.rater is None:
-        return None
-    try:
-        name = checked_name(each.rater)
-    except FeedbackError:  # a name that nobody could read: its hash stands for it
-        name = "rater-" + _digest(each.rater)[:16]
-    if name not in known.people:
-        values = {"name": name, "role": "labeller", "attributes": dict(each.rater_attributes), "created_at": now}
-        known.people[name] = (insert_row(connection, people, values), each.rater_attributes)
-        done.people += 1
-    return known.people[name]
-
-
-def _label(
-    connection: Connection,
-    campaign: int,
-    item: int,
-    each: Judgement,
-    order: list[int],
-    person: tuple[int, Mapping[str, Any]] | None,
-    known: _Known,
-    now: datetime,
-) -> dict[str, Any]:
-    place = {given: kept for kept, given in enumerate(order)}
-    at = _time(each.created_at)
-    notes: dict[str, Any] = {
-        name: getattr(each, name)
-        for name, usual in (("margin", None), ("weight", 1.0), ("probability", None), ("item_id", None),
-                            ("group_id", None))
-        if getattr(each, name) != usual
-    }  # fmt: skip
-    if each.source not in SOURCES:
-        notes["source"] = each.source
-    if at is None or at.isoformat() != each.created_at:
-        notes["created_at"] = each.created_at
-    if each.rater_attributes and (person is None or each.rater_attributes != person[1]):
-        notes["rater_attributes"] = dict(each.rater_attributes)
-    tiers = sorted(set(each.ranks))
-    return {
-        "campaign_id": campaign,
-        "item_id": item,
-        "person_id": None if person is None else person[0],
-        "ranks": [tiers.index(each.ranks[i]) for i in order],
-        "strength": each.strength,
-        "flags": {name: _placed(value, place) for name, value in each.flags.items()},
-        "ratings": {name: _ordered(value, order) for name, value in each.ratings.items()} or None,
-        "comment": each.comment,
-        "notes": notes or None,
-        "guideline_id": _guideline(connection, campaign, each.guideline, known, now),
-        "shown": None if each.shown_order is None else [place[i] for i in each.shown_order],
-        "seconds": each.seconds,
-        "gold": each.gold,
-        "batch": None if each.batch is None else storable(each.batch)[:200],
-        "source": each.source if each.source in SOURCES else "import",
-        "kind": each.kind,
-        "live": True,
-        "created_at": at or now,
-        "request": None,
-    }
-
-
-def _placed(value: Any, place: Mapping[int, int]) -> Any:
-    """A flag that lists answers, in the item's order."""
-    if isinstance(value, list | tuple) and all(type(i) is int and i in place for i in value):
-        return sorted(place[i] for i in value)
-    return value
-
-
-def _ordered(value: Any, order: Sequence[int]) -> Any:
-    """One value per answer, in the item's order."""
-    return [value[i] for i in order] if isinstance(value, list | tuple) and len(value) == len(order) else value
-
-
-def _time(written: str | None) -> datetime | None:
-    try:
-        at = None if written is None else datetime.fromisoformat(written)
-    except ValueError:
-        return None
-    return None if at is None else at.astimezone(UTC) if at.tzinfo else at.replace(tzinfo=UTC)
-
-
-def _guideline(connection: Connection, campaign: int, name: str | None, known: _Known, now: datetime) -> int | None:
-    if name is None:
-        return None
-    name = storable(name)[:100]
-    if name not in known.guidelines:
-        note = "imported with labels that were given under it; its text is not known"
-        known.guidelines[name] = insert_version(connection, campaign, "", name=name, note=note, now=now)
-    return known.guidelines[name]
-
-
 def _without_again(
-    connection: Connection, made: Sequence[dict[str, Any]], known: _Known, done: Imported
+    connection: Connection, made: Sequence[dict[str, Any]], unnamed: Unnamed, done: Imported
 ) -> list[dict[str, Any]]:
     """Labels without those that are there already.
 
@@ -239,11 +132,11 @@ def _without_again(
     for label in made:
         if label["person_id"] is None:
             words = words_of(label)
-            known.unnamed[label["item_id"], words] += 1
-            label["request"] = nameless(known.unnamed[label["item_id"], words], words)
-    unnamed = {label["item_id"] for label in made if label["person_id"] is None}
-    here = labels.c.item_id.in_(unnamed) & labels.c.person_id.is_(None)
-    rows = connection.execute(select(labels.c.item_id, labels.c.request).where(here)).all() if unnamed else []
+            unnamed[label["item_id"], words] += 1
+            label["request"] = nameless(unnamed[label["item_id"], words], words)
+    of_nobody = {label["item_id"] for label in made if label["person_id"] is None}
+    here = labels.c.item_id.in_(of_nobody) & labels.c.person_id.is_(None)
+    rows = connection.execute(select(labels.c.item_id, labels.c.request).where(here)).all() if of_nobody else []
     there = {(row.item_id, row.request) for row in rows}
     named = _named_again(connection, made)
     new = [
@@ -293,11 +186,7 @@ def words_of(label: Mapping[str, Any]) -> str:
 
 def nameless(number: int, words: str) -> str:
     """The `request` of a label without a rater: the so many-th that says this of its item."""
-    return _digest(f"{number} {words}")
-
-
-def _digest(words: str) -> str:
-    return hashlib.sha256(words.encode("utf-8", "surrogatepass")).hexdigest()
+    return digest(f"{number} {words}")
 
 
 def _insert(connection: Connection, made: list[dict[str, Any]], done: Imported) -> Counter[int]:
@@ -320,7 +209,7 @@ def _insert(connection: Connection, made: list[dict[str, Any]], done: Imported) 
         if (row.item_id, row.person_id, row.kind) in last:
             connection.execute(update(labels).where(labels.c.id == row.id).values(live=False))
             done.replaced += 1
-    connection.execute(insert(labels), made)
+    insert_rows(connection, labels, made)
     done.labels += len(made)
     had_it = select(assignments.c.id, assignments.c.item_id, assignments.c.person_id, assignments.c.state)
     known, freed, finished = set(), Counter[int](), []
@@ -337,8 +226,7 @@ def _insert(connection: Connection, made: list[dict[str, Any]], done: Imported) 
          "given_at": label["created_at"], "expires_at": label["created_at"], "state": "done"}
         for (item, person, kind), label in last.items() if kind == "label" and (item, person) not in known
     ]  # fmt: skip
-    if given:
-        connection.execute(insert(assignments), given)
+    insert_rows(connection, assignments, given)
     return freed
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -14,6 +15,8 @@ from goodheart.feedback import audit
 from goodheart.feedback.people import Person, person_from, person_of
 from goodheart.feedback.store import Store, utcnow
 from goodheart.feedback.tables import MEMBER_STATES, campaigns, labels, members, people
+
+_AT_ONCE = 1000  # people in a statement
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +72,20 @@ def _members(store: Store, condition: Any) -> list[Member]:
     with store.read() as connection:
         rows = connection.execute(query.order_by(people.c.name)).all()
     return [Member(person_from(row), row.state, row.reason, row.gold_seen, row.gold_right, row.since) for row in rows]
+
+
+def take_places(connection: Connection, people_: Iterable[int], campaign: int | None = None) -> None:
+    """Locks the places of people, in the caller's transaction: until it ends none of them gets, saves or skips a task.
+
+    Args:
+        campaign: their place there; None: in all.
+    """
+    ids = sorted(set(people_))
+    for start in range(0, len(ids), _AT_ONCE):
+        theirs = select(members.c.person_id).where(members.c.person_id.in_(ids[start : start + _AT_ONCE]))
+        if campaign is not None:
+            theirs = theirs.where(members.c.campaign_id == campaign)
+        connection.execute(theirs.order_by(members.c.person_id, members.c.campaign_id).with_for_update()).all()
 
 
 def set_member(

@@ -13,8 +13,9 @@ from goodheart.errors import MissingError
 from goodheart.feedback import audit
 from goodheart.feedback.campaigns import load
 from goodheart.feedback.items import pack_answer, pack_prompt, unpack_prompt
+from goodheart.feedback.membership import take_places
 from goodheart.feedback.people import keep_a_manager, person_of
-from goodheart.feedback.store import Store, utcnow
+from goodheart.feedback.store import Store, take_turn, utcnow
 from goodheart.feedback.tables import assignments, invites, items, labels, members, people, sessions
 from goodheart.feedback.tables import audit as audit_log
 from goodheart.feedback.tasks import answers_of
@@ -73,6 +74,8 @@ def erase(store: Store, person: int, *, by: int | None = None, now: datetime | N
     audit log keeps that something was done, with their number in place of their name.
     """
     with store.begin() as connection:
+        take_turn(connection)  # imports touch their labels too
+        take_places(connection, [person])
         if person_of(connection, person).role == "manager":
             keep_a_manager(connection, person)
         nobody: dict[str, Any] = {"name": f"erased-{person}", "password": None, "language": None, "attributes": {}}

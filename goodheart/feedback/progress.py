@@ -220,3 +220,12 @@ def open_tasks(store: Store, campaign: int, person: int) -> int:
     query = select(func.count()).select_from(assignments).where(mine, assignments.c.state == "given")
     with store.read() as connection:
         return connection.execute(query).scalar_one()
+
+
+def done_share(store: Store, campaign: int) -> float:
+    """How much of the work is done: labels given of labels wanted, 0 to 1."""
+    counts = select(func.sum(items.c.done), func.sum(items.c.wanted))
+    of_work = (items.c.campaign_id == campaign) & (items.c.phase == "work") & items.c.state.not_in(("closed", "spare"))
+    with store.read() as connection:
+        done, wanted = connection.execute(counts.where(of_work)).one()
+    return min(1.0, (done or 0) / wanted) if wanted else 0.0

@@ -60,11 +60,11 @@ _SEAT = (
     *(members.c[name] for name in ("reason", "turns", "cursor", "gold_from")),
     newest_of(campaigns.c.id).label("guideline"),
 )
-# A lock that ran out: in the words of the partial index; "+ 0", or SQLite would go by the index of campaigns.
+# A lock that ran out: in the words of the partial index.
 _OVER = exists().where(
     text("assignments.state = 'given'"),
+    assignments.c.campaign_id == bindparam("campaign"),
     assignments.c.expires_at <= bindparam("now", type_=Moment),
-    assignments.c.campaign_id + 0 == bindparam("campaign"),
 )
 _IN_CAMPAIGN = (
     select(*_SEAT, _OVER.label("over"))

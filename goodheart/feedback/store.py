@@ -50,12 +50,12 @@ from sqlalchemy.exc import (
 )
 
 from goodheart.errors import FeedbackError
-from goodheart.feedback.tables import metadata
 
-HEAD = "0002"  # the newest of goodheart/feedback/migrations/versions
+HEAD = "0003"  # the newest of goodheart/feedback/migrations/versions
 _BUSY_MS = 30_000  # how long one process waits for another that writes
 _IDLE_S = 1.0  # a connection of PostgreSQL that was not used for so long is asked whether it is there
 _MIGRATING = 0x676F6F64  # key of the PostgreSQL lock under which the tables are made
+_TURNS = 0x676F6F65  # the first key of the locks of `take_turn`
 
 
 @dataclass(frozen=True)
@@ -265,6 +265,18 @@ def upgrade(connection: Connection, to: str = "head") -> None:
     command.upgrade(config, to)
 
 
+def take_turn(connection: Connection, campaign: int = 0) -> None:
+    """Waits for what changes many rows of a campaign, and lets no other begin until this transaction ends.
+
+    Two that took the same rows in different orders would wait for each other. SQLite has one writer in any case.
+
+    Args:
+        campaign: its id; 0: imports and what else touches many labels, of all campaigns. Who takes both takes 0 first.
+    """
+    if connection.dialect.name == "postgresql":
+        connection.execute(select(func.pg_advisory_xact_lock(_TURNS, campaign)))
+
+
 def insert_row(connection: Connection, table: Table, values: dict[str, Any]) -> int:
     """Adds one row; returns its id."""
     key = connection.execute(insert(table), values).inserted_primary_key
@@ -280,43 +292,6 @@ def update_row(connection: Connection, table: Table, row: int, values: dict[str,
 @lru_cache
 def _update(table: Table) -> Update:
     return update(table).where(table.c.id == bindparam("this_row"))
-
-
-def copy(source: Store, target: Store, *, rows: int = 5000) -> dict[str, int]:
-    """Copies everything into an empty store, such as from SQLite to PostgreSQL.
-
-    Args:
-        rows: how many are held in memory at a time.
-
-    Returns:
-        Number of rows of each table.
-
-    Raises:
-        FeedbackError: the target holds something already.
-    """
-    counts: dict[str, int] = {}
-    with source.read() as reading, target.begin() as writing:
-        for table in metadata.sorted_tables:
-            if writing.execute(select(func.count()).select_from(table)).scalar_one():
-                raise FeedbackError(
-                    f"{without_password(str(target.engine.url))}: {table.name} is not empty; copy into a new one"
-                )
-        for table in metadata.sorted_tables:
-            counts[table.name] = 0
-            found = reading.execution_options(yield_per=rows).execute(select(table))
-            for part in found.mappings().partitions(rows):
-                writing.execute(insert(table), [dict(row) for row in part])
-                counts[table.name] += len(part)
-            if not target.is_sqlite and "id" in table.c:
-                _continue_ids(writing, table)
-    return counts
-
-
-def _continue_ids(connection: Connection, table: Table) -> None:
-    """PostgreSQL counts ids by itself: go on after the highest that was copied."""
-    highest = connection.execute(select(func.max(table.c.id))).scalar()
-    if highest is not None:
-        connection.execute(select(func.setval(func.pg_get_serial_sequence(table.name, "id"), highest)))
 
 
 def is_id(value: int) -> bool:

@@ -208,10 +208,11 @@ assignments = Table(
     _json("reason"),  # why it was skipped
     UniqueConstraint("item_id", "person_id"),  # no item twice to one person
     _one_of("state", ASSIGNMENT_STATES),
-    Index("ix_assignments_person", "campaign_id", "person_id", "state"),
+    Index("ix_assignments_person", "campaign_id", "person_id", "state", "given_at", "id"),
 )
 Index(
     "ix_assignments_locks",
+    assignments.c.campaign_id,
     assignments.c.expires_at,
     sqlite_where=text("state = 'given'"),
     postgresql_where=text("state = 'given'"),

@@ -25,7 +25,7 @@ from goodheart.data.reading import read_records
 from goodheart.data.records import Prompt
 from goodheart.data.rows import asked
 from goodheart.data.writing import write_rows
-from goodheart.errors import DataError, EndpointError, Interrupted, ModelError
+from goodheart.errors import ConfigError, DataError, EndpointError, Interrupted, ModelError
 from goodheart.loop.answering import AnsweringModel, Asking
 from goodheart.loop.kept_answers import kept_of_model, kept_of_server
 from goodheart.train.interrupt import stop_signal
@@ -42,6 +42,7 @@ def answers(asking: Asking, path: Path, say: Callable[[str], None]) -> Path:
         say: told how many prompts are set aside, and why.
 
     Raises:
+        ConfigError: the variable of a key is not set, and the server has answered nothing.
         DataError: the prompts cannot be read.
         EndpointError: a server that has answered nothing cannot be used.
         ModelError: a model that has answered nothing cannot be read.
@@ -109,7 +110,7 @@ def _of_model(
             for turn, row in rows:
                 kept.add({"prompt": turn[0], "turn": turn[1], **row})
                 said[turn] = row
-        except (EndpointError, ModelError, DataError) as error:
+        except (ConfigError, EndpointError, ModelError, DataError) as error:
             if not said:
                 raise
             say(f"{model.title} gives no more answers ({error}); those that it gave are kept")

@@ -16,7 +16,7 @@ from starlette.responses import Response
 from goodheart.errors import MissingError
 from goodheart.feedback import assignment, campaigns, guidelines, known, label_rows, labels, tasks
 from goodheart.feedback.assignment import Idle
-from goodheart.feedback.progress import by_day
+from goodheart.feedback.progress import by_day, done_share
 from goodheart.feedback.store import utcnow
 from goodheart.feedback.tables import PHASES
 from goodheart.feedback.tasks import Task
@@ -146,7 +146,7 @@ def my_numbers(
     mine = list(label_rows.live_labels(store, campaign, person=member.person.id, phases=None, since=start))
     timed = [row.seconds for row in mine if row.seconds is not None]
     seen, right = known.known_right(store, campaign, member.person.id, "training")
-    share = campaigns.done_share(store, campaign)
+    share = done_share(store, campaign)
     return Json({"count": len(mine), "seconds": timed, "training": {"seen": seen, "right": right}, "share": share})
 
 

@@ -10,14 +10,15 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from sqlalchemy import bindparam, select, text
+from sqlalchemy import bindparam, event, insert, select, text, update
 
 from goodheart.data.records import Answer
 from goodheart.errors import ConflictError, FeedbackError, MissingError
-from goodheart.feedback import assignment, audit, campaigns, membership, people, seats
+from goodheart.feedback import assignment, audit, campaigns, expired, membership, people, seats
 from goodheart.feedback.answered import Answered
-from goodheart.feedback.assignment import Idle, next_task, release, shown_order
+from goodheart.feedback.assignment import Idle, next_task, shown_order
 from goodheart.feedback.campaigns import close_item
+from goodheart.feedback.expired import release
 from goodheart.feedback.known import known_right
 from goodheart.feedback.labels import save, undo
 from goodheart.feedback.store import Store, utcnow
@@ -90,6 +91,28 @@ def test_a_late_label_counts_while_nobody_took_the_item(store: Store) -> None:
     assert idle(store, made.id, one) == "finished"
 
 
+def test_locks_are_ended_some_at_a_time_and_in_two_statements_at_most(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A weekend's locks, 130 items held by two people each, are not all ended by who comes first."""
+    made, people = campaign(store, 130, people=2, overlap=3, gold_share=0)
+    held = [
+        {"item_id": item + 1, "person_id": person, "campaign_id": made.id, "shown": [0, 1], "given_at": utcnow() - HOUR,
+         "expires_at": utcnow() - HOUR / 2, "state": "given"} for item in range(130) for person in people
+    ]  # fmt: skip
+    with store.begin() as connection:
+        connection.execute(insert(assignments), held)
+        connection.execute(update(items).values(held=2))
+    seen: list[str] = []
+    event.listen(store.engine, "before_cursor_execute", lambda _, __, statement, *___: seen.append(statement))
+    assert release(store, made.id) == 200
+    assert len([each for each in seen if "UPDATE" in each]) <= 2
+    assert (release(store, made.id), release(store, made.id)) == (60, 0)
+    with store.read() as connection:
+        assert set(connection.execute(select(items.c.held)).scalars()) == {0}
+        assert set(connection.execute(select(assignments.c.state)).scalars()) == {"expired"}
+
+
 def test_what_was_left_open_comes_back_with_its_draft(store: Store) -> None:
     made, (one,) = campaign(store, 5)
     now = utcnow()
@@ -99,6 +122,39 @@ def test_what_was_left_open_comes_back_with_its_draft(store: Store) -> None:
     again = task(store, made.id, one, now=now + HOUR)
     assert (again.id, again.shown, again.draft) == (first.id, first.shown, {"ranks": [1, 0]})
     assert again.expires_at == now + HOUR + timedelta(minutes=20)
+
+
+@pytest.mark.parametrize("more", [0, 30], ids=["where nothing else is left", "among new ones"])
+def test_what_was_left_open_long_ago_comes_back_too(store: Store, more: int) -> None:
+    """Of much that was left open and is wanted no more only the newest is looked at for each task."""
+    made, (one, two) = campaign(store, 15 + more, people=2, gold_share=0)
+    now = utcnow()
+    left = []
+    for hour in range(15):
+        found = task(store, made.id, one, now=now + hour * HOUR)
+        save_draft(store, found.id, one, {"ranks": [0, 1]}, now=now + hour * HOUR)
+        release(store, made.id, now=now + (hour + 0.5) * HOUR)
+        taken = task(store, made.id, two, now=now + (hour + 0.5) * HOUR)
+        assert taken.item == found.item
+        save(store, taken.id, two, Answered([0, 1]), now=now + (hour + 0.5) * HOUR)
+        left.append(found)
+    for _ in range(15):
+        last = undo(store, made.id, two, now=now + 15 * HOUR)
+    assert last.item == left[0].item
+    release(store, made.id, now=now + 16 * HOUR)  # all that `two` undid is wanted again
+    with store.begin() as connection:  # but for the oldest
+        newer = items.c.id.in_([each.item for each in left[1:]])
+        connection.execute(update(items).where(newer).values(state="closed"))
+    seen = []
+    for _ in range(21):
+        found = task(store, made.id, one, now=now + 16 * HOUR)
+        seen.append(found.item)
+        if found.item == left[0].item:
+            break
+        save(store, found.id, one, Answered([0, 1]), now=now + 16 * HOUR)
+    assert found.id == left[0].id
+    assert found.draft == {"ranks": [0, 1]}
+    assert (len(seen) > 1) == bool(more)
 
 
 def test_drafts_renew_the_lock_and_end_with_the_task(store: Store) -> None:
@@ -566,9 +622,12 @@ def test_the_next_item_comes_from_the_index_of_waiting_ones(store: Store) -> Non
         values = tuple(asked[name] for name in seat.positiontup or ()) if store.is_sqlite else asked
         plan = connection.exec_driver_sql(explain + str(seat), values).all()
         assert "ix_assignments_locks" in str(plan)
+        if store.is_sqlite:
+            assert "ix_assignments_locks (campaign_id=? AND expires_at<?)" in str(plan)
+        ends = expired._END_SQLITE if store.is_sqlite else expired._END_POSTGRES
         for written, index in (
             (assignment._NEXT[connection.dialect.name].element.text, "ix_items_waiting"),
-            (assignment._OVER[connection.dialect.name].text, "ix_assignments_locks"),
+            (ends.text, "ix_assignments_locks"),
         ):
             names = [bindparam("now", type_=Moment)] if ":now" in written else []
             plan = connection.execute(text(explain + written).bindparams(*names), where).all()

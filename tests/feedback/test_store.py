@@ -8,25 +8,29 @@ import sys
 import threading
 import time
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
-from sqlalchemy import insert, select, text
+from sqlalchemy import func, insert, select, text
+from sqlalchemy.exc import IntegrityError
 
+from bench.private_postgres import Server
 from goodheart.data.records import Judgement
 from goodheart.errors import FeedbackError
 from goodheart.feedback import store as store_module
 from goodheart.feedback.answered import Answered
 from goodheart.feedback.assignment import Idle, next_task
+from goodheart.feedback.bulk import copy, insert_rows
 from goodheart.feedback.campaigns import add_items
 from goodheart.feedback.importing import import_judgements
 from goodheart.feedback.label_rows import history
 from goodheart.feedback.labels import save
 from goodheart.feedback.people import add_person, listing
-from goodheart.feedback.store import Store, copy, open_store, storable, utcnow
-from goodheart.feedback.tables import attempts, items, labels, metadata, people
+from goodheart.feedback.store import Store, open_store, storable, utcnow
+from goodheart.feedback.tables import attempts, audit, items, labels, members, metadata, people
 from tests.feedback.conftest import NewPlace
 from tests.feedback.making import campaign, pairs, task
 
@@ -248,3 +252,37 @@ def test_a_connection_that_died_while_it_lay_idle_is_replaced(store: Store, monk
         time.sleep(0.2)
         for _ in range(3):
             assert store.ask(pid)[0][0] != dead
+
+
+def test_many_rows_go_in_as_one_does(store: Store) -> None:
+    """By COPY on PostgreSQL: signs that mean something there are text like any other."""
+    made, (person,) = campaign(store, 0)
+    said = [
+        "plain", "tab\t, line\r\n, \\N and \\.", "nul \0, half \ud800, \U0001f600", '"quoted", \'so\'', "", None,
+    ]  # fmt: skip
+    rows = [
+        {"at": utcnow() - timedelta(days=n), "person_id": person if n % 2 else None, "action": f"a{n}\t\\N",
+         "what": {"said": each, "list": [1, 2.5, True, None]}} for n, each in enumerate(said)
+    ]  # fmt: skip
+    with store.begin() as connection:
+        before = set(connection.execute(select(audit.c.id)).scalars())
+        insert_rows(connection, audit, rows)
+        insert_rows(connection, audit, [])
+        found = connection.execute(select(audit).where(audit.c.id.not_in(before)).order_by(audit.c.id)).all()
+    assert [row._asdict() | {"id": 0} for row in found] == [{"id": 0, **row} for row in rows]
+    with store.read() as connection:
+        assert connection.execute(select(func.count()).select_from(members)).scalar_one() == 1
+    counts = {"gold_seen": 0, "gold_right": 0, "turns": 0}
+    again = {"campaign_id": made.id, "person_id": person, "state": "working", "since": utcnow(), **counts}
+    with pytest.raises(IntegrityError), store.begin() as connection:
+        insert_rows(connection, members, [again])
+
+
+def test_a_table_that_is_being_filled_is_not_taken_for_empty(postgres: Server) -> None:
+    """Or PostgreSQL goes through all items of a campaign to find which of the next thousand are there."""
+    store = open_store(postgres.new_schema(f"filled{time.monotonic_ns()}"))
+    campaign(store, 2500)
+    with store.read() as connection:
+        seen = text("SELECT reltuples FROM pg_class WHERE oid = to_regclass('items')")
+        assert connection.execute(seen).scalar_one() == 2500  # -1: never looked over
+    store.close()

@@ -251,6 +251,24 @@ def test_a_server_that_is_off_does_not_close_the_studio(served: Served, tmp_path
     assert told[1] == "set aside 1 of 5 prompts without all answers (2 x a: no answer)"
 
 
+def test_the_key_is_asked_for_only_where_a_server_is(
+    served: Served, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SOME_KEY", "secret")
+    file = campaign(tmp_path, [{"model": "a", "url": served.url, "samples": 2, "key_env": "SOME_KEY"}])
+    first, told = run(file)
+    monkeypatch.delenv("SOME_KEY")
+    assert run(file) == (first, told) == (first, [])  # nothing is left to ask
+    campaign(tmp_path, [{"model": "a", "url": served.url, "samples": 2, "key_env": "SOME_KEY"}], prompts=6)
+    found, told = run(file)
+    assert len(found) == 5
+    assert told[0].startswith(f"a gives no more answers ({served.url}: the environment variable SOME_KEY that holds")
+    assert told[1] == "set aside 1 of 6 prompts without all answers (2 x a: no answer)"
+    monkeypatch.setenv("SOME_KEY", "secret")
+    found, told = run(file)
+    assert (len(found), told, sum(served.asked.values())) == (6, [], 12)
+
+
 @pytest.mark.parametrize("status", [401, 403, 404])
 def test_one_refusal_in_the_middle_loses_no_answer(served: Served, tmp_path: Path, status: int) -> None:
     refuse = refusing("Q1", status=status, message="flagged")

@@ -8,7 +8,9 @@ import re
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
 from datetime import UTC, date, datetime
+from html import unescape
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +21,7 @@ from fastapi.testclient import TestClient
 from sqlalchemy import func, select
 
 from goodheart.data.layouts import LAYOUTS
-from goodheart.errors import MissingError
+from goodheart.errors import ConflictError, MissingError
 from goodheart.feedback import (
     assignment,
     audit,
@@ -591,6 +593,57 @@ def test_a_rule_that_the_form_cannot_hold_stays_until_it_is_edited(manager: Test
     assert post(manager, f"/c/{made.id}/rules", **edited).status_code == 303
     later = {"deadline": datetime(2031, 5, 6, 7, 9, tzinfo=UTC), "flags": ("rude",), "languages": ()}
     assert campaigns.get(store, made.id).settings == now.model_copy(update=later)
+
+
+def test_what_another_manager_saved_meanwhile_is_not_overwritten(
+    visit: Visit, manager: TestClient, labelled: Campaign, store: Store
+) -> None:
+    def form() -> dict[str, str]:
+        """The fields as a browser sends them back."""
+        shown = re.search(r'action="/c/1/rules".*?</form>', manager.get("/c/1").text, re.DOTALL)
+        assert shown is not None
+        [opened] = re.findall(r'name="opened" value="([^"]*)"', shown[0])
+        return asdict(typed(campaigns.get(store, labelled.id).settings)) | {"opened": unescape(opened)}
+
+    first, other = form(), visit("moe", "manager")
+    theirs = first | {"budget": "80", "gold_share": "0.25", "strength": "", "rubric": "tone: Warm?\r\nfacts: <b>True?"}
+    assert post(other, "/c/1/rules", **theirs).status_code == 303
+    told = post(manager, "/c/1/rules", **first | {"budget": "70", "lock_minutes": "9"})
+    assert told.status_code == 409
+    rows = re.findall(r'<tr><th scope="row">(.*?)</th><td[^>]*>(.*?)</td><td[^>]*>(.*?)</td><td[^>]*>(.*?)</td></tr>',
+                      told.text)  # fmt: skip
+    nothing = '<span class="hint">nothing</span>'
+    assert rows == [
+        ("Ask how much better an answer is", "no", nothing, "yes"),
+        ("Scores from 1 to 5, one a line: name: what is rated", "tone: Warm?<br>facts: &lt;b&gt;True?", nothing, "–"),
+        ("Share of tasks with a known answer, 0 to 0.5", "0.25", nothing, "0.1"),
+        ("Budget, in the same money", "80", "70", "–"),
+    ]
+    now = campaigns.get(store, labelled.id).settings
+    assert (now.budget, now.gold_share, now.strength, now.lock_minutes) == (80, 0.25, False, 20)
+    # What was typed is kept, what was left alone shows what holds, and saved again it is what both wanted.
+    fields = dict(re.findall(r'name="(\w+)" value="([^"]*)"', told.text))
+    assert (fields["budget"], fields["lock_minutes"], fields["gold_share"]) == ("70", "9", "0.25")
+    again = form() | {"budget": "70", "lock_minutes": "9"}
+    assert unescape(fields["opened"]) == again["opened"]
+    assert post(manager, "/c/1/rules", **again).status_code == 303
+    now = campaigns.get(store, labelled.id).settings
+    assert (now.budget, now.gold_share, now.strength, now.lock_minutes) == (70, 0.25, False, 9)
+    assert list(now.rubric) == ["tone", "facts"]
+    # Who saves what the other saved too has nothing to be told.
+    alike = form() | {"budget": "60"}
+    for client in (other, manager):
+        assert post(client, "/c/1/rules", **alike).status_code == 303
+    for broken in ("{", "[1]", '{"budget": 5}'):
+        assert post(manager, "/c/1/rules", **alike | {"opened": broken}).status_code == 303
+
+
+def test_rules_are_changed_after_those_that_were_edited(labelled: Campaign, store: Store) -> None:
+    edited = labelled.settings
+    campaigns.change(store, labelled.id, {"budget": 80}, after=edited)
+    with pytest.raises(ConflictError, match="changed while they were edited"):
+        campaigns.change(store, labelled.id, {"pay_per_hour": 20}, after=edited)
+    assert campaigns.change(store, labelled.id, {"pay_per_hour": 20}).settings.budget == 80
 
 
 def test_quotas_are_kept_whatever_slices_are_named(manager: TestClient, store: Store) -> None:

@@ -11,6 +11,8 @@ from typing import Any
 from playwright.sync_api import expect
 
 from goodheart.feedback import campaigns, label_rows, people
+from goodheart.feedback.campaigns import CampaignSettings
+from goodheart.feedback.items import read_items
 from goodheart.feedback.store import Store
 from tests.studio.conftest import PASSWORD, Running
 
@@ -163,3 +165,40 @@ def reward_accuracy(model: Path, pairs: Path, out: Path) -> float:
     train(RewardConfig(**given, epochs=8, learning_rate=3e-3, quiet=True))
     found: dict[str, Any] = json.loads((out / "results.json").read_text(encoding="utf-8"))
     return float(found["accuracy"])
+
+
+def test_two_managers_change_the_rules_at_once(
+    store: Store, serving: Callable[..., Running], tab: Callable[..., Any], tmp_path: Path
+) -> None:
+    """Who saves last is told what the other saved; what they typed is kept, and saved when they say so again."""
+    for name in ("mia", "moe"):
+        people.add_person(store, name, "manager", password=PASSWORD)
+    settings = CampaignSettings(name="shared", overlap=2)
+    campaign = campaigns.create(store, settings, read_items(answers_file(tmp_path)), "Choose.")
+    studio = serving(single_user=False)
+    mia, moe = tab(), tab()
+    for page, name in ((mia, "mia"), (moe, "moe")):
+        log_in(page, studio, name)
+        page.goto(f"{studio.url}/c/{campaign.id}")
+        page.click("summary")
+    moe.fill("[name=budget]", "80")
+    moe.fill("[name=rubric]", "tone: Is it warm?\nfacts: Is it true?")
+    moe.uncheck("[name=strength]")
+    moe.click(".rules button")
+    moe.wait_for_url(f"**/c/{campaign.id}")
+
+    mia.fill("[name=budget]", "70")
+    mia.fill("[name=lock_minutes]", "9")
+    mia.click(".rules button")
+    told = mia.locator("div.problem[role=alert]")
+    expect(told).to_contain_text("Somebody else changed rules while you had this page open")
+    expect(told.locator("tbody tr", has_text="Budget").locator("td")).to_have_text(["80", "70", "–"])
+    expect(told.locator("tbody tr", has_text="Scores").locator("td").nth(1)).to_have_text("nothing")
+    expect(mia.locator("[name=budget]")).to_have_value("70")
+    expect(mia.locator("[name=rubric]")).to_have_value("tone: Is it warm?\nfacts: Is it true?")
+    expect(mia.locator("[name=strength]")).not_to_be_checked()
+    assert campaigns.get(store, campaign.id).settings.budget == 80
+    mia.click(".rules button")
+    expect(mia.locator("div.problem")).to_have_count(0)
+    now = campaigns.get(store, campaign.id).settings
+    assert (now.budget, now.lock_minutes, list(now.rubric), now.strength) == (70, 9, ["tone", "facts"], False)

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Request
 from pydantic import ValidationError
 from starlette.responses import Response
 
-from goodheart.errors import FeedbackError, MissingError
+from goodheart.errors import ConflictError, FeedbackError, MissingError
 from goodheart.feedback import campaigns, disputes, membership, quality
 from goodheart.feedback.campaigns import Campaign
 from goodheart.feedback.progress import Forecast, by_day, forecast, progress
 from goodheart.feedback.store import Store, utcnow
 from goodheart.studio.manage.frame import LOW_ALPHA, Line, back_to, decimal, manage_page
+from goodheart.studio.manage.meanwhile import Opened, Other, filled_in, kept, others
 from goodheart.studio.manage.rules import CHANGEABLE_GROUPS, Typed, changes, problems, typed
 from goodheart.studio.visitors import ByForm, Manager, Number, StoreOf, person_of
 from goodheart.studio.words import Words
@@ -38,6 +39,7 @@ def _page(
     problems: Mapping[str, str] | None = None,
     status: int = 200,
     given: Typed | None = None,
+    meanwhile: Sequence[Other] = (),
 ) -> Response:
     found = campaigns.get(store, campaign)
     expected, agreed = forecast(store, campaign), quality.agreement_of(store, campaign)
@@ -49,6 +51,8 @@ def _page(
         "alerts": alerts(store, found, expected, words),
         "groups": CHANGEABLE_GROUPS,
         "given": given or typed(found.settings),
+        "opened": filled_in(found.settings),
+        "meanwhile": meanwhile,
         "problems": problems or {},
     }
     return manage_page(request, store, campaign, "overview.html", status, **context)
@@ -89,14 +93,26 @@ def set_state(request: Request, visitor: Manager, store: StoreOf, campaign: Numb
 
 @router.post("/c/{campaign}/rules", dependencies=[ByForm])
 def change_rules(
-    request: Request, visitor: Manager, store: StoreOf, campaign: Number, given: Annotated[Typed, Depends()]
+    request: Request,
+    visitor: Manager,
+    store: StoreOf,
+    campaign: Number,
+    given: Annotated[Typed, Depends()],
+    opened: Opened = "",
 ) -> Response:
-    """Changes what may change while a campaign runs; an empty field takes the rule away."""
+    """Changes what may change while a campaign runs; an empty field takes the rule away.
+
+    opened: what the fields were filled in with; where others have changed that since, nothing is saved.
+    """
     old = campaigns.get(store, campaign).settings
+    if found := others(opened, given, old):
+        return _page(request, visitor.words, store, campaign, {}, 409, kept(given, found), found)
     try:
-        campaigns.change(store, campaign, changes(given, old), by=person_of(visitor).id)
+        campaigns.change(store, campaign, changes(given, old), by=person_of(visitor).id, after=old)
     except MissingError:
         raise
+    except ConflictError:  # in this instant: what holds now is compared
+        return change_rules(request, visitor, store, campaign, given, opened)
     except FeedbackError as error:
         why = error.__cause__
         wrong = problems(why, visitor.words) if isinstance(why, ValidationError) else {"": str(error)}

@@ -133,14 +133,14 @@ def changes(given: Typed, old: CampaignSettings) -> dict[str, Any]:
     found, filled = {}, typed(old)
     for name in CHANGEABLE.intersection(_SETTINGS):
         text = getattr(given, name)
-        if _as_sent(name, text) == _as_sent(name, getattr(filled, name)):
+        if as_sent(name, text) == as_sent(name, getattr(filled, name)):
             continue
         value = _value(name, text)
         found[name] = _OFF.get(name, CampaignSettings.model_fields[name].get_default()) if value is None else value
     return found
 
 
-def _as_sent(name: str, text: str) -> str:
+def as_sent(name: str, text: str) -> str:
     """A field's text, whichever line ends the browser gave it; it takes them out of a field of one line."""
     text = sound(text)
     return (text if _FIELDS[name].kind == "lines" else text.replace("\n", "")).strip()
