@@ -63,6 +63,12 @@ train(build(config, sets=[f"{k}={v}" for k, v in rest.items()]))
         ("sft", {"batch_size": "192", "max_tokens": "100000"}, {}),
         ("sft", {"batch_size": "256", "held_out": "0", "max_tokens": "100000"}, {"ragged": True}),
         ("reward", {"batch_size": "96", "held_out": "0", "max_tokens": "100000"}, {}),
+        ("sft", {"batch_size": "256", "max_tokens": "100000", "activation_checkpointing": "true"}, {}),
+        (
+            "reward",
+            {"batch_size": "128", "held_out": "0", "max_tokens": "100000", "activation_checkpointing": "true"},
+            {},
+        ),
         ("dpo", {"batch_size": "128", "held_out": "0", "max_tokens": "100000"}, {"prompt": 18}),
         ("kto", {"batch_size": "192", "held_out": "0", "max_tokens": "100000"}, {"ragged": True}),
         (
