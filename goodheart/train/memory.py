@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from goodheart.data.batches import Example
 from goodheart.models import native
-from goodheart.models.causal import CausalLM, states_before
+from goodheart.models.causal import CausalLM, before
 from goodheart.models.heads import RewardEnsemble, RewardModel, ValueModel
 from goodheart.models.packed import kept_tokens
 from goodheart.models.transformer import Transformer
@@ -275,7 +275,7 @@ def _saved(trunk: nn.Module, length: int, states: int) -> float:
     mask_BT = (torch.arange(length) >= length - states).to(device)[None]
     with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         if isinstance(trunk, CausalLM):
-            pack(states_before(trunk, ids_BT, mask_BT, lengths_B=lengths_B))  # kept by the loss
+            pack(trunk(ids_BT, kept_N=before(mask_BT), lengths_B=lengths_B))  # kept by the loss
         else:  # an encoder
             trunk(ids_BT, lengths_B)
     return float(sum(found.values()))
