@@ -4,6 +4,7 @@
 
 Every run is one command of goodheart of two steps on a random model; what is printed is its memory.json. Prompts are a
 quarter of a row. Answers of rows "full" all have the most tokens, of rows "ragged" between a quarter and all of them.
+"recomputed" is full rows with activation_checkpointing.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from bench import machine, tiny
 ROOT = Path(__file__).parents[1]
 _PROMPT = 4  # rows are this many times as long as their prompts
 _STEPS = 2
+_LENGTHS = ("full", "ragged", "recomputed")
 _MIB = 2**20
 
 Row = dict[str, Any]
@@ -46,7 +48,7 @@ def main() -> int:
     parser.add_argument("--sizes", nargs="+", default=["1M", "5M"], choices=tiny.SIZES)
     parser.add_argument("--rows", type=int, default=64, help="of a step; pairs have two each")
     parser.add_argument("--length", type=int, default=256, help="tokens of the longest row")
-    parser.add_argument("--lengths", nargs="+", default=["full", "ragged"], choices=["full", "ragged"])
+    parser.add_argument("--lengths", nargs="+", default=list(_LENGTHS), choices=_LENGTHS)
     parser.add_argument("--set", action="append", default=[], dest="sets", help="setting of every stage, key=value")
     parser.add_argument("--threads", type=int, default=1)
     a = parser.parse_args()
@@ -54,8 +56,9 @@ def main() -> int:
     print("| run | rows x tokens | planned, MiB | peak, MiB | |\n|---|---|---|---|---|", flush=True)
     for size in a.sizes:
         for stage in a.stages:
-            for lengths in ["full"] if stage in _ANSWERS_ITSELF else a.lengths:
-                found = measured(stage, size, a.rows, a.length, lengths == "ragged", a.sets, a.threads)
+            for lengths in [each for each in a.lengths if each != "ragged" or stage not in _ANSWERS_ITSELF]:
+                sets = [*a.sets, *["activation_checkpointing=true"] * (lengths == "recomputed")]
+                found = measured(stage, size, a.rows, a.length, lengths == "ragged", sets, a.threads)
                 print(line(f"`{stage}`, {size}, {lengths}", f"{a.rows} x {a.length}", found), flush=True)
     return 0
 

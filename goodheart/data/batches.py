@@ -48,11 +48,12 @@ class Batch:
     ids_BT: torch.Tensor  # long
     mask_BT: torch.Tensor  # bool, True where trained on
     lengths_B: torch.Tensor  # long, real tokens of each row
+    kept_N: torch.Tensor  # long, `models.causal.before` the mask: a GPU would have to be waited for to find it
     segments_BT: torch.Tensor | None = None  # long, packed rows only: 0 = padding, 1.. = which sequence of the row
     positions_BT: torch.Tensor | None = None  # long, packed rows only: from 0 in each sequence
 
     def to(self, device: Any) -> Batch:
-        moved = (self.ids_BT, self.mask_BT, self.lengths_B, self.segments_BT, self.positions_BT)
+        moved = (self.ids_BT, self.mask_BT, self.lengths_B, self.kept_N, self.segments_BT, self.positions_BT)
         return Batch(*(None if t is None else t.to(device, non_blocking=True) for t in moved))  # type: ignore[arg-type]
 
 
@@ -84,6 +85,7 @@ def pad(rows: Sequence[Example] | Sequence[Sequence[Example]], pad_id: int) -> B
         torch.from_numpy(ids),
         torch.from_numpy(mask),
         torch.tensor(lengths, dtype=torch.long),
+        torch.from_numpy(np.flatnonzero(mask) - 1),
         torch.from_numpy(segments) if packed else None,
         torch.from_numpy(positions) if packed else None,
     )

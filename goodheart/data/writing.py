@@ -12,7 +12,6 @@ import itertools
 import json
 import operator
 import os
-import secrets
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -94,7 +93,7 @@ def write_rows(path: str | Path, rows: Rows, *, shared: Sequence[str] = ()) -> i
 def _held_beside(path: Path) -> BinaryIO:
     """A new temporary file beside `path`, locked until it is closed, however this process ends."""
     while True:
-        file = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp").open("xb", buffering=_BUFFER)
+        file = path.with_name(f".{path.name}.{os.urandom(4).hex()}.tmp").open("xb", buffering=_BUFFER)
         with contextlib.suppress(OSError):
             fcntl.flock(file, fcntl.LOCK_EX)
         if os.fstat(file.fileno()).st_nlink:

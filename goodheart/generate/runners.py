@@ -51,7 +51,7 @@ class NativeRunner:
         distinct, sources = share(prompts)
         ids_UT, lengths_U = pad(distinct, self.cache.device)
         self.cache.start([len(p) for p in prompts], sources)
-        hidden_UD = self.model(ids_UT, cache=self.cache, keep_BT=at_end(lengths_U, ids_UT.shape[1]))
+        hidden_UD = self.model(ids_UT, cache=self.cache, kept_N=at_end(lengths_U, ids_UT.shape[1]))
         return shared_out(hidden_UD, sources)
 
     def step(self, tokens_N: Tensor) -> Tensor:
@@ -79,7 +79,7 @@ class HFRunner:
         distinct, sources = share(prompts)
         ids_UT, lengths_U = pad(distinct, self.cache.device)
         self.cache.start([len(p) for p in prompts], sources)
-        hidden_UD = self.model(ids_UT, cache=self.cache, keep_BT=at_end(lengths_U, ids_UT.shape[1]))
+        hidden_UD = self.model(ids_UT, cache=self.cache, kept_N=at_end(lengths_U, ids_UT.shape[1]))
         self.cache.merge()
         return shared_out(hidden_UD, sources)
 
@@ -115,7 +115,7 @@ class RecomputingRunner:
 
     def _last(self, rows: Sequence[Sequence[int]]) -> Tensor:
         ids_NT, lengths_N = pad(rows, self.device)
-        return self.model(ids_NT, lengths_B=lengths_N, keep_BT=at_end(lengths_N, ids_NT.shape[1]))
+        return self.model(ids_NT, lengths_B=lengths_N, kept_N=at_end(lengths_N, ids_NT.shape[1]))
 
 
 def way(model: CausalLM) -> str:

@@ -55,13 +55,23 @@ def set_aside(output: Path, folder: Path) -> None:
     output.rename(target)
 
 
-def reads_from(text: str, output: Path, *, is_data: bool) -> bool:
-    """Whether an input is an output or lies in it, or is a pattern that finds it, or a folder of data around it."""
-    pattern, place = Path(text).expanduser().resolve(), output.resolve()
+def whole(text: str | Path) -> Path:
+    """A path as told, from the root on and with links followed: what stands for a place, whatever it is called."""
+    return Path(text).expanduser().resolve()
+
+
+def reads_from(pattern: Path, place: Path, *, is_data: bool) -> bool:
+    """Whether an input is an output or lies in it, or is a pattern that finds it, or a folder of data around it.
+
+    Args:
+        pattern: the input, whole.
+        place: the output, whole.
+        is_data: whether the input is data; else a model, a judge or a function.
+    """
     wanted, made = pattern.parts, place.parts
     for want, have in zip(wanted, made, strict=False):
         if want == "**":  # any folders; what lies inside a folder that is yet to be made is not known
-            return not file_kind(output) or fnmatchcase(str(place), str(pattern).replace("**/", "*"))
+            return not file_kind(place) or fnmatchcase(str(place), str(pattern).replace("**/", "*"))
         if want != have and not fnmatchcase(have, want):
             return False
     return is_data or len(wanted) >= len(made)
@@ -73,23 +83,23 @@ def misplaced(output: Path, inputs: Iterable[tuple[str, bool]], others: Mapping[
     Args:
         output: the place.
         inputs: what the stage reads: text, and whether it is data.
-        others: outputs of the stages above, by name.
+        others: where the stages above write, whole, by name.
         out: the pipeline's folder.
     """
-    place = output.resolve()
+    place = whole(output)
     for what, folder in (("the pipeline's own folder", out.resolve()), ("the current folder", Path.cwd())):
         if _contains(place, folder):
             return f"{output} is or contains {what}"
     for name, other in others.items():
-        if place == other.resolve():
+        if place == other:
             return f"stage `{name}` writes {output} already"
-        if _contains(place, other.resolve()) or _contains(other.resolve(), place):
+        if _contains(place, other) or _contains(other, place):
             return f"{output} and what stage `{name}` writes lie in each other"
     for text, is_data in inputs:
         if not is_function(text) and any(_contains(place, p) or _contains(p, place) for p in _there(text)):
             return f"the stage reads {text}, and {output} is it, contains it or lies in it"
         is_pattern = any(sign in text for sign in "*?[") and not ("**" in text and not file_kind(output))
-        if is_pattern and reads_from(text, output, is_data=is_data):
+        if is_pattern and reads_from(whole(text), place, is_data=is_data):
             return f"the stage reads {text}, which would find {output} too"
     return ""
 

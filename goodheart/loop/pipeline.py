@@ -87,6 +87,7 @@ class Pipeline:
         view = view or Unseen()
         if only is not None:
             self._step(only)  # before a folder is made
+        _ = [step.code for step in self.steps]  # what is loaded; a file that is edited from now on counts next time
         with _held(FolderLock(self.out)):
             Record(self.out).keep_gates(self.gates)
             plans = self.plan(only)

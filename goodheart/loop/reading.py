@@ -31,7 +31,7 @@ from typing import Any
 from goodheart.errors import ConfigError
 from goodheart.loop.gates import Gate
 from goodheart.loop.inputs import missing
-from goodheart.loop.outputs import misplaced, reads_from
+from goodheart.loop.outputs import misplaced, reads_from, whole
 from goodheart.loop.registry import stage
 from goodheart.loop.step import Step
 from goodheart.train.config import Path_, apply_sets, load_yaml, nearest, place, validate
@@ -196,15 +196,16 @@ class PipelineFile:
     def _check_output(self, step: Step) -> None:
         """Refuses a place where an output would meet something that must stay."""
         where = self._place("stages", step.name, "out")
-        read = [(text, is_data) for _, text, is_data in step.kind.inputs(step.settings.model_dump(mode="json"))]
-        wrong = misplaced(step.output, read, {other.name: other.output for other in self.steps}, self.out)
+        read = [(text, is_data) for _, text, is_data in step.inputs]
+        wrong = misplaced(step.output, read, {other.name: other.place for other in self.steps}, self.out)
         if wrong:
             raise ConfigError(f"{where}`out`: {wrong}; choose another place")
 
     def _check_inputs(self, step: Step) -> None:
         """Refuses inputs that neither exist nor are made by a stage above; notes the stages that make them."""
-        for path, text, is_data in step.kind.inputs(step.settings.model_dump(mode="json")):
-            makers = [other.name for other in self.steps if reads_from(text, other.output, is_data=is_data)]
+        for path, text, is_data in step.inputs:
+            named = whole(text)
+            makers = [other.name for other in self.steps if reads_from(named, other.place, is_data=is_data)]
             step.parents += [name for name in makers if name not in step.parents]
             reason = "" if makers else missing(text, is_data=is_data)
             if reason:

@@ -7,7 +7,6 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from goodheart.data.layouts import LAYOUTS
 from goodheart.data.writing import unwritable
 from goodheart.errors import ConfigError
 from goodheart.judges.settings import Columns
@@ -68,6 +67,8 @@ class ExportConfig(Settings):
     def _possible(self) -> ExportConfig:
         if why := unwritable(self.out, []):
             raise ValueError(f"`out`: {why}")
+        from goodheart.data.layouts import LAYOUTS  # and with it every format: only for an export
+
         if self.to not in LAYOUTS:
             raise ValueError(f"`to`: unknown layout {self.to!r}{nearest(self.to, list(LAYOUTS))}")
         if self.weights is not None and (self.trust or self.labels == "trusted"):

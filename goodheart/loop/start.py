@@ -8,7 +8,6 @@ from pathlib import Path
 
 from goodheart.errors import ConfigError
 from goodheart.loop.pipeline import Pipeline
-from goodheart.loop.view import show_plan, show_results
 
 DEFAULT = Path("goodheart.yaml")
 
@@ -38,9 +37,12 @@ def run_pipeline(
     file, stage = _file(pipeline, stage)
     loaded = Pipeline.load(file, sets, trust_code=trust_code)
     if plan:
+        from goodheart.loop.plan_view import show_plan
+
         show_plan(loaded, stage)
         return
     from goodheart.loop.live import seen  # not for a plan, which is to be there at once
+    from goodheart.loop.view import show_results
 
     with seen(loaded) as view:
         loaded.run(stage, view)

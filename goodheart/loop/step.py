@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from glob import glob
 from pathlib import Path
 from typing import Any
@@ -13,9 +13,9 @@ from typing import Any
 from pydantic import BaseModel
 
 from goodheart.loop.code import changed, code_of
-from goodheart.loop.outputs import Stamps, stamps
+from goodheart.loop.outputs import Stamps, stamps, whole
 from goodheart.loop.registry import Stage
-from goodheart.train.config import NOT_RESULTS, Settings
+from goodheart.train.config import NOT_RESULTS, Path_, Settings
 from goodheart.train.lineage import content, is_function, reordered
 
 Identity = dict[str, Any]
@@ -33,13 +33,22 @@ class Step:
     settings: Settings
     output: Path
     parents: list[str] = field(default_factory=list)  # names of earlier stages it reads
-    code: dict[str, str] = field(init=False)  # file -> hash, of what was loaded: a file edited later runs next time
 
-    def __post_init__(self) -> None:
-        self.code = code_of(self.kind.module)
-        for _, text, _ in self.kind.inputs(self.settings.model_dump(mode="json")):
-            if is_function(text):
-                self.code = self.code | code_of(text.partition(":")[0])
+    @cached_property
+    def place(self) -> Path:
+        """Its output, from the root on."""
+        return whole(self.output)
+
+    @cached_property
+    def inputs(self) -> list[tuple[Path_, str, bool]]:
+        """What its settings name as input, see `Stage.inputs`."""
+        return list(self.kind.inputs(self.settings.model_dump(mode="json")))
+
+    @cached_property
+    def code(self) -> dict[str, str]:
+        """file -> hash, of what makes the output, as it was when first asked for: before any stage is run."""
+        functions = [text.partition(":")[0] for _, text, _ in self.inputs if is_function(text)]
+        return {file: digest for module in (self.kind.module, *functions) for file, digest in code_of(module).items()}
 
     @property
     def finished(self) -> bool:
@@ -56,7 +65,7 @@ class Step:
         """What the output depends on: settings, the content of all they name, and the code that runs."""
         settings = self.settings.model_dump(mode="json", exclude={"quiet"})
         inputs: dict[str, str] = {}
-        for _, text, _ in self.kind.inputs(settings):
+        for _, text, _ in self.inputs:
             if not is_function(text) and (digest := _digest(text, _stamps(text))) is not None:
                 inputs[text] = digest
         for name in self.kind.campaigns:

@@ -1,4 +1,4 @@
-"""What a person sees of plans and results."""
+"""What a person sees of results."""
 
 from __future__ import annotations
 
@@ -51,18 +51,6 @@ def show_run(run: Run) -> None:
     _console.print(results_table(run.results))
     if run.model_dir.is_dir():
         _console.print(f"model written to {run.model_dir}")
-
-
-def show_plan(pipeline: Pipeline, only: str | None = None) -> None:
-    """Each stage, or `only` that one: whether it runs, and why; and which gates wait where."""
-    table = Table("stage", "", "why", box=None, pad_edge=False)
-    names = [step.name for step in pipeline.steps]
-    for plan in pipeline.plan(only):
-        table.add_row(plan.step.name, "run" if plan.runs else "skip", plan.reason)
-        for gate in pipeline.gates:
-            if max(gate.stages, key=names.index) == plan.step.name:
-                table.add_row("", "gate", gate.text)
-    _console.print(table)
 
 
 def show_results(pipeline: Pipeline) -> None:

@@ -75,16 +75,16 @@ class CausalLM(nn.Module):
         segments_BT: Tensor | None = None,
         lengths_B: Tensor | None = None,
         cache: Any = None,
-        keep_BT: Tensor | None = None,
+        kept_N: Tensor | None = None,
     ) -> Tensor:
         """Hidden states after the final norm.
 
         ids_BT: token ids, right-padded. positions_BT: 0 .. T-1 when absent. segments_BT: packed rows, 1.. = number of
         the sequence within its row, 0 = padding; sequences do not see each other. lengths_B: real tokens per row
         (only models that need an attention mask look at it). cache: keys and values of earlier tokens, with
-        `attend(layer, q_BHTd, k_BGTd, v_BGTd, *, scale, window, softcap) -> out_BHTd`. keep_BT: True on the positions
-        whose states are wanted; what only the others would need is not computed.
-        -> hidden_BTD, or with keep_BT hidden_ND, row by row.
+        `attend(layer, q_BHTd, k_BGTd, v_BGTd, *, scale, window, softcap) -> out_BHTd`. kept_N: places
+        (row * T + t) whose states are wanted, see `before` and `at_end`; what only others would need is not computed.
+        -> hidden_BTD, or with kept_N hidden_ND.
         """
         raise NotImplementedError
 
@@ -101,24 +101,26 @@ def completion_logprobs(
     lengths_B: Tensor | None = None,
     positions_BT: Tensor | None = None,
     segments_BT: Tensor | None = None,
+    kept_N: Tensor | None = None,
     temperature: float = 1.0,
     with_entropy: bool = False,
 ) -> TokenLogps:
     """Log-probabilities of the masked tokens; prompts and padding never reach the output layer.
 
     ids_BT: right-padded tokens. mask_BT: True on tokens to score; column 0 is ignored (nothing precedes it).
+    kept_N: `before(mask_BT)`, where it is known; to find it on a GPU is to wait for it.
     temperature: divides the logits; the same value as in sampling.
     -> logps_BT float32 with 0.0 off the mask, entropy_BT likewise (None unless asked), hidden_ND of the states before
     the masked tokens.
     """
-    hidden_ND = states_before(
-        model, ids_BT, mask_BT, positions_BT=positions_BT, segments_BT=segments_BT, lengths_B=lengths_B
-    )
+    kept_N = before(mask_BT) if kept_N is None else kept_N
+    inputs = {"positions_BT": positions_BT, "segments_BT": segments_BT, "lengths_B": lengths_B}
+    hidden_ND = model(ids_BT, kept_N=kept_N, **inputs)
     head = model.unembed()
     logps_N, entropy_N = token_logprobs(
         hidden_ND,
         head.weight_VD,
-        ids_BT[:, 1:][mask_BT[:, 1:]],
+        ids_BT.flatten()[kept_N + 1],
         bias_V=head.bias_V,
         scale=head.scale,
         softcap=head.softcap,
@@ -126,25 +128,26 @@ def completion_logprobs(
         with_entropy=with_entropy,
         softmax=native if native.takes(hidden_ND, head.weight_VD) else None,
     )
-    entropy_BT = None if entropy_N is None else at_tokens(entropy_N, mask_BT)
-    return TokenLogps(at_tokens(logps_N, mask_BT), entropy_BT, hidden_ND)
+    entropy_BT = None if entropy_N is None else at_tokens(entropy_N, kept_N, mask_BT)
+    return TokenLogps(at_tokens(logps_N, kept_N, mask_BT), entropy_BT, hidden_ND)
 
 
-def states_before(model: CausalLM, ids_BT: Tensor, mask_BT: Tensor, **inputs: Tensor | None) -> Tensor:
-    """Hidden states that the masked tokens are predicted from: the one place where a token meets the state before it.
+def before(mask_BT: Tensor) -> Tensor:
+    """Where the states are that the masked tokens are predicted from, one place before each; column 0 is ignored.
 
-    inputs: further arguments of `CausalLM.forward`. -> hidden_ND, row by row; a mask in column 0 is ignored.
+    -> kept_N, for `CausalLM.forward`. On a GPU this waits for it, as nobody knows how many they are.
     """
-    return model(ids_BT, keep_BT=nn.functional.pad(mask_BT[:, 1:], (0, 1)), **inputs)
+    return nn.functional.pad(mask_BT[:, 1:], (0, 1)).flatten().nonzero().squeeze(1)
 
 
 def at_end(lengths_B: Tensor, width: int) -> Tensor:
-    """True on the last real token of each row, and on the first place of an empty one. -> bool_BT"""
-    return torch.arange(width, device=lengths_B.device) == (lengths_B - 1).clamp(min=0)[:, None]
+    """Where the last real token of each row is, and the first place of an empty one. -> kept_B"""
+    return torch.arange(len(lengths_B), device=lengths_B.device) * width + (lengths_B - 1).clamp(min=0)
 
 
-def at_tokens(values_N: Tensor, mask_BT: Tensor) -> Tensor:
-    """Put values of the masked tokens in their place; zeros elsewhere. Differentiable. -> values_BT"""
-    selected = mask_BT.clone()
-    selected[:, 0] = False
-    return values_N.new_zeros(mask_BT.shape).masked_scatter(selected, values_N)
+def at_tokens(values_N: Tensor, kept_N: Tensor, mask_BT: Tensor) -> Tensor:
+    """Put values of the masked tokens, whose kept_N is `before` them, in their place; zeros elsewhere. Differentiable.
+
+    By numbers: a mask would have a GPU waited for, here or in backward. -> values_BT
+    """
+    return values_N.new_zeros(mask_BT.numel()).index_put((kept_N + 1,), values_N).view(mask_BT.shape)

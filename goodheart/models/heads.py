@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from goodheart.errors import ModelError
-from goodheart.models.causal import CausalLM, at_end, at_tokens, states_before
+from goodheart.models.causal import CausalLM, at_end, at_tokens, before
 
 
 class RewardModel(nn.Module):
@@ -52,7 +52,7 @@ class RewardModel(nn.Module):
         """
         if self.score is None:
             return self.backbone(ids_BT, lengths_B).float()
-        last_BD = self.backbone(ids_BT, lengths_B=lengths_B, keep_BT=at_end(lengths_B, ids_BT.shape[1]))
+        last_BD = self.backbone(ids_BT, lengths_B=lengths_B, kept_N=at_end(lengths_B, ids_BT.shape[1]))
         return last_BD.float() @ self.score.weight.float().t()
 
 
@@ -93,7 +93,7 @@ class ValueHead(nn.Module):
         before token t; 0.0 off the mask and in column 0.
         """
         weight, bias = self.value.weight.float(), self.value.bias.float()
-        return at_tokens(nn.functional.linear(hidden_ND.float(), weight, bias).squeeze(-1), mask_BT)
+        return at_tokens(nn.functional.linear(hidden_ND.float(), weight, bias).squeeze(-1), before(mask_BT), mask_BT)
 
 
 class ValueModel(nn.Module):
@@ -134,7 +134,7 @@ class ValueModel(nn.Module):
 
         -> values_BT float32, see `ValueHead`.
         """
-        return self.head(states_before(self.backbone, ids_BT, mask_BT, lengths_B=lengths_B), mask_BT)
+        return self.head(self.backbone(ids_BT, kept_N=before(mask_BT), lengths_B=lengths_B), mask_BT)
 
 
 def reward_from_causal(model: CausalLM, num_heads: int = 1, *, seed: int = 0) -> RewardModel:

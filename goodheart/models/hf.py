@@ -64,7 +64,7 @@ class HFCausal(CausalLM):
         segments_BT: Tensor | None = None,
         lengths_B: Tensor | None = None,
         cache: Any = None,
-        keep_BT: Tensor | None = None,
+        kept_N: Tensor | None = None,
     ) -> Tensor:
         """See `CausalLM.forward`. Position ids are always passed, so that learned positions never depend on padding.
 
@@ -79,7 +79,7 @@ class HFCausal(CausalLM):
             hidden_BTD = self._run(ids_BT, positions_BT, None)  # right padding is invisible to a causal model
         else:
             hidden_BTD = self._run(ids_BT, positions_BT, self._packed_mask(segments_BT))
-        return hidden_BTD if keep_BT is None else hidden_BTD[keep_BT]
+        return hidden_BTD if kept_N is None else hidden_BTD.flatten(0, 1)[kept_N]
 
     def unembed(self) -> Unembedding:
         """See `CausalLM.unembed`."""

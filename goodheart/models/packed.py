@@ -42,7 +42,7 @@ class Packed:
     def of(
         cls,
         ids_BT: Tensor,
-        keep_BT: Tensor,
+        kept_N: Tensor,
         lengths_B: Tensor | None = None,
         positions_BT: Tensor | None = None,
         segments_BT: Tensor | None = None,
@@ -59,7 +59,7 @@ class Packed:
             return None
         ids = ids_BT.reshape(-1)
         source, place, rows, families = _sorted_rows(ids, starts, lengths)
-        kept_K = place[keep_BT.reshape(-1)]
+        kept_K = place[kept_N]
         if len(kept_K) and int(kept_K.min()) < 0:
             return None
         longest = max(shared + own for _, shared, own in rows)

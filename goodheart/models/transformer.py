@@ -174,9 +174,9 @@ class Trunk(nn.Module):
         positions_BT: Tensor | None,
         segments_BT: Tensor | None,
         cache: Any,
-        keep_BT: Tensor | None = None,
+        kept_N: Tensor | None = None,
     ) -> Tensor:
-        """See `CausalLM.forward`. -> hidden_BTD, or hidden_ND of the positions to keep."""
+        """See `CausalLM.forward`. -> hidden_BTD, or hidden_ND of the places to keep."""
         c, T, device = self.c, ids_BT.shape[1], ids_BT.device
         x_BTD = self.embed(ids_BT)
         angles = {rope: rotary.angles(positions_BT, T, device, x_BTD.dtype) for rope, rotary in self._rotaries.items()}
@@ -185,7 +185,6 @@ class Trunk(nn.Module):
             (None if rope is None else angles[rope], who.get(window, Pattern()))
             for rope, window in zip(c.ropes, c.windows, strict=True)
         ]
-        kept_N = None if keep_BT is None else keep_BT.flatten().nonzero().squeeze(1)
         return self._through(x_BTD, inputs, cache, kept_N)
 
     def packed(self, rows: Packed) -> Tensor:
@@ -270,15 +269,15 @@ class Transformer(CausalLM):
         segments_BT: Tensor | None = None,
         lengths_B: Tensor | None = None,
         cache: Any = None,
-        keep_BT: Tensor | None = None,
+        kept_N: Tensor | None = None,
     ) -> Tensor:
         """See `CausalLM.forward`. Pads on the right cannot reach real tokens; lengths_B tells where they are, so that
         nothing is computed for them."""
-        if cache is None and keep_BT is not None and ids_BT.device.type == "cpu" and self.packs():
-            rows = Packed.of(ids_BT, keep_BT, lengths_B, positions_BT, segments_BT)
+        if cache is None and kept_N is not None and ids_BT.device.type == "cpu" and self.packs():
+            rows = Packed.of(ids_BT, kept_N, lengths_B, positions_BT, segments_BT)
             if rows is not None:
                 return self.model.packed(rows)
-        return self.model(ids_BT, positions_BT, segments_BT, cache, keep_BT)
+        return self.model(ids_BT, positions_BT, segments_BT, cache, kept_N)
 
     def packs(self) -> bool:
         """Whether c/attention.c computes what this model needs; passes that are told of rows have no padding then."""

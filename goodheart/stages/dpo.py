@@ -128,11 +128,11 @@ def _rows_loss(
     logps_B, tokens_B = answer_logps(model, batch)
     ref_logps_PK = None
     if known.ref_logps is not None:
-        ref_logps_PK = _laid(torch.cat([known.ref_logps[i] for i in rows]).to(device), batch.valid_PK)
+        ref_logps_PK = batch.laid(torch.cat([known.ref_logps[i] for i in rows]).to(device))
     return dpo_loss(
-        _laid(logps_B, batch.valid_PK),
+        batch.laid(logps_B),
         ref_logps_PK,
-        _laid(tokens_B, batch.valid_PK),
+        batch.laid(tokens_B),
         batch.ranks_PK,
         batch.valid_PK,
         num_prompts=weight,
@@ -145,11 +145,6 @@ def _rows_loss(
         weight_P=batch.trust_PN[:, 0],
         whole_ranking=config.ranking == "plackett-luce",
     )
-
-
-def _laid(values_B: Tensor, valid_PK: Tensor) -> Tensor:
-    """One value per answer in its place; 0 where a prompt has fewer."""
-    return values_B.new_zeros(valid_PK.shape).masked_scatter(valid_PK, values_B)
 
 
 def _scores(

@@ -39,7 +39,12 @@ class LabelBatch:
 
     def __init__(self, items: Sequence[Compared], trust_PN: Tensor, pad_id: int, device: torch.device) -> None:
         batch = pad([e for item in items for e in item.answers], pad_id).to(device)
-        self.ids_BT, self.mask_BT, self.lengths_B = batch.ids_BT, batch.mask_BT, batch.lengths_B
+        self.ids_BT, self.mask_BT, self.lengths_B, self.kept_N = (
+            batch.ids_BT,
+            batch.mask_BT,
+            batch.lengths_B,
+            batch.kept_N,
+        )
         self.trust_PN = trust_PN.to(device)
         P, K = len(items), max(len(i.answers) for i in items)
         valid_PK = torch.zeros(P, K, dtype=torch.bool)
@@ -48,6 +53,7 @@ class LabelBatch:
             valid_PK[p, : len(item.answers)] = True
             ranks_PK[p, : len(item.answers)] = torch.tensor(item.ranks)
         self.valid_PK, self.ranks_PK = valid_PK.to(device), ranks_PK.to(device)
+        self._places_B = valid_PK.flatten().nonzero().squeeze(1).to(device)  # of each answer
         self.margin_P = torch.tensor([i.margin or 0.0 for i in items], device=device)
         self.target_P = torch.tensor([i.target or 0.0 for i in items], device=device)
         self._probabilities = [i.probability for i in items]
@@ -61,9 +67,13 @@ class LabelBatch:
     def scores(self, model: RewardModel | RewardEnsemble) -> Tensor:
         """(N, P, K) scores; entries that are not valid are 0."""
         scores_BN = model(self.ids_BT, self.lengths_B).float()
-        laid_PKN = scores_BN.new_zeros(*self.valid_PK.shape, scores_BN.shape[1])
-        laid_PKN[self.valid_PK] = scores_BN
-        return laid_PKN.permute(2, 0, 1)
+        return self.laid(scores_BN).permute(2, 0, 1)
+
+    def laid(self, values_B: Tensor) -> Tensor:
+        """One value (or several) per answer in its place; 0 where a prompt has fewer. -> values_PK (and further)"""
+        P, K = self.valid_PK.shape
+        laid = values_B.new_zeros(P * K, *values_B.shape[1:]).index_put((self._places_B,), values_B)
+        return laid.view(P, K, *values_B.shape[1:])
 
 
 HeadLoss = Callable[[Tensor, LabelBatch, int, StepSize], tuple[Tensor, MetricSums]]  # scores_PK, batch, head, size

@@ -37,7 +37,7 @@ from goodheart.train.session import Session
 
 def answer_logps(model: CausalLM, batch: Batch | LabelBatch) -> tuple[Tensor, Tensor]:
     """Log-probability of the marked tokens of each row in nats, and how many they are. -> logps_B, tokens_B"""
-    out = completion_logprobs(model, batch.ids_BT, batch.mask_BT, lengths_B=batch.lengths_B)
+    out = completion_logprobs(model, batch.ids_BT, batch.mask_BT, lengths_B=batch.lengths_B, kept_N=batch.kept_N)
     return out.logps_BT.sum(1), batch.mask_BT.sum(1)
 
 

@@ -12,6 +12,7 @@ import torch
 
 # glibc's names for mallopt, from malloc.h.
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
+_LARGE = 2**20  # bytes; fixed, while glibc by itself raises its threshold with what it sees freed
 
 
 def present(device: torch.device) -> float:
@@ -59,6 +60,17 @@ def keep_freed() -> None:
     # glibc before 2.35 takes no more than 32 MiB; with the second alone everything large would be mapped for ever.
     if mallopt(_M_MMAP_THRESHOLD, 2**30) or mallopt(_M_MMAP_THRESHOLD, 2**25):
         mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
+
+
+def map_large() -> None:
+    """Lets glibc map every large tensor by itself and give it back once it is freed: the other way than `keep_freed`.
+
+    What layers that are computed again take and free comes in another order each time, and glibc finds no place for an
+    aligned block in a hole of just its size. The heap then grows to three times what is in use at once.
+    """
+    with contextlib.suppress(AttributeError, OSError, TypeError):
+        ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, _LARGE)
+        ctypes.CDLL(None).mallopt(_M_TRIM_THRESHOLD, 2 * _LARGE)
 
 
 def _give_back() -> None:

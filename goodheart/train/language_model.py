@@ -158,6 +158,7 @@ def next_token_loss(model: CausalLM, batch: Batch, num_tokens: int) -> tuple[tor
         lengths_B=batch.lengths_B,
         positions_BT=batch.positions_BT,
         segments_BT=batch.segments_BT,
+        kept_N=batch.kept_N,
     )
     total = -out.logps_BT.sum()
     sums = MetricSums()

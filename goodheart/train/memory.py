@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from goodheart.data.batches import Example
 from goodheart.models import native
-from goodheart.models.causal import CausalLM, states_before
+from goodheart.models.causal import CausalLM, before
 from goodheart.models.heads import RewardEnsemble, RewardModel, ValueModel
 from goodheart.models.packed import kept_tokens
 from goodheart.models.transformer import Transformer
@@ -39,7 +39,8 @@ _LOGITS = 4 * 2**24
 # Code and buffers that the first step brings in on a CPU, bytes.
 _FIRST_STEP = 24 * 2**20
 # Of what the passes of each network take on a CPU, about so much again lies free in between, in pieces too small to be
-# used: what is freed is kept for the next step (`held.keep_freed`). What is counted on a GPU has no such pieces.
+# used: what is freed is kept for the next step (`held.keep_freed`), but where layers are computed again
+# (`held.map_large`). What is counted on a GPU has no such pieces.
 _SCATTERED = 0.1
 # Of what a layer keeps for backward, about as much again lives for a moment while its gradient is computed.
 _MOMENTARY = 0.5
@@ -170,7 +171,8 @@ def plan(state: TrainState, device: torch.device, most: Most, max_tokens: int) -
         elif isinstance(thing, _NETWORKS) and any(p.requires_grad for p in thing.parameters()):
             # Networks that are trained beside each other are passed one after the other.
             taken = _pass(thing, rows, most)
-            passes, scattered = max(passes, taken), scattered + _SCATTERED * taken
+            again = any(trunk.checkpoint_activations for trunk in _trunks(thing))
+            passes, scattered = max(passes, taken), scattered + (0.0 if again else _SCATTERED * taken)
     passes += scattered + _FIRST_STEP if device.type == "cpu" else 0.0
     return MemoryPlan(
         present(device), gradients, passes, most.cache, rows, most.longest, most.together, available(device)
@@ -217,16 +219,21 @@ def _pass(model: nn.Module, rows: int, most: Most) -> float:
     packs = all(isinstance(trunk, Transformer) and trunk.packs() for trunk in trunks)
     tokens = most.tokens if packs and most.tokens else rows * most.longest
     states = most.states or tokens
+    logits, gradient, asked = (
+        0.0,
+        0.0,
+        states if isinstance(model, ValueModel) else rows,
+    )  # whose last tokens are scored
+    if isinstance(model, CausalLM):
+        asked, (logits, gradient) = states, _logits(model, states)
     keeps = kept(model)
+    through = keeps.of(tokens, asked, most.longest) + logits
     with _recomputing_nothing(model) as recomputed:
-        # What is recomputed stands whole while its layer's gradient is computed.
-        moment = (1 + _MOMENTARY) * kept(model).of_layer(tokens, most.longest) if recomputed else 0.0
-    moment = moment or _MOMENTARY * keeps.of_layer(tokens, most.longest)
-    if not isinstance(model, CausalLM):
-        asked = states if isinstance(model, ValueModel) else rows  # whose last tokens are scored
-        return keeps.of(tokens, asked, most.longest) + moment
-    logits, gradient = _logits(model, states)
-    return keeps.of(tokens, states, most.longest) + logits + max(gradient, moment)
+        if not recomputed:
+            return through + max(gradient, _MOMENTARY * keeps.of_layer(tokens, most.longest))
+        # A layer stands whole while its gradient is computed; then nothing is left of what is above it.
+        layer = (1 + _MOMENTARY) * kept(model).of_layer(tokens, most.longest)
+    return max(through + gradient, keeps.of(tokens, 0, most.longest) + layer)
 
 
 def _logits(model: CausalLM, states: int) -> tuple[float, float]:
@@ -268,7 +275,7 @@ def _saved(trunk: nn.Module, length: int, states: int) -> float:
     mask_BT = (torch.arange(length) >= length - states).to(device)[None]
     with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         if isinstance(trunk, CausalLM):
-            pack(states_before(trunk, ids_BT, mask_BT, lengths_B=lengths_B))  # kept by the loss
+            pack(trunk(ids_BT, kept_N=before(mask_BT), lengths_B=lengths_B))  # kept by the loss
         else:  # an encoder
             trunk(ids_BT, lengths_B)
     return float(sum(found.values()))

@@ -71,6 +71,8 @@ class Session:
         self.profiler: StepProfiler | None = None
         self._halvings = 0
         self._planned: memory.MemoryPlan | None = None
+        if config.activation_checkpointing and self.device.type == "cpu":
+            held.map_large()  # who takes more time to save memory wants all of it
         held.begin_peak(self.device)
 
     def report_skipped(self, skipped: Skipped) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from goodheart.errors import ConfigError
-from goodheart.loop.outputs import is_ours, output_digest, reads_from
+from goodheart.loop.outputs import is_ours, output_digest, reads_from, whole
 from goodheart.loop.pipeline import Pipeline
 
 SCORE = """\
@@ -128,18 +128,18 @@ def test_whose_a_folder_is(tmp_path: Path) -> None:
 )
 def test_what_reads_an_output(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, found: bool) -> None:
     monkeypatch.chdir(tmp_path)
-    assert reads_from(text.format(cwd=tmp_path), Path("out/labels.jsonl"), is_data=True) is found
+    assert reads_from(whole(text.format(cwd=tmp_path)), whole("out/labels.jsonl"), is_data=True) is found
 
 
 def test_a_deep_pattern_may_find_something_in_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    assert reads_from("out/**/corpus.jsonl", Path("out/world"), is_data=True)
-    assert not reads_from("in/**/corpus.jsonl", Path("out/world"), is_data=True)
+    assert reads_from(whole("out/**/corpus.jsonl"), whole("out/world"), is_data=True)
+    assert not reads_from(whole("in/**/corpus.jsonl"), whole("out/world"), is_data=True)
 
 
 def test_a_model_is_no_folder_around_an_output() -> None:
-    assert not reads_from("runs", Path("runs/labels.jsonl"), is_data=False)
-    assert reads_from("runs/sft/model", Path("runs/sft"), is_data=False)
+    assert not reads_from(whole("runs"), whole("runs/labels.jsonl"), is_data=False)
+    assert reads_from(whole("runs/sft/model"), whole("runs/sft"), is_data=False)
 
 
 @pytest.mark.parametrize("data", ["out/a.jsonl", "{cwd}/out/a.jsonl", "out/a*.jsonl"])

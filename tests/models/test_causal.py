@@ -24,9 +24,9 @@ class Bigram(CausalLM):
         p = torch.tensor([[0.5, 0.25, 0.25], [0.125, 0.125, 0.75], [1 / 3, 1 / 3, 1 / 3]])
         self.weight_VD = torch.nn.Parameter(p.log().t().contiguous())
 
-    def forward(self, ids_BT: Tensor, keep_BT: Tensor | None = None, **_: Any) -> Tensor:
+    def forward(self, ids_BT: Tensor, kept_N: Tensor | None = None, **_: Any) -> Tensor:
         hidden_BTD = torch.nn.functional.one_hot(ids_BT, 3).float()
-        return hidden_BTD if keep_BT is None else hidden_BTD[keep_BT]
+        return hidden_BTD if kept_N is None else hidden_BTD.flatten(0, 1)[kept_N]
 
     def unembed(self) -> Unembedding:
         return Unembedding(self.weight_VD)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from goodheart.errors import ModelError
-from goodheart.models.causal import CausalLM, states_before
+from goodheart.models.causal import CausalLM, before
 from goodheart.models.heads import RewardEnsemble, RewardModel, ValueHead, ValueModel, reward_from_causal
 from goodheart.models.load import load_causal
 from tests.models.families import saved, some_ids
@@ -33,10 +33,10 @@ class Counter(CausalLM):
     def width(self) -> int:
         return 2
 
-    def forward(self, ids_BT: Tensor, keep_BT: Tensor | None = None, **_: Any) -> Tensor:
+    def forward(self, ids_BT: Tensor, kept_N: Tensor | None = None, **_: Any) -> Tensor:
         at = torch.arange(1, ids_BT.shape[1] + 1).expand_as(ids_BT)
         hidden_BTD = torch.stack((at, ids_BT), dim=-1).float()
-        return hidden_BTD if keep_BT is None else hidden_BTD[keep_BT]
+        return hidden_BTD if kept_N is None else hidden_BTD.flatten(0, 1)[kept_N]
 
 
 def test_score_reads_the_last_real_token() -> None:
@@ -54,7 +54,7 @@ def test_value_is_of_the_state_before_the_token() -> None:
     head.value.weight.data = torch.tensor([[1.0, 100.0]])
     head.value.bias.data = torch.tensor([0.5])
     mask_BT = torch.tensor([[True, True, True], [False, False, True]])
-    hidden_ND = states_before(Counter(), torch.tensor([[5, 6, 7], [8, 9, 4]]), mask_BT)
+    hidden_ND = Counter()(torch.tensor([[5, 6, 7], [8, 9, 4]]), kept_N=before(mask_BT))
     # Token 1 is judged from the state after token 0: 1 + 100 * 5 + 0.5; token 2 from that after token 1: 2 + 600 + 0.5.
     assert head(hidden_ND, mask_BT).tolist() == [[0.0, 501.5, 602.5], [0.0, 0.0, 902.5]]
 

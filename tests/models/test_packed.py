@@ -32,10 +32,9 @@ SMALL: dict[str, Any] = {
 def packed(rows: list[list[int]], keep: list[list[int]]) -> Packed:
     """The layout of padded rows; of each some positions are kept."""
     batch = pad([Example(row, [False] * len(row)) for row in rows], 0)
-    keep_BT = torch.zeros_like(batch.mask_BT)
-    for b, places in enumerate(keep):
-        keep_BT[b, places] = True
-    found = Packed.of(batch.ids_BT, keep_BT, batch.lengths_B)
+    width = batch.ids_BT.shape[1]
+    kept_N = torch.tensor([b * width + place for b, places in enumerate(keep) for place in sorted(places)])
+    found = Packed.of(batch.ids_BT, kept_N, batch.lengths_B)
     assert found is not None
     return found
 
@@ -70,12 +69,12 @@ def test_a_header_that_is_short_beside_the_rows_does_not_make_them_one_piece_of_
 
 
 def test_states_of_padding_and_positions_of_other_kinds_are_left_to_the_plain_pass() -> None:
-    ids_BT, keep_BT = torch.arange(12).view(2, 6), torch.ones(2, 6, dtype=torch.bool)
-    assert Packed.of(ids_BT, keep_BT) is not None
-    assert Packed.of(ids_BT, keep_BT, torch.tensor([6, 5])) is None
-    assert Packed.of(ids_BT, keep_BT, positions_BT=torch.arange(6).repeat(2, 1)) is not None
-    assert Packed.of(ids_BT, keep_BT, positions_BT=torch.arange(1, 7).repeat(2, 1)) is None
-    none, empty = torch.zeros_like(keep_BT), torch.tensor([0, 0])
+    ids_BT, every_N = torch.arange(12).view(2, 6), torch.arange(12)
+    assert Packed.of(ids_BT, every_N) is not None
+    assert Packed.of(ids_BT, every_N, torch.tensor([6, 5])) is None
+    assert Packed.of(ids_BT, every_N, positions_BT=torch.arange(6).repeat(2, 1)) is not None
+    assert Packed.of(ids_BT, every_N, positions_BT=torch.arange(1, 7).repeat(2, 1)) is None
+    none, empty = torch.zeros(0, dtype=torch.long), torch.tensor([0, 0])
     assert Packed.of(ids_BT, none, empty) is None
     assert Packed.of(ids_BT, none, empty, positions_BT=torch.arange(6).repeat(2, 1)) is None
     assert Packed.of(ids_BT, none, segments_BT=torch.zeros(2, 6, dtype=torch.long)) is None

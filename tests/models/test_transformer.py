@@ -197,7 +197,7 @@ def test_kept_positions_equal_the_same_positions_of_all(name: str, checkpointing
     keep_BT = torch.rand(ids_BT.shape, generator=torch.Generator().manual_seed(0)) < 0.4
     keep_BT[1] = False  # a row of which nothing is wanted
     found = []
-    for hidden_ND in (model(ids_BT, keep_BT=keep_BT), model(ids_BT)[keep_BT]):
+    for hidden_ND in (model(ids_BT, kept_N=keep_BT.flatten().nonzero().squeeze(1)), model(ids_BT)[keep_BT]):
         model.zero_grad()
         hidden_ND.square().sum().backward()
         found.append([hidden_ND, *[p.grad for p in model.parameters() if p.grad is not None]])

@@ -11,7 +11,6 @@ import pytest
 import torch
 import yaml
 from safetensors.torch import load_file
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from goodheart.errors import ConfigError, DataError, HealthError
 from goodheart.losses.baselines import group_mean
@@ -23,6 +22,7 @@ from goodheart.train.config import build
 from goodheart.train.metrics import read_metrics
 from tests.stages.commands import assert_same_to_the_bit, in_processes, log, options, start, write_rows
 from tests.stages.crash import pulled_plug
+from tests.waits import Waits
 
 VOWELS = "tests.stages.rewards:vowels"
 ONE_ANSWER = ("reinforce++", "remax")  # recipes whose groups hold one answer
@@ -203,18 +203,6 @@ SPLITS: list[dict[str, Any]] = [
     {"recipe": "gspo", "kl_coef": 0.05, "reward": "tests.stages.rewards:longer_without_e"},
     {"recipe": "dapo", "overlong_zone": 0.5, "reward": "tests.stages.rewards:any_vowel", "dynamic_sampling": 2},
 ]
-
-
-class Waits(TorchDispatchMode):
-    """Counts what a GPU would have to be waited for: a number that is read, places that are looked for."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.count = 0
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        self.count += func.overloadpacket in (torch.ops.aten._local_scalar_dense, torch.ops.aten.nonzero)
-        return func(*args, **(kwargs or {}))
 
 
 def test_an_update_of_more_rows_waits_no_more_often(

@@ -17,7 +17,7 @@ from goodheart.data.batches import Example
 from goodheart.data.records import Prompt
 from goodheart.data.template import Template
 from goodheart.losses.logprobs import token_logprobs
-from goodheart.models.causal import CausalLM, states_before
+from goodheart.models.causal import CausalLM, before
 from goodheart.models.hf import HFCausal
 from goodheart.models.load import load_causal
 from goodheart.models.new import new_model
@@ -63,6 +63,12 @@ train(build(config, sets=[f"{k}={v}" for k, v in rest.items()]))
         ("sft", {"batch_size": "192", "max_tokens": "100000"}, {}),
         ("sft", {"batch_size": "256", "held_out": "0", "max_tokens": "100000"}, {"ragged": True}),
         ("reward", {"batch_size": "96", "held_out": "0", "max_tokens": "100000"}, {}),
+        ("sft", {"batch_size": "256", "max_tokens": "100000", "activation_checkpointing": "true"}, {}),
+        (
+            "reward",
+            {"batch_size": "128", "held_out": "0", "max_tokens": "100000", "activation_checkpointing": "true"},
+            {},
+        ),
         ("dpo", {"batch_size": "128", "held_out": "0", "max_tokens": "100000"}, {"prompt": 18}),
         ("kto", {"batch_size": "192", "held_out": "0", "max_tokens": "100000"}, {"ragged": True}),
         (
@@ -106,7 +112,7 @@ def counted(model: CausalLM, tokens: int) -> float:
 
     ids_BT, mask_BT = torch.zeros(1, tokens, dtype=torch.long), torch.ones(1, tokens, dtype=torch.bool)
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        pack(states_before(model, ids_BT, mask_BT))
+        pack(model(ids_BT, kept_N=before(mask_BT)))
     weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
     return sum(size for where, size in found.items() if where not in weights)
 
