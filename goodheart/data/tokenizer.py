@@ -10,13 +10,13 @@ alone (numbers of any length are spelled alike); words keep the space before the
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from goodheart.data.streams import mended
+from goodheart.data.writing import whole
 from goodheart.errors import ConfigError, DataError
 
 # Padding, begin and end of text, in this order; further ones (roles, say) may follow.
@@ -153,8 +153,7 @@ def _save(folder: Path, tokenizer: str, config: str) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for name, text in (("tokenizer.json", tokenizer), ("tokenizer_config.json", config)):
-            temporary = folder / f".{name}.partial"
-            temporary.write_text(text, encoding="utf-8")
-            os.replace(temporary, folder / name)
+            with whole(folder / name) as file:
+                file.write(text.encode())
     except OSError as error:
         raise DataError(f"{folder}: the tokenizer cannot be written: {error.strerror or error}") from error

@@ -69,34 +69,38 @@ def write_rows(path: str | Path, rows: Rows, *, shared: Sequence[str] = ()) -> i
     kind = file_kind(path)
     if kind not in _WRITERS:
         raise DataError(f"{path}: unknown kind of file to write; use {', '.join(WRITABLE)}, also with .gz or .zst")
-    temporary: Path | None = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        file = _held_beside(path)
-        temporary = Path(file.name)
+        with whole(path) as file, _packed(file, path.suffix.lower()) as target:
+            write = partial(_write_shared_jsonl, shared=shared) if shared and kind == ".jsonl" else _WRITERS[kind]
+            return write(target, iter(rows))
+    except OSError as error:
+        raise DataError(f"{path}: cannot be written: {error.strerror or error}") from error
+
+
+@contextlib.contextmanager
+def whole(path: Path) -> Iterator[BinaryIO]:
+    """A new file beside `path`, which takes its place when the block ends well. Raises OSError."""
+    file = _held_beside(path)
+    temporary = Path(file.name)
+    try:
         with file:
-            with _packed(file, path.suffix.lower()) as target:
-                write = partial(_write_shared_jsonl, shared=shared) if shared and kind == ".jsonl" else _WRITERS[kind]
-                count = write(target, iter(rows))
+            yield file
             file.flush()
             os.fsync(file.fileno())
             temporary.replace(path)
         _sweep(path)
-    except OSError as error:
-        raise DataError(f"{path}: cannot be written: {error.strerror or error}") from error
     finally:
-        if temporary is not None:
-            temporary.unlink(missing_ok=True)
-    return count
+        temporary.unlink(missing_ok=True)
 
 
 def _held_beside(path: Path) -> BinaryIO:
-    """A new temporary file beside `path`, locked until it is closed, however this process ends."""
+    """A temporary file beside `path`, locked until it is closed, however this process ends."""
     while True:
         file = path.with_name(f".{path.name}.{os.urandom(4).hex()}.tmp").open("xb", buffering=_BUFFER)
         with contextlib.suppress(OSError):
             fcntl.flock(file, fcntl.LOCK_EX)
-        if os.fstat(file.fileno()).st_nlink:
+        if Path(file.name).exists():
             return file
         file.close()  # another writer swept it away before it was locked
 

@@ -21,9 +21,9 @@ import torch
 from torch import Tensor
 
 from goodheart.errors import ConfigError, HealthError
-from goodheart.generate.cache import BUCKET, KVCache, round_up
+from goodheart.generate.cache import KVCache
 from goodheart.generate.compiled import CompiledRunner, CompiledSampler
-from goodheart.generate.graphs import LEAST_SPAN, records
+from goodheart.generate.graphs import room
 from goodheart.generate.runners import HFRunner, NativeRunner, RecomputingRunner, Runner, hf_runner, way
 from goodheart.generate.sampling import Sampler, SamplingParams, UniformRows
 from goodheart.generate.scheduler import Row, Scheduler, compact, requests
@@ -137,8 +137,7 @@ class Engine:
         if not isinstance(kept, KVCache):
             kept = None
             with torch.inference_mode(False):
-                room = round_up(length, LEAST_SPAN if records(device) else BUCKET)
-                kept = KVCache(c.layers, slots, room, c.kv_heads, c.head_dim, dtype, device)
+                kept = KVCache(c.layers, slots, room(length, device), c.kv_heads, c.head_dim, dtype, device)
         return NativeRunner(model, kept)
 
     def _sampler(self, params: SamplingParams) -> Callable[[Tensor, Tensor | None], Tensor]:

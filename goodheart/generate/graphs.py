@@ -23,7 +23,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from goodheart.generate.cache import KVCache
+from goodheart.generate.cache import BUCKET, KVCache, round_up
 from goodheart.generate.decode import Decoder
 from goodheart.generate.layers import PlainModel
 from goodheart.generate.steps import Step, Store
@@ -56,7 +56,9 @@ class CUDARecorder:
     """Records CUDA graphs.
 
     On one stream of its own, where work also runs before it is recorded, as torch asks. All graphs share memory for
-    what is between their inputs and outputs: they may be played in any order, but never two at a time.
+    what is between their inputs and outputs: they may be played in any order, but never two at a time. They go all at
+    once or not at all, and nobody else records on the stream: with the first graph that goes, torch frees the workspace
+    of cuBLAS that all graphs of a stream work in.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -94,6 +96,8 @@ class CUDARecorder:
         with contextlib.suppress(Exception):
             torch._C._cuda_endAllocateToPool(self.stream.device_index, self.pool)
         with contextlib.suppress(Exception):
+            failed.reset()  # its memory, where the work failed and the recording of it did not
+        with contextlib.suppress(Exception):
             fresh = torch.cuda.Stream(self.device)
             self._record(torch.cuda.CUDAGraph(), lambda: torch.zeros(1, device=self.device), fresh, None)
 
@@ -101,6 +105,11 @@ class CUDARecorder:
 def records(device: torch.device) -> bool:
     """Whether steps are recorded there: on a GPU, unless GOODHEART_GRAPHS=0."""
     return device.type == "cuda" and os.environ.get("GOODHEART_GRAPHS") != "0"
+
+
+def room(length: int, device: torch.device) -> int:
+    """Tokens of a row that memory is made for, where it needs so many."""
+    return round_up(length, LEAST_SPAN if records(device) else BUCKET)
 
 
 def recorder(device: torch.device) -> Recorder | None:
@@ -206,9 +215,10 @@ class GraphedDecoder:
 
         graphs.recorder.run(work)
         shape.steps += 1
-        if shape.steps == 1 or sum(known.play is not None for known in graphs.shapes.values()) == _MOST:
+        recordings = sum(known.play is not None for known in graphs.shapes.values())
+        if shape.steps == 1 or recordings == _MOST or max(self.cache.lengths) == span:  # no room to try it further on
             return
-        wrong = self._record(shape, work, span, N)
+        wrong = self._record(shape, work, N)
         graphs.recorder.run(work)  # whatever a recording did, this step is as it should be
         if wrong:
             graphs.on = False
@@ -217,34 +227,28 @@ class GraphedDecoder:
                 "generating without CUDA graphs, which is slower: %s (GOODHEART_GRAPHS=0 silences this)", wrong
             )
 
-    def _record(self, shape: _Shape, work: Work, span: int, N: int) -> str:
-        """Record a step that was just run, and compare. -> what is wrong, "" for nothing"""
+    def _record(self, shape: _Shape, work: Work, N: int) -> str:
+        """Record a step that was just run, and try it one position further, where nothing of worth is overwritten: it
+        must follow, and write there the keys and values that it then reads. -> what is wrong, "" for nothing"""
         graphs = self.graphs
-        positions_N, before_N = graphs.positions_S[:N], graphs.positions_S[:N].clone()
+        positions_N, hidden_ND = graphs.positions_S[:N], graphs.hidden_SD[:N]
         try:
             play = graphs.recorder.record(work)
-            wrong = self._compare(play, N)
-            if not wrong:  # once more a position further, where nothing of worth is overwritten: it must follow
-                positions_N.add_(1).clamp_(max=span - 1)
+            positions_N.add_(1)
+            try:
+                hidden_ND.zero_()
+                play()
+                played_ND = hidden_ND.clone()
                 graphs.recorder.run(work)
-                wrong = self._compare(play, N)
+            finally:
+                positions_N.sub_(1)
         except RuntimeError as error:
             return f"recording failed: {error}"
-        finally:
-            positions_N.copy_(before_N)
-        shape.play = None if wrong else play
-        return wrong
-
-    def _compare(self, play: Work, N: int) -> str:
-        """Play what was just run as it is."""
-        hidden_ND = self.graphs.hidden_SD[:N]
-        expected_ND = hidden_ND.clone()
-        hidden_ND.zero_()
-        play()
-        most = _TOLERANCE.get(hidden_ND.dtype, _ROUGH) * max(1.0, float(expected_ND.abs().max()))
-        if torch.allclose(hidden_ND, expected_ND, rtol=0.0, atol=most, equal_nan=True):
+        most = _TOLERANCE.get(hidden_ND.dtype, _ROUGH) * max(1.0, float(hidden_ND.abs().max()))
+        if torch.allclose(played_ND, hidden_ND, rtol=0.0, atol=most, equal_nan=True):
+            shape.play = play
             return ""
-        apart = float((hidden_ND - expected_ND).abs().max())
+        apart = float((played_ND - hidden_ND).abs().max())
         return f"a recorded step differs by {apart:.2g} from the same step as it is; {most:.2g} could be rounding"
 
 

@@ -12,6 +12,7 @@ from goodheart.data.examples import prompts as prepare_prompts
 from goodheart.data.formats import read_records
 from goodheart.data.records import Prompt
 from goodheart.errors import ConfigError
+from goodheart.generate.graphs import room
 from goodheart.judges.combined import CombinedJudge
 from goodheart.judges.judged import after_step
 from goodheart.judges.load import Judge, load_judge
@@ -111,7 +112,9 @@ def most_of(
     longest = len(longest_first[0]) + new
     rows = math.ceil(config.batch_size / config.mini_batches / world.size)
     parted = group if together else 1  # answers that one entry of a mini-batch stands for
-    most = Most(rows, longest, together=parted, cache=cache_bytes(actors.policy, config.slots, longest))
+    most = Most(
+        rows, longest, together=parted, cache=cache_bytes(actors.policy, config.slots, room(longest, world.device))
+    )
     # As if the longest prompts were asked together, no answer ended early, and nothing were alike but what answers to
     # one prompt begin with: -1 - row is a token of no other answer, and the first of a prompt one of no other prompt.
     answers = []

@@ -94,7 +94,8 @@ def weigh(
     sums = MetricSums()
     shares = {"sampler/importance_mean": batch.importance_BT, "sampler/importance_capped": (ratio_BT > cap).float()}
     sums.add_masked(mask_BT, shares)
-    found, largest = sums.means(world.sum), world.max(float(ratio_BT.max()))
+    largest = float(ratio_BT.max()) if ratio_BT.numel() else 0.0  # a process may be without rows
+    found, largest = sums.means(world.sum), world.max(largest)
     return found | {"sampler/importance_max": largest} if found else {}
 
 

@@ -208,7 +208,7 @@ def test_a_step_that_cannot_be_recorded_goes_on_as_it_is(
     assert tape.recorded == 1
 
 
-@pytest.mark.parametrize("wrong", ["does nothing", "does what it did then", "fails"])
+@pytest.mark.parametrize("wrong", ["does nothing", "does what it did then", "does not write", "fails"])
 def test_a_recording_that_does_something_else_is_not_used(
     wrong: str, tape: Tape, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -222,10 +222,20 @@ def test_a_recording_that_does_something_else_is_not_used(
             work()
             positions_S.copy_(now_S)
 
+        def no_write() -> None:
+            with monkeypatch.context() as patch:
+                patch.setattr(Step, "write", lambda *_: None)
+                work()
+
         def fails() -> None:
             raise RuntimeError("an illegal memory access")
 
-        return {"does nothing": lambda: None, "does what it did then": then, "fails": fails}[wrong]
+        return {
+            "does nothing": lambda: None,
+            "does what it did then": then,
+            "does not write": no_write,
+            "fails": fails,
+        }[wrong]
 
     made: list[graphs.Graphs] = []
     init = graphs.Graphs.__init__
