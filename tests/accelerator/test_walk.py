@@ -17,7 +17,7 @@ from tests.accelerator.walk import JOBS
 
 ROOT = Path(__file__).resolve().parents[2]
 # Numbers of bfloat16 stand a step of it apart, and what is sampled with them need not be the same.
-_ROUNDED = {"sft-bfloat16": 0.05, "ppo-bfloat16": None}
+_ROUNDED: dict[str, float | None] = {"sft-bfloat16": 0.05, "ppo-bfloat16": None}
 _PROMPTS = ("The cat", "The dog likes", "Who", "Sun and milk", "Bones", "The sun likes the dog", "A", "The")
 
 
@@ -75,6 +75,40 @@ def test_a_stage_on_an_accelerator_does_what_it_does_on_the_cpu(job: str, walked
 def _about(value: Any, apart: float) -> Any:
     numbers = isinstance(value, float) or (isinstance(value, list) and all(isinstance(v, float) for v in value))
     return pytest.approx(value, rel=apart, abs=1e-5) if numbers else value
+
+
+# Where a training stage may wait: in an optimizer step once for the norm of the gradients and twice for the metrics,
+# and before or after all steps.
+_IN_A_STEP = {"train/optimizer.py _sum_of_squares": 1, "train/step.py _to_host": 2}
+_AROUND = {
+    "models/causal.py before < train/memory.py _saved",  # the memory plan
+    "train/language_model.py mean_loss",  # on what is held out
+    "stages/references.py logps_of",
+    "judges/reward.py score_tokens",
+    "models/weights.py ",
+    "train/checkpoint.py ",
+    "train/tensors.py ",
+}
+
+
+@pytest.mark.parametrize(
+    "job", [job for job in JOBS if job.split("-")[0] in {"pretrain", "sft", "reward", "dpo", "kto"}]
+)
+def test_a_training_step_waits_for_an_accelerator_three_times(job: str, walked: dict[str, Any]) -> None:
+    said = walked["pretend"][job]
+    found: dict[str, int] = {}
+    for places, count in said["waits"].items():
+        inner = next((place for place in _IN_A_STEP if places.startswith(place)), None)
+        assert inner or any(places.startswith(place) for place in _AROUND), places
+        if inner:
+            found[inner] = found.get(inner, 0) + count
+    assert found == {place: count * len(said["rows"]) for place, count in _IN_A_STEP.items()}
+
+
+def test_a_step_of_sampling_waits_once(walked: dict[str, Any]) -> None:
+    waits = walked["pretend"]["sample"]["waits"]
+    assert {places.split(" < ")[0] for places in waits} == {"generate/engine.py _draw"}
+    assert sum(waits.values()) == 2 + 7  # two groups of prompts of like lengths get a first token, then all seven more
 
 
 def test_tensors_of_two_devices_are_refused_as_on_a_gpu(library: Path) -> None:
