@@ -88,12 +88,14 @@ class ValueHead(nn.Module):
         nn.init.zeros_(self.value.weight)
         nn.init.zeros_(self.value.bias)
 
-    def forward(self, hidden_ND: Tensor, mask_BT: Tensor) -> Tensor:
-        """hidden_ND: the states before the masked tokens. -> values_BT, float32: [b, t] is the value of the state
-        before token t; 0.0 off the mask and in column 0.
+    def forward(self, hidden_ND: Tensor, mask_BT: Tensor, kept_N: Tensor | None = None) -> Tensor:
+        """hidden_ND: the states before the masked tokens. kept_N: `before(mask_BT)`, where it is known.
+
+        -> values_BT, float32: [b, t] is the value of the state before token t; 0.0 off the mask and in column 0.
         """
         weight, bias = self.value.weight.float(), self.value.bias.float()
-        return at_tokens(nn.functional.linear(hidden_ND.float(), weight, bias).squeeze(-1), before(mask_BT), mask_BT)
+        values_N = nn.functional.linear(hidden_ND.float(), weight, bias).squeeze(-1)
+        return at_tokens(values_N, before(mask_BT) if kept_N is None else kept_N, mask_BT)
 
 
 class ValueModel(nn.Module):
@@ -129,12 +131,15 @@ class ValueModel(nn.Module):
     def checkpoint_activations(self, on: bool) -> None:
         self.backbone.checkpoint_activations = on
 
-    def forward(self, ids_BT: Tensor, mask_BT: Tensor, lengths_B: Tensor | None = None) -> Tensor:
-        """ids_BT: right-padded tokens. mask_BT: True on tokens before which a value is wanted.
+    def forward(
+        self, ids_BT: Tensor, mask_BT: Tensor, lengths_B: Tensor | None = None, kept_N: Tensor | None = None
+    ) -> Tensor:
+        """ids_BT: right-padded tokens. mask_BT: True on tokens before which a value is wanted. kept_N: `before` it.
 
         -> values_BT float32, see `ValueHead`.
         """
-        return self.head(self.backbone(ids_BT, kept_N=before(mask_BT), lengths_B=lengths_B), mask_BT)
+        kept_N = before(mask_BT) if kept_N is None else kept_N
+        return self.head(self.backbone(ids_BT, kept_N=kept_N, lengths_B=lengths_B), mask_BT, kept_N)
 
 
 def reward_from_causal(model: CausalLM, num_heads: int = 1, *, seed: int = 0) -> RewardModel:

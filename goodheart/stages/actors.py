@@ -20,7 +20,7 @@ from goodheart.errors import ConfigError
 from goodheart.judges.load import Judge
 from goodheart.judges.reward import RewardJudge
 from goodheart.judges.settings import judge_names
-from goodheart.models.causal import CausalLM, completion_logprobs
+from goodheart.models.causal import CausalLM, TokenLogps, completion_logprobs
 from goodheart.models.heads import RewardModel, ValueHead, ValueModel
 from goodheart.models.load import load_causal, load_reward, load_trunk, resolve
 from goodheart.models.lora import as_reference
@@ -60,17 +60,24 @@ class Actors:
         every step), so the policy is not asked again; in bfloat16 they differ, and the trainer's are the ones that
         count.
         """
+
+        def logps(model: CausalLM) -> TokenLogps:
+            return completion_logprobs(
+                model,
+                rows.ids_BT,
+                rows.mask_BT,
+                lengths_B=rows.lengths_B,
+                kept_N=rows.kept_N,
+                temperature=temperature,
+            )
+
         old_BT, hidden_ND = rows.sampler_logps_BT * rows.mask_BT, None
         if with_hidden or self.dtype != torch.float32:
-            old_BT, _, hidden_ND = completion_logprobs(
-                self.policy, rows.ids_BT, rows.mask_BT, lengths_B=rows.lengths_B, temperature=temperature
-            )
+            old_BT, _, hidden_ND = logps(self.policy)
         said = {"old_logps_BT": old_BT}
         if self.reference is not None:
             with self.reference() as reference:
-                said["ref_logps_BT"] = completion_logprobs(
-                    reference, rows.ids_BT, rows.mask_BT, lengths_B=rows.lengths_B, temperature=temperature
-                ).logps_BT
+                said["ref_logps_BT"] = logps(reference).logps_BT
         return said, hidden_ND
 
 
@@ -78,12 +85,11 @@ class Actors:
 class ActorCritic(Actors):
     """Networks of a run with a value model.
 
-    values: (ids_BT, mask_BT, lengths_B, hidden_ND of the policy; None unless they share a trunk) -> values_BT of the
-        masked tokens.
+    values: (rows, hidden_ND of the policy; None unless they share a trunk) -> values_BT of the masked tokens.
     """
 
     value: nn.Module
-    values: Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]
+    values: Callable[[Rollouts, Tensor | None], Tensor]
 
     @property
     def separate(self) -> bool:
@@ -92,7 +98,7 @@ class ActorCritic(Actors):
 
     def say(self, rows: Rollouts, temperature: float) -> dict[str, Tensor]:
         said, hidden_ND = self._logps(rows, temperature, with_hidden=not self.separate)
-        return said | {"values_BT": self.values(rows.ids_BT, rows.mask_BT, rows.lengths_B, hidden_ND)}
+        return said | {"values_BT": self.values(rows, hidden_ND)}
 
     def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
         for role, module in (("policy", self.policy), ("value", self.value)):
@@ -114,9 +120,9 @@ def load_actor_critic(config: PPOConfig, session: Session, judge: Judge) -> Acto
     parts = (base.policy, base.reference, base.template, base.dtype)
     if config.shared_trunk:
         head = ValueHead(base.policy.width).to(session.device)
-        return ActorCritic(*parts, head, lambda _ids, mask, _lengths, hidden: head(hidden, mask))
+        return ActorCritic(*parts, head, lambda rows, hidden_ND: head(hidden_ND, rows.mask_BT, rows.kept_N))
     value = _value_model(config, session, judge, base.template, base.dtype)
-    return ActorCritic(*parts, value, lambda ids, mask, lengths, _: value(ids, mask, lengths))
+    return ActorCritic(*parts, value, lambda rows, _: value(rows.ids_BT, rows.mask_BT, rows.lengths_B, rows.kept_N))
 
 
 def _reference(config: PolicyGradientSettings, policy: CausalLM, dtype: torch.dtype, session: Session) -> Reference:

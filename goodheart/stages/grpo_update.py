@@ -123,6 +123,7 @@ def grpo_loss(
         rows.ids_BT,
         rows.mask_BT,
         lengths_B=rows.lengths_B,
+        kept_N=rows.kept_N,
         temperature=config.sampling.temperature,
     ).logps_BT
     tensors = (logps_BT, rows.old_logps_BT, rows.advantages_BT, rows.mask_BT)

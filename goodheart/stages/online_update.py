@@ -139,7 +139,12 @@ def online_loss(
     places = [p * size + k for p, row in zip(prompts, used_PK.tolist(), strict=True) for k in range(size) if row[k]]
     rows = contest.batch.select(places)
     out = completion_logprobs(
-        actors.policy, rows.ids_BT, rows.mask_BT, lengths_B=rows.lengths_B, temperature=config.sampling.temperature
+        actors.policy,
+        rows.ids_BT,
+        rows.mask_BT,
+        lengths_B=rows.lengths_B,
+        kept_N=rows.kept_N,
+        temperature=config.sampling.temperature,
     )
     assert rows.ref_logps_BT is not None  # every run has a reference
     used_PK = used_PK.to(device)

@@ -58,7 +58,7 @@ def update(
     world = session.world
 
     def loss_of(mine: list[int]) -> LossFn[list[int]] | None:
-        num_tokens = int(world.sum(float(batch.mask_BT[mine].sum())))
+        num_tokens = int(world.sum(float(batch.fetch()[1][mine].sum())))
         if num_tokens == 0:
             return None  # the judge had no opinion on any of these answers
         return partial(ppo_losses, actors, batch, config, num_tokens, step >= config.value_warmup)
@@ -103,6 +103,7 @@ def _policy_part(
         rows.ids_BT,
         rows.mask_BT,
         lengths_B=rows.lengths_B,
+        kept_N=rows.kept_N,
         temperature=config.sampling.temperature,
         with_entropy=config.entropy_coef > 0,
     )
@@ -127,7 +128,7 @@ def _value_part(
     assert rows.values_BT is not None
     assert rows.returns_BT is not None  # `advantages` has filled them
     loss, sums = value_loss(
-        actors.values(rows.ids_BT, rows.mask_BT, rows.lengths_B, hidden_ND),
+        actors.values(rows, hidden_ND),
         rows.values_BT,
         rows.returns_BT,
         rows.mask_BT,

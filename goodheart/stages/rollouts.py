@@ -24,6 +24,7 @@ from goodheart.judges.load import Judge
 from goodheart.judges.settings import judge_names
 from goodheart.losses.baselines import overlong_penalty
 from goodheart.losses.metrics import MetricSums
+from goodheart.models.causal import before
 from goodheart.stages.settings.policy_gradient import PolicyGradientSettings
 from goodheart.stages.settings.sampling import SamplingSettings
 from goodheart.stages.writer import Writer
@@ -60,6 +61,7 @@ class Rollouts:
     terms: of several rewards what each said of every row.
     ref_logps_BT: None where no reference was asked. values_BT, returns_BT: None without a value model.
     importance_BT: weights of the tokens' losses (`updates.weigh`); None = 1.
+    kept_N: `models.causal.before` the mask of these rows, where it is known (`select`).
     """
 
     rows: int
@@ -80,6 +82,14 @@ class Rollouts:
     values_BT: Tensor | None = None
     returns_BT: Tensor | None = None
     importance_BT: Tensor | None = None
+    kept_N: Tensor | None = None
+    _fetched: tuple[Tensor, list[int], Tensor] | None = None  # a mask, the lengths, and that mask on the CPU
+
+    def fetch(self) -> tuple[list[int], Tensor]:
+        """Lengths of the rows, and their mask on the CPU. A device is waited for once, until the mask is another."""
+        if self._fetched is None or self._fetched[0] is not self.mask_BT:
+            self._fetched = (self.mask_BT, self.lengths_B.tolist(), self.mask_BT.cpu())
+        return self._fetched[1:]
 
     def local(self, rows: Sequence[int]) -> list[int]:
         """Places here of those batch rows that this process holds."""
@@ -87,9 +97,11 @@ class Rollouts:
 
     def select(self, places: Sequence[int]) -> Rollouts:
         """Some rows, cut to the longest of them."""
-        index = torch.as_tensor(places, device=self.ids_BT.device)
-        longest = int(self.lengths_B[index].max())
-        cut: dict[str, Any] = {}
+        lengths, mask_BT = self.fetch()
+        device = self.ids_BT.device
+        index, longest = torch.as_tensor(places, device=device), max((lengths[i] for i in places), default=0)
+        kept_N = before(mask_BT[list(places), :longest]).to(device, non_blocking=True)
+        cut: dict[str, Any] = {"kept_N": kept_N, "_fetched": None}
         for field in fields(self):
             tensor = getattr(self, field.name)
             if field.name.endswith("_BT") and tensor is not None:
@@ -276,7 +288,7 @@ def _padded(found: Sequence[Scored], rows: int, actors: Actors, world: World) ->
 @torch.no_grad()
 def _record(batch: Rollouts, actors: Actors, config: PolicyGradientSettings) -> None:
     """What every network says of all rows, in pieces that fit the memory."""
-    for piece in micro_batches(batch.lengths_B.tolist(), config.max_tokens):
+    for piece in micro_batches(batch.fetch()[0], config.max_tokens):
         part = batch.select(piece)
         index = torch.as_tensor(piece, device=part.ids_BT.device)
         for name, tensor_BT in actors.say(part, config.sampling.temperature).items():

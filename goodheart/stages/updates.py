@@ -45,7 +45,7 @@ def update(
     cliprange: the narrower side; a range narrower than rounding is not checked for clipping at the first update.
     """
     collected: list[dict[str, float]] = []
-    lengths = batch.lengths_B.tolist()  # fetched from a device once, not row by row
+    lengths, _ = batch.fetch()
     for epoch in range(passes):
         for rows in mini_batches(batch.rows, config, step, epoch):
             mine = batch.local(rows)

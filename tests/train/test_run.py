@@ -49,7 +49,7 @@ def test_new_run_describes_itself(tmp_path: Path) -> None:
     assert lineage["data"] == [{"path": str(data), "sha256": digest, "bytes": 3}]
     (start,) = lineage["starts"]
     assert start["seed"] == 3
-    assert start["packages"]["torch"] == torch.__version__
+    assert torch.__version__.startswith(start["packages"]["torch"])  # a wheel may say nothing of its CUDA
     assert start["python"].startswith("3.")
     assert start["hardware"]["cpus"] >= 1
     assert len(start["code_sha256"]) == 64
