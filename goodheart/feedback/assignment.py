@@ -5,7 +5,7 @@ them, with their draft, while it is still wanted. What a person has labelled or 
 by their own `undo`.
 
 Locks of PostgreSQL rows are taken in the order member, assignment, item, so that no two transactions wait for each
-other. Ending the locks of others takes what is free and waits for nobody; nor does the rest of that transaction.
+other. The locks of others that ran out are ended in a transaction of its own, which takes what is free.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import Any, Literal
 from sqlalchemy import Connection, Row, Select, bindparam, func, select, text, union_all, update
 
 from goodheart.feedback.campaigns import Campaign, load
-from goodheart.feedback.expired import end_locks
+from goodheart.feedback.expired import release
 from goodheart.feedback.known import answers_to_known
 from goodheart.feedback.seats import OWN_COLUMNS, Own, Seat, own_task, take_seat
 from goodheart.feedback.store import Store, insert_row, update_row, utcnow
@@ -55,7 +55,7 @@ def _newest(state: str) -> Select[Any]:
 
 # What a person has open (undo and fetching ahead leave several), and what they left open until its lock ran out.
 _KEPT = union_all(_newest("given"), _newest("expired"))
-_WANTED = (
+_LAPSED = (
     select(assignments.c.id.label("assignment"), items)
     .join_from(assignments, items, items.c.id == assignments.c.item_id)
     .where(assignments.c.campaign_id == bindparam("campaign"), assignments.c.person_id == bindparam("person"))
@@ -64,8 +64,8 @@ _WANTED = (
     .where((items.c.phase != "work") | (items.c.done + items.c.held < items.c.wanted))
     .order_by(assignments.c.id)
     .limit(1)
+    .with_for_update(of=[assignments, items])
 )
-_LAPSED = {no_wait: _WANTED.with_for_update(of=[assignments, items], skip_locked=no_wait) for no_wait in (False, True)}
 _EVER = datetime.min.replace(tzinfo=UTC)
 _CHANGE_MEMBER = update(members).where(
     members.c.campaign_id == bindparam("campaign"), members.c.person_id == bindparam("person")
@@ -105,6 +105,18 @@ def next_task(
         MissingError: there is no such campaign.
     """
     now = now or utcnow()
+    task = _next_task(store, campaign, person, besides, now, as_it_is=False)
+    if task is None:
+        release(store, campaign, now=now)
+        task = _next_task(store, campaign, person, besides, now, as_it_is=True)
+        assert task is not None
+    return task
+
+
+def _next_task(
+    store: Store, campaign: int, person: int, besides: int | None, now: datetime, *, as_it_is: bool
+) -> Task | Idle | None:
+    """`next_task`. None: locks ran out, which are to be ended first; not where it is to be taken `as_it_is`."""
     with store.begin() as connection:
         taken = take_seat(connection, campaign, person, now)
         if taken is None:
@@ -128,9 +140,9 @@ def next_task(
             expires = _renew(connection, seat, other, now)
             item = connection.execute(select(items).where(items.c.id == other.item_id)).one()
             return task_of(seat.campaign, seat.guideline, item, other, expires)
-        if over:
-            end_locks(connection, campaign, now)
-        task = _new_task(connection, seat, lapsed, now, no_waiting=over)
+        if over and not as_it_is:
+            return None
+        task = _new_task(connection, seat, lapsed, now)
         if at_hand is not None and isinstance(task, Task):
             # What is fetched ahead lies below the task at hand: the newest is the one they come back to.
             below = {"given_at": at_hand.given_at - timedelta(microseconds=1)}
@@ -144,14 +156,8 @@ def _renew(connection: Connection, seat: Seat, own: Own, now: datetime) -> datet
     return expires
 
 
-def _new_task(
-    connection: Connection, seat: Seat, lapsed: Sequence[datetime], now: datetime, *, no_waiting: bool
-) -> Task | Idle:
-    """A task that is not open: one that lapsed (`lapsed`: when the newest of those were given), or a new one.
-
-    no_waiting: this transaction may have locked what is others'; one that lapsed and that others have locked comes back
-        another time.
-    """
+def _new_task(connection: Connection, seat: Seat, lapsed: Sequence[datetime], now: datetime) -> Task | Idle:
+    """A task that is not open: one that lapsed (`lapsed`: when the newest of those were given), or a new one."""
     state = advanced(connection, seat.campaign, seat.person, seat.state)
     if state is None:
         return Idle("not_ready")
@@ -160,7 +166,7 @@ def _new_task(
         changes["state"] = state
     phases = (ROUNDS[state],) if state in ROUNDS else ("work", "gold")
     since = _EVER if not lapsed or seat.turns % _LOOK_BACK == 0 else min(lapsed)
-    back = _come_back(connection, seat, phases, since, now, no_waiting) if lapsed and state != "failed" else None
+    back = _come_back(connection, seat, phases, since, now) if lapsed and state != "failed" else None
     given: Task | Idle
     if back is not None:
         given = back
@@ -171,7 +177,7 @@ def _new_task(
     else:
         given = _work(connection, seat, changes, now)
         if isinstance(given, Idle) and len(lapsed) == _NEWEST:
-            given = _come_back(connection, seat, phases, _EVER, now, no_waiting) or given
+            given = _come_back(connection, seat, phases, _EVER, now) or given
     connection.execute(_CHANGE_MEMBER, {"campaign": seat.campaign.id, "person": seat.person, **changes})
     return given
 
@@ -256,14 +262,13 @@ def _come_back(
     phases: Sequence[str],
     since: datetime,
     now: datetime,
-    no_waiting: bool,
 ) -> Task | None:
     """What a person left open until its lock ran out, if it is an item of these phases and still wanted.
 
     since: among what they were given from then on.
     """
     where = {"campaign": seat.campaign.id, "person": seat.person, "phases": phases, "since": since}
-    item = connection.execute(_LAPSED[no_waiting], where).first()
+    item = connection.execute(_LAPSED, where).first()
     if item is None:
         return None
     hold(connection, seat.campaign.settings, item.assignment, item.id, now)

@@ -54,7 +54,7 @@ def look_over(connection: Connection, table: Table) -> None:
     """Lets PostgreSQL look over a table that has grown fourfold since it last did.
 
     By itself it does so only a while after the transaction has ended. Until then it takes the table for empty, and goes
-    through all of it for each question.
+    through all of it for each question. Where another transaction is at it, it need not be done here too.
     """
     if connection.dialect.name != "postgresql":
         return
@@ -63,7 +63,7 @@ def look_over(connection: Connection, table: Table) -> None:
     )
     newest = connection.execute(select(func.max(table.c.id))).scalar() or 0
     if newest > 4 * max(seen.scalar_one(), _SMALL):
-        connection.execute(text(f"ANALYZE {table.name}"))
+        connection.execute(text(f"ANALYZE (SKIP_LOCKED) {table.name}"))
 
 
 def _as_it_is(value: Any) -> Any:

@@ -1,14 +1,14 @@
 """Locks that ran out: their items are free for others again.
 
 On PostgreSQL this takes what is free, and passes over rows that others have in hand: it waits for nobody, though the
-rows of many people are changed. Whoever ends locks must wait for nobody afterwards either.
+rows of many people are changed. Nothing else is done in that transaction, or it might wait while it holds them.
 """
 
 from __future__ import annotations
 
 from datetime import datetime
 
-from sqlalchemy import Connection, bindparam, text, update
+from sqlalchemy import bindparam, text, update
 
 from goodheart.feedback.store import Store, utcnow
 from goodheart.feedback.tables import Moment, items
@@ -35,16 +35,11 @@ _LET_GO = update(items).where(items.c.id == bindparam("item")).values(held=items
 
 def release(store: Store, campaign: int, *, now: datetime | None = None) -> int:
     """Frees items whose lock ran out, at most 200 at a time; `next_task` does it too. Returns how many locks ended."""
+    where = {"campaign": campaign, "now": now or utcnow()}
     with store.begin() as connection:
-        return end_locks(connection, campaign, now or utcnow())
-
-
-def end_locks(connection: Connection, campaign: int, now: datetime) -> int:
-    """`release` in the caller's transaction."""
-    where = {"campaign": campaign, "now": now}
-    if connection.dialect.name == "postgresql":
-        return sum(connection.execute(_END_POSTGRES, where).scalars())
-    freed = list(connection.execute(_END_SQLITE, where).scalars())
-    if freed:
-        connection.execute(_LET_GO, [{"item": item} for item in freed])
-    return len(freed)
+        if connection.dialect.name == "postgresql":
+            return sum(connection.execute(_END_POSTGRES, where).scalars())
+        freed = list(connection.execute(_END_SQLITE, where).scalars())
+        if freed:
+            connection.execute(_LET_GO, [{"item": item} for item in freed])
+        return len(freed)

@@ -108,7 +108,7 @@ def label_of(each: Judgement, order: Sequence[int], person: Rater | None, now: d
     return {
         "person_id": None if person is None else person[0],
         "ranks": [tiers.index(each.ranks[i]) for i in order],
-        "strength": each.strength,
+        "strength": None if each.strength is None else int(each.strength),
         "flags": {name: _placed(value, place) for name, value in each.flags.items()},
         "ratings": {name: _ordered(value, order) for name, value in each.ratings.items()} or None,
         "comment": each.comment,

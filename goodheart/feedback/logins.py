@@ -21,7 +21,7 @@ from goodheart.feedback.people import (
     person_from,
     person_of,
 )
-from goodheart.feedback.store import Store, utcnow
+from goodheart.feedback.store import Store, take_turn, utcnow
 from goodheart.feedback.tables import ROLES, attempts, invites, people, sessions
 
 SESSION_DAYS = 14
@@ -148,6 +148,8 @@ def accept(
     with store.begin() as connection:
         found = _open_invite(connection, token, now)
         chosen = found.name or name
+        if found.campaign is not None:
+            take_turn(connection, found.campaign)  # before there is a person whom an import may name too
         person = insert_person(connection, chosen, found.role, hashed, language, attributes, now)
         still = (invites.c.token_hash == hash_token(token)) & invites.c.used_at.is_(None)
         if not connection.execute(update(invites).where(still).values(used_by=person, used_at=now)).rowcount:

@@ -13,7 +13,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from goodheart.errors import FeedbackError, MissingError
 from goodheart.feedback import audit
 from goodheart.feedback.people import Person, person_from, person_of
-from goodheart.feedback.store import Store, utcnow
+from goodheart.feedback.store import Store, take_turn, utcnow
 from goodheart.feedback.tables import MEMBER_STATES, campaigns, labels, members, people
 
 _AT_ONCE = 1000  # people in a statement
@@ -39,7 +39,8 @@ def join(store: Store, campaign: int, person: int, *, by: int | None = None, now
 
 
 def join_in(connection: Connection, campaign: int, person: int, now: datetime | None = None) -> bool:
-    """`join` in the caller's transaction; whether they were new."""
+    """`join` in the caller's transaction; whether they were new. Waits for an import into the campaign to end."""
+    take_turn(connection, campaign)
     if connection.execute(select(campaigns.c.id).where(campaigns.c.id == campaign)).first() is None:
         raise MissingError(f"there is no campaign number {campaign}")
     person_of(connection, person)

@@ -81,7 +81,6 @@ def erase(store: Store, person: int, *, by: int | None = None, now: datetime | N
         nobody: dict[str, Any] = {"name": f"erased-{person}", "password": None, "language": None, "attributes": {}}
         nobody |= {"role": "labeller", "disabled_at": now or utcnow()}
         old = person_of(connection, person).name
-        connection.execute(update(people).where(people.c.id == person).values(**nobody))
         connection.execute(delete(sessions).where(sessions.c.person_id == person))
         connection.execute(
             update(invites).where((invites.c.used_by == person) | (invites.c.name == old)).values(name=None)
@@ -91,6 +90,8 @@ def erase(store: Store, person: int, *, by: int | None = None, now: datetime | N
         # The one change of past labels: what a person has the right to have erased goes before an unbroken history.
         connection.execute(update(labels).where(labels.c.person_id == person).values(comment=None))
         _erase_from_notes(connection, person)
+        # After their labels: who decides anew changes theirs first, and then asks whether the person is there.
+        connection.execute(update(people).where(people.c.id == person).values(**nobody))
         connection.execute(update(members).where(members.c.person_id == person).values(reason=None))
         _erase_from_log(connection, person, old)
         audit.note(connection, by, "erase", {"person": person}, now)

@@ -34,6 +34,11 @@ class Step:
     output: Path
     parents: list[str] = field(default_factory=list)  # names of earlier stages it reads
 
+    def __post_init__(self) -> None:
+        # Of users' functions at once: a module that is imported after this and edited then would run as it was.
+        modules = [text.partition(":")[0] for _, text, _ in self.inputs if is_function(text)]
+        self._functions = {file: digest for module in modules for file, digest in code_of(module).items()}
+
     @cached_property
     def place(self) -> Path:
         """Its output, from the root on."""
@@ -46,9 +51,8 @@ class Step:
 
     @cached_property
     def code(self) -> dict[str, str]:
-        """file -> hash, of what makes the output, as it was when first asked for: before any stage is run."""
-        functions = [text.partition(":")[0] for _, text, _ in self.inputs if is_function(text)]
-        return {file: digest for module in (self.kind.module, *functions) for file, digest in code_of(module).items()}
+        """file -> hash, of what makes the output; goodheart's own as it is when first asked for, before a stage runs."""
+        return code_of(self.kind.module) | self._functions
 
     @property
     def finished(self) -> bool:

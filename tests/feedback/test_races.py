@@ -18,10 +18,12 @@ from goodheart.feedback import assignment, campaigns, importing, labels, persona
 from goodheart.feedback.answered import Answered
 from goodheart.feedback.expired import release
 from goodheart.feedback.labels import save, undo
+from goodheart.feedback.membership import join
+from goodheart.feedback.people import add_person
 from goodheart.feedback.store import Store, open_store, utcnow
-from goodheart.feedback.tables import assignments, items
+from goodheart.feedback.tables import assignments, items, people
 from goodheart.feedback.tables import labels as label_table
-from tests.feedback.making import campaign, pairs, task
+from tests.feedback.making import campaign, known, pairs, task
 
 LATER = timedelta(hours=1)
 
@@ -33,18 +35,14 @@ def store(postgres: Server, request: pytest.FixtureRequest) -> Iterator[Store]:
     opened.close()
 
 
-def meanwhile(monkeypatch: pytest.MonkeyPatch, module: Any, name: str, act: Any, *, after: bool = False) -> None:
-    """Once, right before (or after) a function is called, something else happens."""
+def meanwhile(monkeypatch: pytest.MonkeyPatch, module: Any, name: str, act: Any) -> None:
+    """Once, right before a function is called, something else happens."""
     real = getattr(module, name)
 
     def with_it(*args: Any, **more: Any) -> Any:
         monkeypatch.setattr(module, name, real)
-        if not after:
-            act()
-        found = real(*args, **more)
-        if after:
-            act()
-        return found
+        act()
+        return real(*args, **more)
 
     monkeypatch.setattr(module, name, with_it)
 
@@ -131,16 +129,13 @@ def test_a_label_that_is_changed_while_it_is_undone_stays_counted(
     assert again.draft["ranks"] == [1, 0]
 
 
-@pytest.mark.parametrize("others", [False, True], ids=["their lock alone", "also another's lock ran out"])
 def test_who_comes_back_to_an_item_and_an_import_of_it_do_not_wait_in_a_ring(
-    store: Store, monkeypatch: pytest.MonkeyPatch, others: bool
+    store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    made, (person, other) = campaign(store, 1, people=2, overlap=3)
+    made, (person,) = campaign(store, 1, overlap=3)
     now = utcnow()
     found = task(store, made.id, person, now=now)
     release(store, made.id, now=now + LATER)
-    if others:
-        task(store, made.id, other, now=now)
     told: list[Any] = []
 
     def importing_it() -> None:
@@ -156,18 +151,82 @@ def test_who_comes_back_to_an_item_and_an_import_of_it_do_not_wait_in_a_ring(
         thread.start()
         wait_till_blocked(store)
 
-    # What comes back is locked before `hold`; what ran out is locked by `end_locks`.
-    meanwhile(monkeypatch, assignment, "end_locks" if others else "hold", import_begins, after=others)
+    meanwhile(monkeypatch, assignment, "hold", import_begins)  # what comes back is locked before it
     back = assignment.next_task(store, made.id, person, now=now + LATER)
     thread.join()
     assert isinstance(told[0], importing.Imported), told
-    # Where the import has their row, they are told to ask again rather than kept waiting.
-    again = back if not others else assignment.next_task(store, made.id, person, now=now + LATER)
-    assert isinstance(again, assignment.Task)
-    assert again.id == found.id
+    assert isinstance(back, assignment.Task)
+    assert back.id == found.id
     with store.read() as connection:
         row = connection.execute(select(items.c.done, items.c.held)).one()
     assert tuple(row) == (1, 1)
+
+
+def test_two_who_end_locks_do_not_wait_in_a_ring(store: Store) -> None:
+    """Each ends the lock on an item that the other is about to be given."""
+    made, (first, second, third, fourth) = campaign(store, 2, people=4, training=2, lock_minutes=60)
+    campaigns.add_items(store, made.id, known(2, "training"))
+    start = utcnow()
+    held = task(store, made.id, first, now=start)  # until 60 minutes later
+    for person in (second, third):
+        found = task(store, made.id, person, now=start)
+        assert found.item == held.item
+        save(store, found.id, person, Answered((0, 1)), now=start)
+    task(store, made.id, second, now=start + timedelta(minutes=30))  # the other item, until 90 minutes later
+    begun: list[Started] = []
+
+    def another() -> None:
+        now = start + timedelta(minutes=95)
+        begun.append(Started(lambda: assignment.next_task(store, made.id, fourth, now=now)))
+        begun[0].is_over(0.5)
+
+    at_statement(
+        store, "UPDATE items SET held=(items.held + ", act=another
+    )  # about to hold an item, locks have been ended
+    given = assignment.next_task(store, made.id, third, now=start + timedelta(minutes=65))
+    assert isinstance(given, assignment.Task), given
+    other = begun[0].result()
+    assert isinstance(other, assignment.Task), other
+    assert {given.item, other.item} == {
+        each[0] for each in store.ask(select(items.c.id).where(items.c.phase == "training"))
+    }
+
+
+def test_who_joins_in_the_middle_of_an_import_of_their_labels_does_not_wait_in_a_ring(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(importing, "_AT_ONCE", 1)
+    made, _ = campaign(store, 1, people=0, overlap=5)
+    person = add_person(store, "p0").id
+
+    def take_part() -> Any:
+        join(store, made.id, person)
+        found = assignment.next_task(store, made.id, person)
+        return save(store, found.id, person, Answered((1, 0))) if isinstance(found, assignment.Task) else found
+
+    begun: list[Started] = []
+    at_statement(store, *ITEMS_LOCKED, act=lambda: begun.append(Started(take_part)))
+    done = importing.import_judgements(store, made.id, [by_rater(0, "one"), by_rater(0, "p0")])
+    assert done.labels == 2
+    assert not isinstance(begun[0].result(), BaseException), begun[0].result()
+    assert counts(store) == [(2, 0, 2)]
+
+
+def test_an_adjudicator_who_decides_anew_and_is_erased_does_not_wait_in_a_ring(store: Store) -> None:
+    campaign(store, 1)
+    judge = add_person(store, "judge", role="adjudicator").id
+    item = store.ask(select(items.c.id))[0][0]
+    labels.adjudicate(store, item, judge, Answered((0, 1)))
+    begun: list[Started] = []
+
+    def erased() -> None:
+        begun.append(Started(lambda: personal_data.erase(store, judge)))
+        wait_till_blocked(store)
+
+    at_statement(store, "INSERT INTO labels", act=erased)
+    labels.adjudicate(store, item, judge, Answered((1, 0)))
+    assert begun[0].result() is None
+    assert [name for (name,) in store.ask(select(people.c.name).where(people.c.id == judge))] == [f"erased-{judge}"]
 
 
 @pytest.mark.parametrize(

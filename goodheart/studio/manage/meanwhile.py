@@ -56,7 +56,7 @@ def others(opened: str, given: Typed, now: CampaignSettings) -> list[Other]:
 def _read(opened: str) -> Mapping[str, str]:
     try:
         found = json.loads(opened or "{}")
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
     return {k: v for k, v in found.items() if isinstance(v, str)} if isinstance(found, dict) else {}
 

@@ -40,8 +40,10 @@ def _page(
     status: int = 200,
     given: Typed | None = None,
     meanwhile: Sequence[Other] = (),
+    compared: Campaign | None = None,
 ) -> Response:
-    found = campaigns.get(store, campaign)
+    """compared: the campaign as it was when `given` was held against it, which another save may have changed since."""
+    found = compared or campaigns.get(store, campaign)
     expected, agreed = forecast(store, campaign), quality.agreement_of(store, campaign)
     context = {
         "progress": progress(store, campaign),
@@ -104,9 +106,10 @@ def change_rules(
 
     opened: what the fields were filled in with; where others have changed that since, nothing is saved.
     """
-    old = campaigns.get(store, campaign).settings
+    compared = campaigns.get(store, campaign)
+    old = compared.settings
     if found := others(opened, given, old):
-        return _page(request, visitor.words, store, campaign, {}, 409, kept(given, found), found)
+        return _page(request, visitor.words, store, campaign, {}, 409, kept(given, found), found, compared)
     try:
         campaigns.change(store, campaign, changes(given, old), by=person_of(visitor).id, after=old)
     except MissingError:
@@ -116,5 +119,5 @@ def change_rules(
     except FeedbackError as error:
         why = error.__cause__
         wrong = problems(why, visitor.words) if isinstance(why, ValidationError) else {"": str(error)}
-        return _page(request, visitor.words, store, campaign, wrong, 422, given)
+        return _page(request, visitor.words, store, campaign, wrong, 422, given, compared=compared)
     return back_to(campaign)
