@@ -51,7 +51,7 @@ class Step:
 
     @cached_property
     def code(self) -> dict[str, str]:
-        """file -> hash, of what makes the output; goodheart's own as it is when first asked for, before a stage runs."""
+        """file -> hash, of what makes the output; goodheart's own as when first asked for, before a stage runs."""
         return code_of(self.kind.module) | self._functions
 
     @property

@@ -180,16 +180,13 @@ def test_two_who_end_locks_do_not_wait_in_a_ring(store: Store) -> None:
         begun.append(Started(lambda: assignment.next_task(store, made.id, fourth, now=now)))
         begun[0].is_over(0.5)
 
-    at_statement(
-        store, "UPDATE items SET held=(items.held + ", act=another
-    )  # about to hold an item, locks have been ended
+    at_statement(store, "UPDATE items SET held=(items.held + ", act=another)  # after locks were ended
     given = assignment.next_task(store, made.id, third, now=start + timedelta(minutes=65))
     assert isinstance(given, assignment.Task), given
     other = begun[0].result()
     assert isinstance(other, assignment.Task), other
-    assert {given.item, other.item} == {
-        each[0] for each in store.ask(select(items.c.id).where(items.c.phase == "training"))
-    }
+    training = store.ask(select(items.c.id).where(items.c.phase == "training"))
+    assert {given.item, other.item} == {number for (number,) in training}
 
 
 def test_who_joins_in_the_middle_of_an_import_of_their_labels_does_not_wait_in_a_ring(

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
-from goodheart.loop.step import difference, newly_usual
+from pathlib import Path
+
+import pytest
+
+from goodheart.loop.code import changed
+from goodheart.loop.registry import STAGES
+from goodheart.loop.step import Step, difference, newly_usual
 from goodheart.playground.population import Crowd
 from goodheart.train.config import LoraSettings, Settings
 
@@ -22,6 +28,22 @@ class Stage(Settings):
 
 def identity(**settings: object) -> dict[str, object]:
     return {"stage": "x", "settings": settings, "inputs": {}, "code": {}}
+
+
+def test_code_of_a_users_function_is_that_of_when_the_pipeline_was_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(tmp_path))
+    file = tmp_path / "my_reward.py"
+
+    def read(score: float) -> Step:
+        file.write_text(f"def score(prompts, answers):\n    return [{score}] * len(answers)\n", encoding="utf-8")
+        kind = STAGES["score"]
+        settings = kind.load_settings()(reward="my_reward:score", data="x.jsonl", out=Path("y.jsonl"))
+        return Step("scores", "score", kind, settings, Path("y.jsonl"))
+
+    first, second = read(1.0), read(2.0)  # the file is another before anybody asks the first one
+    assert [Path(name).name for name in changed(first.code, second.code)] == ["my_reward.py"]
 
 
 def test_the_order_of_names_counts_inside_blocks_only() -> None:

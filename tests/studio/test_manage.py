@@ -40,7 +40,7 @@ from goodheart.feedback.progress import by_day, progress
 from goodheart.feedback.store import Store
 from goodheart.feedback.tables import items
 from goodheart.feedback.tasks import Task
-from goodheart.studio.manage import leaving
+from goodheart.studio.manage import leaving, overview
 from goodheart.studio.manage.rules import Typed, typed
 from goodheart.studio.words import Words
 from tests.studio.conftest import by_letter, item, label_all
@@ -596,7 +596,7 @@ def test_a_rule_that_the_form_cannot_hold_stays_until_it_is_edited(manager: Test
 
 
 def test_what_another_manager_saved_meanwhile_is_not_overwritten(
-    visit: Visit, manager: TestClient, labelled: Campaign, store: Store
+    visit: Visit, manager: TestClient, labelled: Campaign, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def form() -> dict[str, str]:
         """The fields as a browser sends them back."""
@@ -630,11 +630,25 @@ def test_what_another_manager_saved_meanwhile_is_not_overwritten(
     now = campaigns.get(store, labelled.id).settings
     assert (now.budget, now.gold_share, now.strength, now.lock_minutes) == (70, 0.25, False, 9)
     assert list(now.rubric) == ["tone", "facts"]
+    # A third saves between the comparison and the page: it shows what was compared, in the fields and in `opened`.
+    stale, real = form(), overview.kept
+
+    def in_between(*given: Any) -> Any:
+        campaigns.change(store, labelled.id, {"budget": 30.0})
+        return real(*given)
+
+    campaigns.change(store, labelled.id, {"budget": 20.0})
+    monkeypatch.setattr(overview, "kept", in_between)
+    told = post(manager, "/c/1/rules", **stale | {"lock_minutes": "8"})
+    monkeypatch.setattr(overview, "kept", real)
+    fields = dict(re.findall(r'name="(\w+)" value="([^"]*)"', told.text))
+    assert (fields["budget"], json.loads(unescape(fields["opened"]))["budget"]) == ("20", "20")
+    assert campaigns.get(store, labelled.id).settings.budget == 30
     # Who saves what the other saved too has nothing to be told.
     alike = form() | {"budget": "60"}
     for client in (other, manager):
         assert post(client, "/c/1/rules", **alike).status_code == 303
-    for broken in ("{", "[1]", '{"budget": 5}'):
+    for broken in ("{", "[1]", "[" * 200_000, '{"budget": 5}'):
         assert post(manager, "/c/1/rules", **alike | {"opened": broken}).status_code == 303
 
 
