@@ -219,13 +219,8 @@ def _pass(model: nn.Module, rows: int, most: Most) -> float:
     packs = all(isinstance(trunk, Transformer) and trunk.packs() for trunk in trunks)
     tokens = most.tokens if packs and most.tokens else rows * most.longest
     states = most.states or tokens
-    logits, gradient, asked = (
-        0.0,
-        0.0,
-        states if isinstance(model, ValueModel) else rows,
-    )  # whose last tokens are scored
-    if isinstance(model, CausalLM):
-        asked, (logits, gradient) = states, _logits(model, states)
+    logits, gradient = _logits(model, states) if isinstance(model, CausalLM) else (0.0, 0.0)
+    asked = states if isinstance(model, CausalLM | ValueModel) else rows  # a reward model scores last tokens alone
     keeps = kept(model)
     through = keeps.of(tokens, asked, most.longest) + logits
     with _recomputing_nothing(model) as recomputed:
